@@ -1,0 +1,107 @@
+"""What each data set changes in a recipe: data section, and sizes of network, training and sampling that fit it.
+
+Published settings (Song 2022, B.5.7, B.5.8 and the configurations released with Score SDE): CIFAR-10 as in `recipes.py`;
+CelebA 64 and the 256 and 1024 pixel sets below. `digits`, `mnist` and `folder` are this library's own choices.
+"""
+
+_HIGH_RESOLUTION = {
+    "model": {
+        "ch_mult": (1, 1, 2, 2, 2, 2, 2),
+        "num_res_blocks": 2,
+        "dropout": 0.0,
+        "progressive": "output_skip",
+        "progressive_input": "input_skip",
+    },
+    "training": {"batch_size": 64, "steps": 2_400_000},
+    "sampling": {"steps": 2000, "snr": 0.075, "batch_size": 8},
+}
+
+_MEGAPIXEL = {
+    "sde": {"sigma_max": 1348.0},
+    "model": _HIGH_RESOLUTION["model"]
+    | {"nf": 16, "ch_mult": (1, 2, 4, 8, 16, 32, 32, 32), "num_res_blocks": 1},
+    "training": {"batch_size": 8, "steps": 2_400_000, "ema_rate": 0.9999},
+    "sampling": {"steps": 2000, "snr": 0.15, "batch_size": 4},
+}
+
+DATASETS: dict[str, dict[str, dict]] = {
+    "digits": {
+        "data": {"image_size": 8, "channels": 1, "levels": 17, "random_flip": False},
+        "sde": {"sigma_max": 10.0},
+        "model": {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 2, "attn_resolutions": (4,), "dropout": 0.1},
+        "optim": {"lr": 1e-3, "warmup": 200},
+        "training": {
+            "batch_size": 128,
+            "steps": 4000,
+            "ema_rate": 0.999,
+            "log_every": 50,
+            "eval_every": 500,
+            "checkpoint_every": 1000,
+            "keep_every": 0,
+            "sample_every": 2000,
+        },
+        "sampling": {"steps": 200, "num_samples": 500, "batch_size": 250},
+        "eval": {"batch_size": 360},
+    },
+    "mnist": {
+        "data": {"image_size": 28, "channels": 1, "random_flip": False},
+        "sde": {"sigma_max": 28.0},
+        "model": {
+            "nf": 32,
+            "ch_mult": (1, 2, 2),
+            "num_res_blocks": 2,
+            "attn_resolutions": (7,),
+            "dropout": 0.1,
+        },
+        "optim": {"lr": 1e-3, "warmup": 500},
+        "training": {
+            "batch_size": 64,
+            "steps": 20_000,
+            "ema_rate": 0.999,
+            "log_every": 50,
+            "eval_every": 1000,
+            "checkpoint_every": 1000,
+            "keep_every": 10_000,
+            "sample_every": 5000,
+        },
+        "sampling": {"steps": 250, "num_samples": 100, "batch_size": 100},
+        "eval": {"batch_size": 256, "num_examples": 2048},
+    },
+    "cifar10": {"data": {"image_size": 32, "channels": 3}},
+    "folder": {
+        "data": {"image_size": 0, "channels": 0},
+        "sampling": {"num_samples": 64, "batch_size": 64},
+    },
+    "celeba": {
+        "data": {
+            "image_size": 64,
+            "channels": 3,
+            "source": "celeb_a",
+            "crop": 140,
+            "test_split": "validation",
+        },
+        "sde": {"sigma_max": 90.0},
+        "sampling": {"snr": 0.17},
+    },
+    "church": _HIGH_RESOLUTION
+    | {
+        "data": {
+            "image_size": 256,
+            "channels": 3,
+            "source": "lsun/church_outdoor",
+            "test_split": "validation",
+        },
+        "sde": {"sigma_max": 380.0},
+    },
+    "bedroom": _HIGH_RESOLUTION
+    | {
+        "data": {"image_size": 256, "channels": 3, "source": "lsun/bedroom", "test_split": "validation"},
+        "sde": {"sigma_max": 378.0},
+    },
+    "celebahq_256": _HIGH_RESOLUTION
+    | {"data": {"image_size": 256, "channels": 3, "source": "folder"}, "sde": {"sigma_max": 348.0}},
+    "ffhq_256": _HIGH_RESOLUTION
+    | {"data": {"image_size": 256, "channels": 3, "source": "folder"}, "sde": {"sigma_max": 348.0}},
+    "celebahq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
+    "ffhq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
+}

@@ -1,0 +1,164 @@
+"""The recipes: which SDE with which network. Each file in ve/, vp/ and subvp/ names one of them.
+
+Defaults are the published CIFAR-10 settings (Song 2022, B.5.8 and appendix C); `datasets.py` says what other data sets change.
+"""
+
+import ml_collections
+
+from configs.datasets import DATASETS
+
+NETWORKS = {
+    "ncsnpp": {"num_res_blocks": 4, "fir": True, "progressive_input": "residual"},
+    "ddpmpp": {"num_res_blocks": 4, "fir": False, "progressive_input": "none"},
+    "ddpm": {"num_res_blocks": 2},
+}
+_PLUS_PLUS = {
+    "fir_kernel": (1, 3, 3, 1),
+    "resblock_type": "biggan",
+    "skip_rescale": True,
+    "progressive": "none",
+    "progressive_combine": "sum",
+    "embedding": "positional",
+    "fourier_scale": 16.0,
+    "init_scale": 0.0,
+    "scale_by_sigma": False,
+}
+
+
+def config(
+    sde: str, network: str, dataset: str, continuous: bool = True, deep: bool = False
+) -> ml_collections.ConfigDict:
+    """The configuration of one recipe on one data set.
+
+    Args:
+        sde: "ve", "vp" or "subvp".
+        network: "ncsnpp", "ddpmpp" or "ddpm".
+        dataset: a key of `DATASETS`.
+        continuous: continuous-time objective, else the discrete SMLD (VE) or DDPM (VP) one.
+        deep: twice the residual blocks.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown data set {dataset!r} after the colon; known: {', '.join(DATASETS)}")
+    ve = sde == "ve"
+    recipe = network + ("_deep" if deep else "") + ("_cont" if continuous else "")
+    values = {
+        "name": f"{sde}_{recipe}_{dataset}",
+        "seed": 42,
+        "sde": _sde(sde, continuous),
+        "model": _model(network, ve, continuous),
+        "data": _data(dataset, centered=not ve),
+        "optim": {
+            "lr": 2e-4,
+            "beta1": 0.9,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "warmup": 5000,
+            "grad_clip": 1.0,
+        },
+        "training": _training(ve, deep or (continuous and network == "ncsnpp")),
+        "sampling": _sampling(ve, continuous),
+        "eval": {"batch_size": 1024, "num_examples": 0, "passes": 1},
+    }
+    _override(values, DATASETS[dataset], network)
+    if deep:
+        values["model"]["num_res_blocks"] *= 2
+    return ml_collections.ConfigDict(values)
+
+
+def _sde(sde: str, continuous: bool) -> dict:
+    names = {"ve": ("smld", "ve"), "vp": ("ddpm", "vp"), "subvp": (None, "subvp")}
+    parameters = (
+        {"sigma_min": 0.01, "sigma_max": 50.0} if sde == "ve" else {"beta_min": 0.1, "beta_max": 20.0}
+    )
+    extra = {"t_min": 1e-5} if continuous else {"n": 1000}
+    return {"name": names[sde][continuous]} | parameters | extra
+
+
+def _model(network: str, ve: bool, continuous: bool) -> dict:
+    shared = {
+        "name": "ddpm" if network == "ddpm" else "ncsnpp",
+        "nf": 128,
+        "ch_mult": (1, 2, 2, 2),
+        "attn_resolutions": (16,),
+        "resamp_with_conv": True,
+        "dropout": 0.1,
+        "activation": "swish",
+        "dtype": "float32",
+        "remat": False,
+        "prediction": "noise",
+    }
+    model = shared | ({} if network == "ddpm" else _PLUS_PLUS) | NETWORKS[network]
+    if ve and network == "ncsnpp":
+        model |= {
+            "prediction": "score",
+            "scale_by_sigma": True,
+            "embedding": "fourier" if continuous else "positional",
+        }
+    return model
+
+
+def _data(dataset: str, centered: bool) -> dict:
+    return {
+        "name": dataset,
+        "source": dataset,
+        "path": "",
+        "image_size": 0,
+        "channels": 0,
+        "levels": 256,
+        "centered": centered,
+        "random_flip": True,
+        "dequantize": False,
+        "crop": 0,
+        "train_split": "train",
+        "test_split": "test",
+        "skip_bad": False,
+        "in_memory": True,
+    }
+
+
+def _training(ve: bool, long: bool) -> dict:
+    return {
+        "batch_size": 128,
+        "steps": 950_000 if long else 1_300_000,
+        "steps_per_call": 1,
+        "weight": "variance",
+        "times": "uniform",
+        "reduce": "sum" if ve else "mean",
+        "ema_rate": 0.999 if ve else 0.9999,
+        "ema_warmup": True,
+        "log_every": 50,
+        "eval_every": 5000,
+        "sample_every": 50_000,
+        "checkpoint_every": 10_000,
+        "keep": 2,
+        "keep_every": 50_000,
+    }
+
+
+def _sampling(ve: bool, continuous: bool) -> dict:
+    return {
+        "predictor": "reverse_diffusion" if ve else ("euler_maruyama" if continuous else "ancestral"),
+        "corrector": "langevin" if ve else "none",
+        "snr": 0.16 if ve else 0.01,
+        "corrector_steps": 1,
+        "norm": "sample",
+        "variance": "posterior" if ve else "forward",
+        "steps": 1000,
+        "grid": "uniform",
+        "t_end": 1e-5 if ve else 1e-3,
+        "denoise": "tweedie",
+        "compat": "none",
+        "num_samples": 64,
+        "batch_size": 64,
+        "frames": 40,
+    }
+
+
+def _override(values: dict, changes: dict[str, dict], network: str) -> None:
+    """Apply a data set's changes where the recipe has the key: sigma_max means nothing to VP, nor skips to DDPM."""
+    for section, entries in changes.items():
+        known = values[section]
+        known.update({key: value for key, value in entries.items() if key in known})
+    if network == "ddpm" and values["data"]["image_size"] == 256:
+        values["model"]["ch_mult"] = (1, 1, 2, 2, 4, 4)  # published for DDPM at 256 pixels, with lr 2e-5
+        values["optim"]["lr"] = 2e-5

@@ -1,0 +1,8 @@
+"""DDPM cont.: sub-VP SDE, the continuous objective."""
+
+from configs import recipes
+
+
+def get_config(dataset: str = "cifar10"):
+    """See `recipes.config`."""
+    return recipes.config("subvp", "ddpm", dataset)

@@ -1,0 +1,8 @@
+"""NCSN++: VE SDE, the discrete SMLD objective."""
+
+from configs import recipes
+
+
+def get_config(dataset: str = "cifar10"):
+    """See `recipes.config`."""
+    return recipes.config("ve", "ncsnpp", dataset, continuous=False)

@@ -1,0 +1,8 @@
+"""DDPM++: VP SDE, the discrete DDPM objective."""
+
+from configs import recipes
+
+
+def get_config(dataset: str = "cifar10"):
+    """See `recipes.config`."""
+    return recipes.config("vp", "ddpmpp", dataset, continuous=False)

@@ -1,0 +1,57 @@
+"""Command line of score_sde: python main.py --config configs/ve/ncsnpp_cont.py --mode train."""
+
+import os
+import sys
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string(
+    "config",
+    None,
+    "Configuration, FILE or FILE:DATASET, e.g. configs/vp/ddpmpp_cont.py:digits. Override entries with "
+    "--config.SECTION.NAME=VALUE. Optional where --workdir names an existing run.",
+)
+flags.DEFINE_enum(
+    "mode", None, ["train", "sample", "eval", "report", "dry_run"], "What to do.", required=True
+)
+flags.DEFINE_string("workdir", None, "Working directory of the run; default runs/<sde>_<recipe>_<dataset>.")
+flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint to use; default the last.")
+flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Take --config.NAME=VALUE and --config.NAME VALUE out of the arguments."""
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name.startswith("config."):
+            overrides.append((name.removeprefix("config."), value if equals else next(words, "")))
+        else:
+            rest.append(word)
+    return rest, overrides
+
+
+def main(argv: list[str]) -> None:
+    """Run the mode that the flags ask for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    cache = os.path.join(os.path.expanduser("~"), ".cache", "score_sde", "jax")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+    import jax
+
+    import run_lib
+    from score_sde.errors import UserError
+
+    if FLAGS.distributed:
+        jax.distributed.initialize()
+    try:
+        run_lib.run(FLAGS.mode, FLAGS.config, OVERRIDES, FLAGS.workdir, FLAGS.checkpoint)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    ARGUMENTS, OVERRIDES = split_overrides(sys.argv)
+    app.run(main, argv=ARGUMENTS)

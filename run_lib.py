@@ -1,0 +1,542 @@
+"""The modes of the command line, one linear function each."""
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+from score_sde import config as config_lib
+from score_sde import viz
+from score_sde.build import Experiment, build, open_source
+from score_sde.data import Source, pipeline
+from score_sde.errors import UserError
+from score_sde.metrics import neighbor_distances
+from score_sde.training import sharding
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.interrupt import Interrupt
+from score_sde.training.log import MetricsLog
+from score_sde.training.state import TrainState
+from score_sde.types import sample_keys
+from score_sde.viz.grid import write_atomic
+
+PREVIEW = 64
+"""Images in a grid."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Train, or go on training: steps, held-out losses, sample grids and checkpoints until config.training.steps."""
+    source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
+    experiment = build(config, source.shape)
+    mesh = sharding.make_mesh()
+    settings = experiment.training
+    sharding.check_divisible("config.training.batch_size", settings["batch_size"], mesh)
+    sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
+    claim(workdir, config)
+
+    keys = run_keys(experiment)
+    state = jax.jit(experiment.trainer.init, static_argnums=1, out_shardings=sharding.replicated(mesh))(
+        keys["init"], experiment.shape
+    )
+    batches = training_batches(experiment, config, source)
+    checkpoints = Checkpoints(workdir / "checkpoints", settings["keep"], settings["keep_every"])
+    window = {}
+    if checkpoints.steps():
+        state, host = checkpoints.restore(state)
+        batches.set_state(host["data"])
+        window = host["window"]
+    step = int(state.step)
+    if step >= settings["steps"]:
+        print(f"{workdir} has been trained for {step} steps already; raise config.training.steps to go on.")
+        return
+
+    lead = jax.process_index() == 0
+    log = (
+        MetricsLog(workdir, settings["log_every"], settings["steps"], step, window, quiet=not lead)
+        if lead
+        else None
+    )
+    train_steps = jax.jit(experiment.trainer.steps, donate_argnums=0)
+    heldout_loss = make_heldout_loss(experiment, config, heldout, mesh)
+    preview = make_sampler(experiment, mesh, min(PREVIEW, experiment.sampling["num_samples"]))
+
+    def save() -> None:
+        window = log.window if log else {}
+        checkpoints.save(state, {"data": batches.get_state(), "window": window})
+
+    pending = None
+    with Interrupt() as interrupt:
+        try:
+            while step < settings["steps"]:
+                count = min(settings["steps_per_call"], settings["steps"] - step)
+                images = np.stack([next(batches)["image"] for _ in range(count)])
+                before, step = step, step + count
+                state, metrics = train_steps(state, keys["train"], sharding.put_batch(images, mesh, axis=1))
+                record(log, pending)  # of the call before, while this one runs
+                pending = (before, metrics)
+                stop = interrupt.requested()
+                crossed = functools.partial(_crossed, before, step)
+                last = stop or step == settings["steps"]
+                if last or crossed(settings["checkpoint_every"]) or crossed(settings["eval_every"]):
+                    record(log, pending)
+                    pending = None
+                if crossed(settings["eval_every"]) or (step == settings["steps"] and settings["eval_every"]):
+                    losses = heldout_loss(state.ema_params, keys["eval"])
+                    if log:
+                        log.row(step, {"eval_loss": float(np.mean(losses))})
+                if crossed(settings["sample_every"]):
+                    save_preview(preview, state.ema_params, keys["sample"], experiment, workdir, step, log)
+                if last or crossed(settings["checkpoint_every"]):
+                    save()
+                if stop:
+                    break
+        finally:
+            checkpoints.close()
+            if log:
+                log.close()
+    if step < settings["steps"]:
+        print(f"stopped by a signal at step {step}, saved; the same command goes on from there.")
+    else:
+        print(f"trained for {step} steps. Sample: python main.py --mode sample --workdir {workdir}")
+
+
+def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
+    """Draw config.sampling.num_samples images from the averaged weights: samples.npz, grid.png, reverse_diffusion.gif.
+
+    Sample number i depends on the seed and i alone, not on batch size or devices.
+    """
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    number, size = experiment.sampling["num_samples"], experiment.sampling["batch_size"]
+    draw = make_sampler(experiment, mesh, min(size, number))
+    key = run_keys(experiment)["sample"]
+    parts, frames = [], None
+    rounds = math.ceil(number / draw.batch_size)
+    bar = tqdm(total=rounds * draw.sampler.steps, unit="step", desc=f"sampling {number}", dynamic_ncols=True)
+    for first in range(0, number, draw.batch_size):
+        images, trajectory = draw(state.ema_params, key, first, bar.update)
+        parts.append(images)
+        frames = trajectory if frames is None else frames
+    bar.close()
+    images = np.concatenate(parts)[:number]
+    if not np.isfinite(images).all():
+        bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
+        raise UserError(
+            f"{bad} of {number} samples are not finite; try more config.sampling.steps or a smaller snr."
+        )
+    folder = workdir / "samples" / f"step_{step}"
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = experiment.pixel_range.decode(images)
+        np.savez_compressed(
+            folder / "samples.npz", images=levels, step=step, levels=experiment.pixel_range.levels
+        )
+        viz.save_png(folder / "grid.png", viz.image_grid(experiment.pixel_range.unit(images[:PREVIEW])))
+        if frames is not None and len(frames):
+            viz.save_animation(folder / "reverse_diffusion.gif", frames[:, : min(36, number)])
+        print(f"{number} samples of checkpoint {step} ({draw.sampler.nfe} evaluations each): {folder}")
+    return folder
+
+
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None
+) -> dict[str, float]:
+    """Held-out loss of the averaged weights, with its standard error: eval/step_N.json."""
+    heldout = open_source(config.data, train=False)
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
+    losses = make_heldout_loss(experiment, config, heldout, mesh)(
+        state.ema_params, run_keys(experiment)["eval"]
+    )
+    images = losses.mean(axis=0)
+    error = float(images.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan
+    result = {"step": step, "eval_loss": float(images.mean()), "standard_error": error, "images": len(images)}
+    if jax.process_index() == 0:
+        folder = workdir / "eval"
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"step_{step}.json", json.dumps(result, indent=2).encode())
+        print(
+            f"held-out loss at step {step}: {result['eval_loss']:.6g} +- {error:.2g} ({len(images)} images)"
+        )
+    return result
+
+
+def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
+    """Write report.html: samples, animation, loss curves, nearest training images, configuration, versions, device."""
+    source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
+    experiment = build(config, source.shape)
+    step = Checkpoints(workdir / "checkpoints").choose(checkpoint)
+    folder = workdir / "samples" / f"step_{step}"
+    if not (folder / "samples.npz").exists():
+        raise UserError(
+            f"{folder} holds no samples; draw them first: python main.py --mode sample --workdir {workdir}"
+        )
+    samples = np.load(folder / "samples.npz")["images"]
+    unit = functools.partial(_unit, levels=experiment.pixel_range.levels)
+    training, held = unit(_some_images(source)), unit(_some_images(heldout, limit=len(samples)))
+    distances = neighbor_distances(unit(samples), held, training)
+    rows = viz.read_metrics(workdir / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    evals = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    parameters = count_parameters(experiment)
+
+    page = viz.Report(experiment.name, f"{len(samples)} samples after {step} training steps")
+    page.summary(
+        {
+            "training steps": f"{step:,}",
+            "images seen": f"{step * experiment.training['batch_size']:,}",
+            "parameters": f"{parameters:,}",
+            "training loss": f"{losses[-1]:.4g}" if losses else "-",
+            "held-out loss": f"{evals[-1]:.4g}" if evals else "-",
+            "evaluations per sample": experiment.sampler.nfe,
+        }
+    )
+    pictures = [
+        ((folder / "grid.png").read_bytes(), "Samples of the averaged weights, in the order they were drawn.")
+    ]
+    animation = folder / "reverse_diffusion.gif"
+    if animation.exists():
+        pictures.append(
+            (animation.read_bytes(), "Reverse diffusion from noise to data, scaled to constant contrast.")
+        )
+    page.heading("Samples").pictures(*pictures)
+    curves = viz.loss_curves(rows, workdir / "loss_curves.png")
+    page.heading("Losses").picture(
+        curves, "Training loss and held-out loss of the averaged weights.", chart=True
+    )
+    neighbors = viz.neighbor_grid(unit(samples)[:10], training)
+    viz.save_png(workdir / "neighbors.png", neighbors)
+    page.heading("Memorized?").picture(
+        viz.png_bytes(neighbors), "Samples (left) with the nearest training images by Euclidean distance."
+    )
+    page.text(viz.explain_neighbors(distances))
+    page.heading("How it was made").command(f"python main.py --mode train --workdir {workdir}")
+    page.table(viz.environment()).config(config.to_dict())
+    page.write(workdir / "report.html")
+    print(f"report: {workdir / 'report.html'}")
+    return workdir / "report.html"
+
+
+def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Print the resolved configuration, parameter count, memory and FLOPs estimates and the device mesh; run nothing."""
+    shape = None
+    if config.data.image_size == 0 or config.data.channels == 0:
+        shape = open_source(config.data, train=True).shape
+    experiment = build(config, shape)
+    mesh = sharding.make_mesh()
+    sharding.check_divisible("config.training.batch_size", experiment.training["batch_size"], mesh)
+    costs = estimate_costs(experiment, experiment.training["batch_size"] // mesh.size)
+    print(config)
+    print(f"working directory    {workdir}")
+    print(f"images               {experiment.shape}, range {experiment.pixel_range}")
+    print(f"parameters           {count_parameters(experiment):,}")
+    print(f"mesh                 {dict(mesh.shape)} of {jax.devices()[0].device_kind}")
+    print(f"weights, EMA, Adam   {costs['state_bytes'] / 2**20:,.1f} MiB on each device")
+    print(
+        f"stored activations   {costs['activation_bytes'] / 2**20:,.1f} MiB on each device (batch / devices; estimate)"
+    )
+    print(f"one forward pass     {costs['forward_flops'] / 1e9:,.3f} GFLOP per image")
+    print(f"one training step    {costs['step_flops'] / 1e12:,.4f} TFLOP in all (estimate)")
+    print(f"one sample           {experiment.sampler.nfe} network evaluations")
+
+
+# --- the parts of a mode -------------------------------------------------------------------------------------------------
+
+
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Make the working directory this configuration's; raises UserError where it belongs to another.
+
+    What changes how long or how often something is done, or how samples are drawn, may change from start to start.
+    """
+    path = workdir / "config.json"
+    free = (
+        "sampling.",
+        "eval.",
+        "data.path",
+        "data.in_memory",
+        "training.steps",
+        "training.keep",
+        "model.remat",
+    )
+    if path.exists():
+        differing = {
+            name: values
+            for name, values in config_lib.differences(config_lib.load_json(path), config).items()
+            if not name.startswith(free) and not name.endswith("_every")
+        }
+        if differing:
+            listed = "; ".join(
+                f"{name}: {old!r} there, {new!r} here" for name, (old, new) in differing.items()
+            )
+            raise UserError(
+                f"{workdir} belongs to another configuration ({listed}). Choose another --workdir."
+            )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        config_lib.save(config, path)
+
+
+def run_keys(experiment: Experiment) -> dict[str, jax.Array]:
+    """The random keys of a run, by purpose."""
+    purposes = ("init", "train", "eval", "sample")
+    return dict(zip(purposes, jax.random.split(jax.random.key(experiment.seed), len(purposes)), strict=True))
+
+
+def training_batches(experiment: Experiment, config: ml_collections.ConfigDict, source: Source):
+    """Endless shuffled batches, this process's part of them."""
+    return pipeline.batches(
+        source,
+        experiment.pixel_range,
+        experiment.training["batch_size"],
+        experiment.seed,
+        train=True,
+        flip=config.data.random_flip,
+        dequantize=config.data.dequantize,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:
+    """Log the metrics of a finished call."""
+    if log and pending:
+        first, metrics = pending
+        log.steps(first, {name: np.asarray(values) for name, values in metrics.items()})
+
+
+def _crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]; never for every = 0."""
+    return bool(every) and after // every > before // every
+
+
+def restore(config, workdir, checkpoint):
+    """(experiment, mesh, train state, step) of a checkpoint."""
+    shape = None
+    if config.data.image_size == 0 or config.data.channels == 0:
+        shape = open_source(config.data, train=True).shape
+    experiment = build(config, shape)
+    mesh = sharding.make_mesh()
+    like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    placed = sharding.replicated(mesh)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), like)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    state, _ = checkpoints.restore(like, checkpoint)
+    checkpoints.close()
+    return experiment, mesh, state, int(state.step)
+
+
+def make_heldout_loss(
+    experiment: Experiment, config: ml_collections.ConfigDict, source: Source, mesh
+) -> Callable[[TrainState, jax.Array], np.ndarray]:
+    """(params, key) -> losses (passes, images) of the held-out images; the same key gives the same times and noise."""
+    size, passes = experiment.eval["batch_size"], experiment.eval["passes"]
+    number = min(experiment.eval["num_examples"] or len(source), len(source))
+    losses = jax.jit(experiment.trainer.eval_losses, out_shardings=sharding.replicated(mesh))
+
+    def evaluate_all(params, key) -> np.ndarray:
+        rows = []
+        for number_of_pass in range(passes):
+            batches = pipeline.batches(
+                source,
+                experiment.pixel_range,
+                size,
+                experiment.seed,
+                train=False,
+                dequantize=config.data.dequantize,
+            )
+            parts = []
+            for i, images in enumerate(_padded(batches, size, number)):
+                batch_key = jax.random.fold_in(jax.random.fold_in(key, number_of_pass), i)
+                first, last = _my_rows(size)
+                local = sharding.put_batch(images[first:last], mesh)
+                parts.append(np.asarray(losses(params, batch_key, local)))
+            rows.append(np.concatenate(parts)[:number])
+        return np.stack(rows)
+
+    return evaluate_all
+
+
+def _padded(batches, size: int, number: int) -> Iterator[np.ndarray]:
+    """Image batches of exactly `size` until `number` images are covered; the last is filled up with zeros."""
+    for start in range(0, number, size):
+        images = next(batches)["image"]
+        yield np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
+        del start
+
+
+def _my_rows(size: int) -> tuple[int, int]:
+    """Rows of a global batch that this process supplies."""
+    share = size // jax.process_count()
+    return jax.process_index() * share, (jax.process_index() + 1) * share
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class make_sampler:  # noqa: N801
+    """A compiled sampler of batches: `(params, key, first, tick) -> (images, frames)`.
+
+    The batch size is rounded up to a multiple of the devices; samples do not depend on it.
+    """
+
+    experiment: Experiment
+    mesh: jax.sharding.Mesh
+    wanted: int
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per call."""
+        return -(-self.wanted // self.mesh.size) * self.mesh.size
+
+    @property
+    def sampler(self):
+        """The experiment's."""
+        return self.experiment.sampler
+
+    @functools.cached_property
+    def _begin(self):
+        shape = (self.batch_size, *self.experiment.shape)
+        return jax.jit(
+            lambda keys: self.sampler.begin(keys, shape), out_shardings=sharding.batched(self.mesh)
+        )
+
+    @functools.cached_property
+    def _advance(self):
+        def advance(params, keys, x, first, last):
+            score_fn = self.experiment.trainer.score_fn(params)
+            return self.sampler.advance(keys, score_fn, x, first, last)
+
+        return jax.jit(advance)
+
+    @functools.cached_property
+    def _finish(self):
+        def finish(params, x, mean):
+            return self.sampler.finish(self.experiment.trainer.score_fn(params), x, mean)
+
+        return jax.jit(finish, out_shardings=sharding.replicated(self.mesh))
+
+    def __call__(
+        self, params, key: jax.Array, first: int = 0, tick: Callable[[int], object] = lambda steps: None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples number first, first+1, ...; frames (frames+1, some, ...) of the first of them, in [0, 1]."""
+        keys = sample_keys(key, jnp.arange(first, first + self.batch_size))
+        keys = jax.device_put(keys, sharding.batched(self.mesh))
+        x = mean = self._begin(keys)
+        count = self.experiment.sampling["frames"]
+        bounds = np.unique(np.linspace(0, self.sampler.steps, max(count, 40) + 1).astype(np.int32))
+        frames = []
+        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+            if count:
+                frames.append(self._view(x, start))
+            x, mean = self._advance(params, keys, x, start, end)
+            x.block_until_ready()
+            tick(int(end - start))
+        images = np.asarray(self._finish(params, x, mean))
+        if count:
+            frames.append(self.experiment.pixel_range.unit(images[:PREVIEW]))
+        return images, np.stack(frames) if frames else np.zeros(0)
+
+    def _view(self, x, step: int) -> np.ndarray:
+        """State before `step` in [0, 1], at constant contrast: centred, and divided by sqrt(alpha^2 + sigma^2)."""
+        pixels = self.experiment.pixel_range
+        middle, half = (pixels.high + pixels.low) / 2, (pixels.high - pixels.low) / 2
+        t = jnp.asarray(np.asarray(self.sampler.times)[step].ravel()[0], jnp.float32)
+        alpha, sigma = (float(v) for v in self.experiment.process.marginal(t))
+        some = np.asarray(
+            x[: min(PREVIEW, len(x))] if jax.process_count() == 1 else x.addressable_shards[0].data
+        )
+        scaled = (some - alpha * middle) / math.hypot(alpha, sigma / half)
+        return np.clip((scaled / half + 1) / 2, 0.0, 1.0)
+
+
+def save_preview(
+    draw: make_sampler, params, key, experiment: Experiment, workdir: Path, step: int, log
+) -> None:
+    """A grid of samples during training."""
+    images, _ = draw(params, key)
+    if log:
+        picture = viz.image_grid(np.nan_to_num(experiment.pixel_range.unit(images[:PREVIEW])))
+        (workdir / "samples").mkdir(exist_ok=True)
+        viz.save_png(workdir / "samples" / f"training_{step}.png", picture)
+        log.image(step, "samples", picture)
+
+
+def count_parameters(experiment: Experiment) -> int:
+    """Number of weights."""
+    state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+
+
+def estimate_costs(experiment: Experiment, batch_size: int) -> dict[str, float]:
+    """Bytes of state and stored activations per device, and FLOPs, from shapes alone."""
+    trainer = experiment.trainer
+    state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), experiment.shape))
+    images = jax.ShapeDtypeStruct((batch_size, *experiment.shape), jnp.float32)
+    one = jax.ShapeDtypeStruct((1, *experiment.shape), jnp.float32)
+
+    def residuals(params, x):
+        return jax.vjp(lambda p: trainer.loss(p, jax.random.key(0), x), params)[1]
+
+    def forward(params, x):
+        return trainer.score_fn(params)(x, jnp.full((1,), 0.5))
+
+    stored = _bytes(jax.eval_shape(residuals, state.params, images)) - _bytes(state.params)
+    flops = jax.jit(forward).lower(state.params, one).cost_analysis()["flops"]
+    total = 3 * flops * batch_size * jax.device_count()
+    return {
+        "state_bytes": _bytes(state),
+        "activation_bytes": max(stored, 0),
+        "forward_flops": flops,
+        "step_flops": total,
+    }
+
+
+def _bytes(tree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _some_images(source: Source, limit: int = 60_000) -> np.ndarray:
+    indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
+    return np.stack([source[int(i)]["image"] for i in indices])
+
+
+def _unit(images: np.ndarray, levels: int) -> np.ndarray:
+    return images.astype(np.float32) / (levels - 1)
+
+
+MODES = {"train": train, "sample": sample, "eval": evaluate, "report": report, "dry_run": dry_run}
+
+
+def run(
+    mode: str,
+    config_file: str | None,
+    overrides: list[tuple[str, str]],
+    workdir: str | None,
+    checkpoint: int | None,
+):
+    """Resolve configuration and working directory, then run one mode."""
+    if config_file:
+        config = config_lib.load(config_file)
+    elif workdir:
+        config = config_lib.load_json(Path(workdir) / "config.json")
+    else:
+        raise UserError("name a configuration with --config, or an existing run with --workdir")
+    config_lib.override(config, overrides)
+    directory = Path(workdir) if workdir else Path("runs") / config.name
+    if mode in ("train", "dry_run"):
+        if checkpoint is not None:
+            raise UserError(
+                f"--checkpoint means nothing to --mode {mode}; training resumes from the last one by itself"
+            )
+        return MODES[mode](config, directory)
+    if not (directory / "config.json").exists():
+        config_lib.load_json(directory / "config.json")
+    start = time.perf_counter()
+    result = MODES[mode](config, directory, checkpoint)
+    print(f"{mode}: {time.perf_counter() - start:.1f} s")
+    return result

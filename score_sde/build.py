@@ -1,0 +1,439 @@
+"""From a configuration to objects: the only reader of configurations.
+
+Everything is validated here, before any work: each name against an explicit table, each value by the object it makes.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from score_sde import grids, objectives, parameterize, steppers
+from score_sde.data import (
+    ArraySource,
+    FolderSource,
+    Mapped,
+    PixelRange,
+    Source,
+    TFDSSource,
+    crop_resize,
+    digits,
+    in_memory,
+)
+from score_sde.errors import UserError
+from score_sde.networks import DDPM, NCSNpp
+from score_sde.sampling import Sampler
+from score_sde.sde import (
+    EDM,
+    VE,
+    VP,
+    CosineVP,
+    DiscreteChain,
+    GaussianSDE,
+    Perturbation,
+    PublishedSteps,
+    SubVP,
+)
+from score_sde.training.step import Trainer
+
+PROCESSES: dict[str, Callable[..., Perturbation]] = {
+    "ve": VE,
+    "vp": VP,
+    "subvp": SubVP,
+    "edm": EDM,
+    "cosine": CosineVP,
+    "smld": DiscreteChain.smld,
+    "ddpm": DiscreteChain.ddpm,
+}
+NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+IN_MEMORY_BYTES = 2**30
+"""Image sets up to this size are decoded once and kept."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """The objects of one run.
+
+    shape: (height, width, channels) of an image. training, sampling, eval: the plain settings of the loops.
+    """
+
+    name: str
+    seed: int
+    process: Perturbation
+    trainer: Trainer
+    sampler: Sampler
+    pixel_range: PixelRange
+    shape: tuple[int, int, int]
+    training: dict[str, Any]
+    sampling: dict[str, Any]
+    eval: dict[str, Any]
+
+
+SECTIONS = ("sde", "model", "data", "optim", "training", "sampling", "eval")
+
+
+def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None = None) -> Experiment:
+    """The experiment that `config` describes, for images of `shape` (by default as the configuration says).
+
+    Raises UserError, naming the entry, for anything unknown or impossible.
+    """
+    _check_names("config", config, ("name", "seed", *SECTIONS))
+    if shape is None:
+        shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    process = build_process(config.sde)
+    network = build_network(config, process)
+    trainer = Trainer(
+        network=network,
+        parameterization=build_parameterization(config.model, process),
+        objective=build_objective(config.training, process),
+        optimizer=build_optimizer(config.optim),
+        ema_rate=_fraction("training.ema_rate", config.training.ema_rate),
+        ema_warmup=config.training.ema_warmup,
+    )
+    experiment = Experiment(
+        name=config.name,
+        seed=config.seed,
+        process=process,
+        trainer=trainer,
+        sampler=build_sampler(config.sampling, process),
+        pixel_range=build_pixel_range(config.data),
+        shape=shape,
+        training=_counts("training", config.training, TRAINING_COUNTS),
+        sampling=_counts("sampling", config.sampling, SAMPLING_COUNTS),
+        eval=_counts("eval", config.eval, EVAL_COUNTS),
+    )
+    with _blame("model"):
+        jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
+    return experiment
+
+
+def build_process(section: ml_collections.ConfigDict) -> Perturbation:
+    """The forward process of config.sde: `name` and its parameters."""
+    values = dict(section)
+    make = _choose("sde.name", PROCESSES, values.pop("name"))
+    known = ("sigma_min", "sigma_max", "n") if values and section.name == "smld" else None
+    known = ("beta_min", "beta_max", "n") if section.name == "ddpm" else known
+    _check_names("sde", values, known or [f.name for f in dataclasses.fields(make)])  # type: ignore[arg-type]
+    with _blame("sde"):
+        return make(**values)
+
+
+def build_network(config: ml_collections.ConfigDict, process: Perturbation) -> nn.Module:
+    """The network of config.model; noise table and pixel range come from the process and config.data."""
+    values = dict(config.model)
+    values.pop("prediction")
+    make = _choose("model.name", NETWORKS, values.pop("name"))
+    fields = {f.name for f in dataclasses.fields(make)} - {"parent", "name", "sigmas", "centered"}
+    _check_names("model", values, sorted(fields))
+    values["dtype"] = _choose("model.dtype", DTYPES, values["dtype"])
+    values["centered"] = config.data.centered
+    if isinstance(process, DiscreteChain) and values.get("scale_by_sigma"):
+        values["sigmas"] = tuple(float(s) for s in process.sigmas[::-1])
+    with _blame("model"):
+        return make(**values)
+
+
+def build_parameterization(
+    section: ml_collections.ConfigDict, process: Perturbation
+) -> parameterize.Parameterization:
+    """How the output of config.model becomes a score: `prediction`, with the label its embedding is made for."""
+    if section.get("embedding") == "fourier":
+        label = parameterize.noise_level_label(process)
+    elif isinstance(process, DiscreteChain):
+        ascending = process.alphas[-1] < 1  # DDPM counts from the data, SMLD from the noise
+        label = parameterize.index_label if ascending else parameterize.reversed_index_label(process)
+    else:
+        label = parameterize.time_label
+    choices = {
+        "score": lambda: parameterize.network_score(label),
+        "noise": lambda: parameterize.noise_prediction(process, label),
+        "edm": lambda: dataclasses.replace(parameterize.edm_preconditioning(process), c_noise=label),
+    }
+    return _choose("model.prediction", choices, section.prediction)()
+
+
+def build_objective(
+    section: ml_collections.ConfigDict, process: Perturbation
+) -> objectives.DenoisingScoreMatching:
+    """Denoising score matching with the times, weight and reduction of config.training."""
+    discrete = isinstance(process, DiscreteChain)
+    if discrete and (section.times, section.weight) != ("uniform", "variance"):
+        raise UserError(
+            f"a discrete chain is trained with training.times=uniform and training.weight=variance; got "
+            f"times={section.times}, weight={section.weight}. Use a *_cont recipe for the others."
+        )
+    times = {
+        "uniform": objectives.UniformIndex if discrete else objectives.UniformTime,
+        "log_snr": objectives.LogSNRUniform,
+    }
+    weights = {"variance": objectives.variance_weight, "likelihood": objectives.likelihood_weight}
+    with _blame("training"):
+        return objectives.DenoisingScoreMatching(
+            process,
+            _choose("training.times", times, section.times)(process),
+            _choose("training.weight", weights, section.weight)(process),
+            section.reduce,
+        )
+
+
+def build_optimizer(section: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Adam with linear warm-up and clipping of the global gradient norm (0 turns either off).
+
+    Step n = 0, 1, ... has the rate lr min(1, (n + 1)/warmup); the published codes have n in place of n + 1, and so
+    waste the first step.
+    """
+    _check_names("optim", section, ("lr", "beta1", "eps", "weight_decay", "warmup", "grad_clip"))
+    for name in ("lr", "eps"):
+        if section[name] <= 0:
+            raise UserError(f"config.optim.{name} must be positive; got {section[name]}")
+    for name in ("weight_decay", "warmup", "grad_clip"):
+        if section[name] < 0:
+            raise UserError(f"config.optim.{name} must be 0 or positive; got {section[name]}")
+    _fraction("optim.beta1", section.beta1)
+    lr, warmup = section.lr, max(section.warmup, 1)
+
+    def rate(count):
+        return lr * jnp.minimum(1.0, (count + 1) / warmup)
+
+    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
+    decay = optax.add_decayed_weights(section.weight_decay) if section.weight_decay else optax.identity()
+    adam = optax.scale_by_adam(b1=section.beta1, eps=section.eps)
+    return optax.chain(clip, adam, decay, optax.scale_by_learning_rate(rate))
+
+
+def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> Sampler:
+    """The sampler of config.sampling.
+
+    compat = "none": the mathematics as it should be: steps that fit the grid, predictor before corrector, Tweedie at the end
+    (as `denoise` says). compat = "published": the updates of the published codes: their grid and tables, dt = 1/N, corrector
+    before predictor, the VP factor alpha in correctors, plain Euler in place of sub-VP's reverse diffusion, batch norms in
+    the Langevin step, and the mean of the last step as the sample.
+    """
+    _check_names("sampling", section, SAMPLING_NAMES)
+    compat = _choose("sampling.compat", {"none": False, "published": True}, section.compat)
+    with _blame("sampling"):
+        table = _published_table(process, section.steps) if compat else process
+        predictor = _choose("sampling.predictor", PREDICTORS, section.predictor)(process, table, section)
+        corrector = _choose("sampling.corrector", CORRECTORS, section.corrector)(table, section, compat)
+        times = _choose("sampling.grid", GRIDS, section.grid)(process, section, compat)
+        if corrector is None:
+            stepper = predictor
+        elif compat:
+            stepper = steppers.chain(steppers.at_start(corrector), predictor)
+        else:
+            stepper = steppers.chain(predictor, corrector)
+        return Sampler(process, stepper, times, "mean" if compat else section.denoise)
+
+
+def _published_table(process: Perturbation, steps: int) -> Perturbation:
+    if isinstance(process, VE):
+        return PublishedSteps(DiscreteChain.smld(process.sigma_min, process.sigma_max, steps))
+    if isinstance(process, VP | SubVP):
+        return PublishedSteps(DiscreteChain.ddpm(process.beta_min, process.beta_max, steps))
+    if isinstance(process, DiscreteChain):
+        return process
+    raise ValueError(f"there is no published sampler for {type(process).__name__}; use compat=none")
+
+
+def _euler_maruyama(process, table, section, eta=1.0):
+    if not isinstance(process, GaussianSDE):
+        raise ValueError("a discrete chain has no drift; use predictor=reverse_diffusion or ancestral")
+    return steppers.EulerMaruyama(process, eta)
+
+
+def _reverse_diffusion(process, table, section, eta=1.0):
+    if isinstance(process, SubVP) and table is not process:
+        return steppers.EulerMaruyama(process, eta)  # published: sub-VP is discretized by Euler's method
+    return steppers.ReverseDiffusion(table, eta)
+
+
+PREDICTORS: dict[str, Callable] = {
+    "euler_maruyama": _euler_maruyama,
+    "reverse_diffusion": _reverse_diffusion,
+    "probability_flow": functools.partial(_reverse_diffusion, eta=0.0),
+    "ancestral": lambda process, table, section: steppers.Ancestral(table, section.variance),
+    "none": lambda process, table, section: steppers.Identity(),
+}
+
+
+def _alpha(table: Perturbation, compat: bool) -> dict[str, Callable]:
+    return {"alpha": steppers.step_alpha(table)} if compat else {}
+
+
+CORRECTORS: dict[str, Callable] = {
+    "langevin": lambda table, section, compat: steppers.Langevin(
+        section.snr, section.corrector_steps, "batch" if compat else section.norm, **_alpha(table, compat)
+    ),
+    "annealed_langevin": lambda table, section, compat: steppers.AnnealedLangevin(
+        table, section.snr, section.corrector_steps, **_alpha(table, compat)
+    ),
+    "none": lambda table, section, compat: None,
+}
+
+
+def _uniform_grid(process, section, compat):
+    if isinstance(process, DiscreteChain):
+        return grids.chain_steps(process, section.steps)
+    if compat:
+        return grids.published(section.steps, section.t_end)
+    return grids.uniform(process, section.steps, max(section.t_end, process.t_min))
+
+
+def _continuous(grid: Callable) -> Callable:
+    def make(process, section, compat):
+        if isinstance(process, DiscreteChain) or compat:
+            raise ValueError("only grid=uniform exists for discrete chains and for compat=published")
+        return grid(process, section.steps, max(section.t_end, process.t_min))
+
+    return make
+
+
+GRIDS: dict[str, Callable] = {
+    "uniform": _uniform_grid,
+    "log_snr": _continuous(grids.log_snr_uniform),
+    "karras": _continuous(grids.karras),
+}
+
+TRAINING_COUNTS = {  # entry: smallest value
+    "batch_size": 1,
+    "steps": 1,
+    "steps_per_call": 1,
+    "log_every": 1,
+    "eval_every": 0,
+    "sample_every": 0,
+    "checkpoint_every": 1,
+    "keep": 1,
+    "keep_every": 0,
+}
+SAMPLING_COUNTS = {"steps": 1, "num_samples": 1, "batch_size": 1, "frames": 0}
+SAMPLING_NAMES = (
+    *SAMPLING_COUNTS,
+    *(
+        "predictor",
+        "corrector",
+        "snr",
+        "corrector_steps",
+        "norm",
+        "variance",
+        "grid",
+        "t_end",
+        "denoise",
+        "compat",
+    ),
+)
+EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1}
+
+
+def build_pixel_range(section: ml_collections.ConfigDict) -> PixelRange:
+    """[-1, 1] for centered data, else [0, 1], with the data set's number of levels."""
+    with _blame("data"):
+        return PixelRange(section.levels, -1.0 if section.centered else 0.0, 1.0)
+
+
+DATA_NAMES = (
+    *(
+        "name",
+        "source",
+        "path",
+        "image_size",
+        "channels",
+        "levels",
+        "centered",
+        "random_flip",
+        "dequantize",
+        "crop",
+    ),
+    *("train_split", "test_split", "skip_bad", "in_memory"),
+)
+
+
+def open_source(section: ml_collections.ConfigDict, train: bool) -> Source:
+    """The training or held-out images of config.data.
+
+    Raises UserError where they are missing or unreadable, or are not of the shape and levels that the section says.
+    """
+    _check_names("data", section, DATA_NAMES)
+    split = section.train_split if train else section.test_split
+    size, channels = section.image_size, section.channels
+    if section.source == "digits":
+        source: Source = digits(split)
+    elif section.source == "folder":
+        if not section.path:
+            raise UserError("config.data.path is empty; name your image folder: --config.data.path=DIR")
+        source = FolderSource(section.path, size or None, channels or None, split, skip_bad=section.skip_bad)
+    else:
+        source = TFDSSource(section.source, split, data_dir=section.path or None)
+        if source.shape is None or section.crop:
+            crop = functools.partial(crop_resize, size=size, **_crop_options(section))
+            source = Mapped(source, crop, (size, size, channels))
+    if section.in_memory and source.shape and len(source) * int(np.prod(source.shape)) <= IN_MEMORY_BYTES:
+        source = source if isinstance(source, ArraySource) else in_memory(source, IN_MEMORY_BYTES)
+    _check_shape(source, size, channels, section.levels)
+    return source
+
+
+def _crop_options(section: ml_collections.ConfigDict) -> dict[str, Any]:
+    return {"crop": section.crop, "method": "bilinear"} if section.crop else {}
+
+
+def _check_shape(source: Source, size: int, channels: int, levels: int) -> None:
+    assert source.shape is not None
+    expected = (size or source.shape[0], size or source.shape[1], channels or source.shape[2])
+    if source.shape != expected:
+        raise UserError(
+            f"data set {source.name!r} has images of shape {source.shape} (height, width, channels), but the configuration "
+            f"says {expected}; set config.data.image_size and config.data.channels."
+        )
+    if source.levels != levels:
+        raise UserError(
+            f"data set {source.name!r} has {source.levels} levels; set config.data.levels accordingly"
+        )
+
+
+def _choose(entry: str, table: dict[str, Any], name: str) -> Any:
+    if name not in table:
+        raise UserError(f"config.{entry}: unknown name {name!r}; known: {', '.join(table)}")
+    return table[name]
+
+
+def _check_names(section: str, given, known) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"config.{section}: {name!r} means nothing here; known: {', '.join(known)}")
+
+
+def _fraction(entry: str, value: float) -> float:
+    if not 0 <= value < 1:
+        raise UserError(f"config.{entry} must be in [0, 1); got {value}")
+    return value
+
+
+def _counts(section: str, values: ml_collections.ConfigDict, smallest: dict[str, int]) -> dict[str, int]:
+    for name, least in smallest.items():
+        if values[name] < least:
+            raise UserError(f"config.{section}.{name} must be at least {least}; got {values[name]}")
+    return {name: values[name] for name in smallest}
+
+
+class _blame:  # noqa: N801
+    """Turn a ValueError inside into a UserError that names the section."""
+
+    def __init__(self, section: str):
+        self.section = section
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, ValueError) and not (
+            isinstance(error, UserError) and str(error).startswith("config.")
+        ):
+            raise UserError(f"config.{self.section}: {error}") from error

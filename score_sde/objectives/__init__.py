@@ -1,0 +1,13 @@
+"""Training objectives: `(key, score_fn, x0) -> per-example loss`."""
+
+from score_sde.objectives.denoising import DenoisingScoreMatching, likelihood_weight, variance_weight
+from score_sde.objectives.times import LogSNRUniform, UniformIndex, UniformTime
+
+__all__ = [
+    "DenoisingScoreMatching",
+    "LogSNRUniform",
+    "UniformIndex",
+    "UniformTime",
+    "likelihood_weight",
+    "variance_weight",
+]

@@ -1,0 +1,72 @@
+"""Denoising score matching, continuous and discrete: one formula for both."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from score_sde.objectives.times import TimeSampler
+from score_sde.sde import GaussianSDE, Perturbation
+from score_sde.types import ScoreFn, Time, left_broadcast
+
+Weight = Callable[[Time], Time]
+
+
+def variance_weight(process: Perturbation) -> Weight:
+    """lambda(t) = sigma(t)^2: each noise level counts alike (eq. 7.1, 7.3, 7.7)."""
+    return lambda t: process.marginal(t)[1] ** 2
+
+
+def likelihood_weight(sde: GaussianSDE) -> Weight:
+    """lambda(t) = g(t)^2: the loss bounds the negative log-likelihood (theorem 9.1)."""
+    return lambda t: sde.coefficients(t)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingScoreMatching:
+    """lambda(t) R(|score(x_t, t) + z/sigma(t)|^2) with x_t = alpha x_0 + sigma z (dissertation eq. 7.7, 5.5).
+
+    With a `DiscreteChain` and `UniformIndex` times this is SMLD's objective (eq. 7.1) or, since its score is -F/sigma,
+    DDPM's |F - z|^2 (eq. 7.3).
+
+    Args:
+        process: the perturbation.
+        times: time sampler; its w multiplies the loss.
+        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones.
+        reduce: R over the D dimensions: "mean", or "sum" for half the sum (both as published).
+    """
+
+    process: Perturbation
+    times: TimeSampler
+    weight: Weight
+    reduce: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self):
+        if self.reduce not in ("mean", "sum"):
+            raise ValueError(f"reduce must be 'mean' or 'sum'; got {self.reduce!r}")
+
+    def __call__(
+        self, key: Key[Array, ""], score_fn: ScoreFn, x0: Float[Array, "batch ..."]
+    ) -> Float[Array, "batch"]:
+        """Loss of each example at a random time and noise."""
+        key_time, key_noise = jax.random.split(key)
+        t, w = self.times(key_time, x0.shape[0])
+        t, w = t.astype(x0.dtype), w.astype(x0.dtype)
+        return w * self.at(score_fn, x0, t, jax.random.normal(key_noise, x0.shape, x0.dtype))
+
+    def at(
+        self,
+        score_fn: ScoreFn,
+        x0: Float[Array, "batch ..."],
+        t: Float[Array, "batch"],
+        z: Float[Array, "batch ..."],
+    ) -> Float[Array, "batch"]:
+        """Loss of each example at times t with noise z, without w; as lambda/sigma^2 R(|sigma score + z|^2)."""
+        _, sigma = self.process.marginal(t)
+        residual = left_broadcast(sigma, x0) * score_fn(self.process.perturb(x0, t, z), t) + z
+        squares = (residual**2).reshape(len(x0), -1)
+        reduced = jnp.mean(squares, axis=1) if self.reduce == "mean" else 0.5 * jnp.sum(squares, axis=1)
+        return self.weight(t) / sigma**2 * reduced

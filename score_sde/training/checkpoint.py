@@ -1,0 +1,79 @@
+"""Checkpoints: the train state and the host's part of it (data position), written in the background by Orbax."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from score_sde.errors import UserError
+from score_sde.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step.
+
+    Args:
+        directory: where they lie.
+        keep: the last `keep` are kept.
+        keep_every: those at its multiples are kept too (0: none).
+    """
+
+    def __init__(self, directory: Path, keep: int = 2, keep_every: int = 0):
+        rules: list = [policies.LatestN(keep)]
+        if keep_every:
+            rules.append(policies.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(rules), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def steps(self) -> list[int]:
+        """Steps that have a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, host: dict[str, Any]) -> None:
+        """Save at state.step, unless that step is saved already; returns once the state is copied to the host."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        self._manager.save(step, args=arguments)
+
+    def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """(state, host) of `step`, by default the last; arrays get the shapes and shardings of `like`.
+
+        Raises UserError where there is no such checkpoint, or it cannot be read into `like`.
+        """
+        step = self.choose(step)
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+            host=ocp.args.JsonRestore(),
+        )
+        try:
+            restored = self._manager.restore(step, args=arguments)
+        except Exception as error:  # Orbax raises many types for damaged or foreign files
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"checkpoint {step} in {self._manager.directory} cannot be read ({reason[0][:300]}). It is damaged, or "
+                f"of another network than the configuration describes. Other checkpoints: {self.steps()}."
+            ) from error
+        return restored["state"], restored["host"]
+
+    def choose(self, step: int | None) -> int:
+        """`step` if it exists, the last if it is None; raises UserError otherwise."""
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self._manager.directory}; train first (--mode train).")
+        if step is not None and step not in steps:
+            raise UserError(f"there is no checkpoint {step} in {self._manager.directory}; there are {steps}.")
+        return steps[-1] if step is None else step
+
+    def wait(self) -> None:
+        """Until background writing is done."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and let go of the directory."""
+        self._manager.close()

@@ -1,0 +1,31 @@
+"""Stopping on request: SIGTERM (schedulers) and SIGINT (Ctrl-C) end the loop at the next step boundary."""
+
+import signal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class Interrupt:
+    """Context manager; `requested()` says whether a signal has come, to any process. A second Ctrl-C acts at once."""
+
+    def __enter__(self) -> "Interrupt":
+        self._signal = 0
+        self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame) -> None:
+        if self._signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def requested(self) -> bool:
+        """Whether to stop; all processes of a pod answer alike, so all must ask."""
+        if jax.process_count() == 1:
+            return bool(self._signal)
+        return bool(multihost_utils.process_allgather(np.asarray(self._signal)).any())

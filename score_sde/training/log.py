@@ -1,0 +1,99 @@
+"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a live progress bar."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from score_sde.errors import UserError
+
+
+class MetricsLog:
+    """Writes `metrics.jsonl` and `tensorboard/` in a working directory.
+
+    Per-step losses are averaged over windows of `every` steps, aligned to multiples of it. The open window is part of the
+    run's state (`window`, kept in checkpoints), and rows behind a resumed step are cut off, so a killed and resumed run
+    leaves the rows of an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        every: int,
+        total: int,
+        step: int = 0,
+        window: dict | None = None,
+        quiet: bool = False,
+    ):
+        from tensorboardX import SummaryWriter
+
+        self.every = every
+        self.window: dict[str, list[float]] = {k: list(v) for k, v in (window or {}).items()}
+        self._path = workdir / "metrics.jsonl"
+        _cut(self._path, step)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._bar = tqdm(
+            total=total, initial=step, unit="step", disable=quiet, dynamic_ncols=True, mininterval=0.5
+        )
+
+    def steps(self, first: int, metrics: dict[str, np.ndarray]) -> None:
+        """Take the values of steps first+1, first+2, ...; raises UserError at the first that is not finite."""
+        for offset in range(len(metrics["loss"])):
+            step = first + offset + 1
+            for name, values in metrics.items():
+                value = float(values[offset])
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"the training {name} at step {step} is {value}. Training stops here; the last checkpoint is intact. "
+                        "Resume from it with a lower config.optim.lr, a smaller config.optim.grad_clip or "
+                        "config.model.dtype=float32."
+                    )
+                self.window.setdefault(name, []).append(value)
+            if step % self.every == 0:
+                self.row(step, {name: float(np.mean(values)) for name, values in self.window.items()})
+                self.window = {}
+        self._bar.update(len(metrics["loss"]))
+
+    def row(self, step: int, values: dict[str, float]) -> None:
+        """Write values of a step."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Show a picture (height, width, 3) in TensorBoard."""
+        self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the progress bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Finish all files."""
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the rows after `step`, and a torn last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

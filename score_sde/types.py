@@ -1,0 +1,47 @@
+"""Shared array types, and the two helpers that every part needs: broadcasting a time, drawing noise per sample."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+ScoreFn = Callable[[Array, Array], Array]
+"""`score_fn(x, t)`: x (batch, ...), t (batch,) -> grad_x log p_t(x), shape of x. The one currency between parts."""
+
+Time = Float[Array, ""] | Float[Array, "batch"]
+"""One time for the whole batch, or one per sample."""
+
+Keys = Key[Array, ""] | Key[Array, "batch"]
+"""One random key for the whole batch, or one per sample (then a sample does not depend on its neighbours)."""
+
+
+def left_broadcast(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Append axes of length 1 to `t` (scalar or (batch,)) so that it multiplies `x` (batch, ...)."""
+    return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def batch_time(t: Time, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
+    """`t` in the form a `ScoreFn` takes: shape (batch,), dtype of `x`."""
+    return jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+
+
+def sample_keys(key: Key[Array, ""], indices: Shaped[Array, "batch"]) -> Key[Array, "batch"]:
+    """Keys of the samples numbered `indices` in a run with `key`: sample i is the same in every batching."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+
+
+def fold_in(keys: Keys, data) -> Keys:
+    """`jax.random.fold_in` for one key or one key per sample."""
+    return (
+        jax.random.fold_in(keys, data)
+        if keys.ndim == 0
+        else jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+    )
+
+
+def normal(keys: Keys, shape: tuple[int, ...], dtype) -> Float[Array, "batch ..."]:
+    """Standard normal draws of `shape` = (batch, ...); with one key per sample each row uses its own."""
+    if keys.ndim == 0:
+        return jax.random.normal(keys, shape, dtype)
+    return jax.vmap(lambda key: jax.random.normal(key, shape[1:], dtype))(keys)

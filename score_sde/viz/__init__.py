@@ -1,0 +1,19 @@
+"""Pictures: image grids, the animation of sampling, loss curves and the HTML report."""
+
+from score_sde.viz.animation import save_animation
+from score_sde.viz.curves import loss_curves, read_metrics
+from score_sde.viz.grid import image_grid, neighbor_grid, png_bytes, save_png
+from score_sde.viz.report import Report, environment, explain_neighbors
+
+__all__ = [
+    "Report",
+    "environment",
+    "explain_neighbors",
+    "image_grid",
+    "loss_curves",
+    "neighbor_grid",
+    "png_bytes",
+    "read_metrics",
+    "save_animation",
+    "save_png",
+]

@@ -1,0 +1,182 @@
+"""Many images as one picture."""
+
+import io
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import ArrayLike
+
+from score_sde.metrics.neighbors import nearest_neighbors
+
+BACKGROUND = (84, 96, 118)  # a slate that neither black nor white images melt into, on light and dark pages
+SMALL = 32  # images up to this many pixels a side are enlarged unless told otherwise
+PICTURE_WIDTH = 800  # aimed at when images are enlarged
+IMAGE_WIDTH = 256  # a single enlarged image gets no wider
+
+
+def image_grid(
+    images: ArrayLike, columns: int | None = None, padding: int = 1, scale: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Images side by side, row by row, on slate.
+
+    With pitch p = side + padding, image i has its upper left corner at scale * (padding + p * (i //
+    columns)) from above and scale * (padding + p * (i % columns)) from the left. Every pixel becomes scale
+    x scale equal ones.
+
+    Args:
+        images: (N, H, W, C), C 1 (grey) or 3 (RGB); floats in [0, 1], or uint8 in 0..255. N >= 1.
+        columns: images per row; default: the least square that holds them all.
+        padding: gap between images and around them, in pixels of the images (scaled with them).
+        scale: enlargement; default: images of at most 32 pixels a side are enlarged to a picture about 800
+            wide.
+
+    Returns:
+        (height, width, 3) uint8; the places left over in the last row stay slate.
+
+    Raises:
+        ValueError: wrong shape, type or range, no image at all, or values that are not finite (says how
+            many).
+    """
+    pixels = to_uint8(images)
+    count, height, width, _ = pixels.shape
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    if columns < 1 or padding < 0 or (scale is not None and scale < 1):
+        raise ValueError(
+            f"columns and scale must be at least 1, padding at least 0; got {columns=}, {scale=}, {padding=}"
+        )
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    picture = _blank(rows * (height + padding) + padding, columns * (width + padding) + padding)
+    for index, image in enumerate(pixels):
+        row, column = divmod(index, columns)
+        _paste(picture, image, padding + row * (height + padding), padding + column * (width + padding))
+    return enlarge(picture, automatic_scale(picture.shape[1], height, width) if scale is None else scale)
+
+
+def neighbor_grid(
+    samples: ArrayLike, references: ArrayLike, k: int = 5, padding: int = 1, scale: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Each row: a sample, a wide gap, then the k references nearest to it, the nearest first.
+
+    Args:
+        samples: (N, H, W, C) as for `image_grid`.
+        references: (R, H, W, C) of the same kind (both float in [0, 1] or both uint8), R >= k.
+        k: neighbours shown per sample.
+        padding: gap in pixels of the images; the gap after the sample is half an image more.
+        scale: enlargement; default as for `image_grid`, from the longer side of the picture.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ValueError: as for `image_grid` and `nearest_neighbors`.
+    """
+    shown = to_uint8(samples)
+    _, indices = nearest_neighbors(samples, references, k=k)
+    neighbors = to_uint8(np.asarray(references)[indices.reshape(-1)]).reshape(
+        *indices.shape, *shown.shape[1:]
+    )
+    count, height, width, _ = shown.shape
+    gap = padding + max(2, width // 2)
+    first = padding + width + gap
+    picture = _blank(count * (height + padding) + padding, first + k * (width + padding))
+    for row in range(count):
+        top = padding + row * (height + padding)
+        _paste(picture, shown[row], top, padding)
+        for column in range(k):
+            _paste(picture, neighbors[row, column], top, first + column * (width + padding))
+    return enlarge(
+        picture, automatic_scale(max(picture.shape[:2]), height, width) if scale is None else scale
+    )
+
+
+def png_bytes(array: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """The picture as a PNG file's bytes (lossless)."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "height width 3"]) -> None:
+    """Write the picture as a PNG file, whole or not at all; folders are made."""
+    write_atomic(path, png_bytes(array))
+
+
+def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channels"]:
+    """Check images and bring them to 0..255: round(255 x) for floats; uint8 stays as it is.
+
+    Args:
+        images: (N, H, W, C) with N >= 1, C 1 or 3; floats in [0, 1] (1e-3 beyond is clipped) or uint8.
+
+    Returns:
+        (N, H, W, C) uint8.
+
+    Raises:
+        ValueError: see `image_grid`.
+    """
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"images must be (count, height, width, channels) with 1 or 3 channels; got {array.shape}"
+        )
+    if array.size == 0:
+        raise ValueError(f"there is nothing to show: images have shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise ValueError(f"images must be floats in [0, 1] or uint8 in 0..255; got {array.dtype}")
+    array = array.astype(np.float32)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        images_hit = np.count_nonzero(bad.any(axis=(1, 2, 3)))
+        raise ValueError(
+            f"{np.count_nonzero(bad)} of {bad.size} pixel values are NaN or infinite, in {images_hit} of "
+            f"{len(array)} images: the sampler or the network diverged"
+        )
+    low, high = float(array.min()), float(array.max())
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(
+            f"float images must be in [0, 1]; got {low:.4g}..{high:.4g}: use PixelRange.unit first"
+        )
+    return np.rint(255 * np.clip(array, 0, 1)).astype(np.uint8)
+
+
+def automatic_scale(extent: int, height: int, width: int, target: int = PICTURE_WIDTH) -> int:
+    """Whole enlargement that brings a picture of `extent` pixels near the target; 1 for large images."""
+    if max(height, width) > SMALL:
+        return 1
+    return max(1, min(round(target / extent), IMAGE_WIDTH // max(height, width)))
+
+
+def enlarge(
+    picture: UInt8[np.ndarray, "height width channels"], scale: int
+) -> UInt8[np.ndarray, "height_out width_out channels"]:
+    """Nearest-neighbour enlargement: each pixel becomes scale x scale equal ones."""
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all (temporary file beside it, then a rename); folders are made."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), np.asarray(BACKGROUND, np.uint8), np.uint8)
+
+
+def _paste(picture: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
+    """Write an (H, W, 1 or 3) image into the picture; one channel is spread over three."""
+    height, width, _ = image.shape
+    picture[top : top + height, left : left + width] = image

@@ -1,0 +1,86 @@
+"""Time samplers: reference inverse CDFs, densities and unbiasedness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mathcases import SDES, reference_sde
+from scipy.integrate import quad
+
+from golden import assert_close, load
+from score_sde.objectives import LogSNRUniform, UniformIndex, UniformTime
+from score_sde.sde import VP, DiscreteChain
+
+
+@pytest.mark.parametrize("eps", ["1e-5", "1e-3"])
+@pytest.mark.parametrize("name", ["vp", "subvp"])
+def test_reference_importance_sampling(name, eps, x64):
+    stored = load(f"math/sde_flow_{name}")
+    get = lambda key: stored[f"{key}__eps{eps}"]
+    sampler = LogSNRUniform(reference_sde(name, stored, t_min=float(eps)))
+    z = float(sampler.normalizer(jnp.float64))
+    np.testing.assert_allclose(z, get("Z_exact"), rtol=1e-10)
+    t, w = sampler.at(jnp.asarray(get("cdf_exact") / get("Z_exact")))
+    np.testing.assert_allclose(t, get("cdf_t"), rtol=1e-7)
+    rate = np.gradient(get("cdf_exact"), get("cdf_t"))[1:-1]  # g^2/sigma^2, coarsely
+    assert np.corrcoef(np.log(z / w[1:-1]), np.log(rate))[0, 1] > 0.99
+    # The reference's own inverse uses ln(B) for ln(exp(B)-1) below B = 1e-3: the same to that precision.
+    np.testing.assert_allclose(sampler.at(jnp.asarray(get("u")))[0], get("t_inverse"), rtol=3e-3)
+
+
+def test_reference_ve(x64):
+    stored = load("math/sde_flow_ve")
+    sampler = LogSNRUniform(reference_sde("ve", stored))
+    assert_close(sampler.normalizer(jnp.float64), stored["derived_Z__eps1e-5"], 1e-12)
+    t, w = sampler.at(jnp.asarray(stored["derived_u"]))
+    assert_close(t, stored["derived_t_inverse__eps1e-5"], 1e-10)
+    assert_close(w, np.ones(16), 1e-10)  # g^2/sigma^2 is constant: uniform time
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("name", SDES)
+def test_density_and_weight(name, precision, request):
+    """dt/du = (t_max - t_min) w, the reciprocal density; so E[w h] is the mean of h."""
+    if precision == "float64":
+        request.getfixturevalue("x64")
+    sde = SDES[name]
+    sampler = LogSNRUniform(sde)
+    u = jnp.linspace(0.0, 1.0, 2001, dtype=precision)
+    t, w = (np.asarray(v, np.float64) for v in jax.jit(sampler.at)(u))
+    tol = 1e-6 if precision == "float64" else 1e-2
+    np.testing.assert_allclose(
+        t[[0, -1]], [sde.t_min, sde.t_max], rtol=1e-6 if precision == "float64" else 1e-4
+    )
+    slope = np.gradient(t, np.asarray(u, np.float64))[200:-200:100]
+    np.testing.assert_allclose(slope, (sde.t_max - sde.t_min) * w[200:-200:100], rtol=max(tol, 1e-4))
+    # E[w h] is the mean of h over the interval.
+    h = lambda t: np.cos(2 * t / sde.t_max) + t / sde.t_max
+    mean = quad(h, sde.t_min, sde.t_max)[0] / (sde.t_max - sde.t_min)
+    assert np.trapezoid(w * h(t), np.asarray(u, np.float64)) == pytest.approx(mean, rel=1e-3)
+
+
+def test_draws():
+    key, n = jax.random.key(0), 20000
+    sde = VP()
+    t, w = UniformTime(sde)(key, n)
+    assert np.all(np.asarray(w) == 1)
+    assert np.asarray(t).min() >= sde.t_min
+    assert abs(float(jnp.mean(t)) - 0.5) < 4 / np.sqrt(12 * n)
+    assert float(jnp.max(t)) > 0.999
+    wide = SDES["edm"]
+    t, _ = UniformTime(wide)(key, n)
+    assert abs(float(jnp.mean(t)) - 0.5 * (wide.t_min + wide.t_max)) < 4 * wide.t_max / np.sqrt(12 * n)
+
+    t, w = LogSNRUniform(sde)(key, n)
+    log_snr = np.asarray(sde.log_snr(t))
+    ends = np.asarray(sde.log_snr(jnp.asarray([sde.t_max, sde.t_min])))
+    assert log_snr.mean() == pytest.approx(ends.mean(), abs=4 * np.ptp(ends) / np.sqrt(12 * n))
+    assert log_snr.std() == pytest.approx(np.ptp(ends) / np.sqrt(12), rel=0.02)
+    assert float(jnp.mean(w)) == pytest.approx(1, abs=4 * float(jnp.std(w)) / np.sqrt(n))
+
+    t, w = UniformIndex(DiscreteChain.smld(n=7))(key, n)
+    assert np.all(np.asarray(w) == 1)
+    assert t.dtype == jnp.float32
+    values, counts = np.unique(t, return_counts=True)
+    np.testing.assert_array_equal(values, np.arange(7))
+    assert np.all(np.abs(counts - n / 7) < 4.5 * np.sqrt(n / 7))

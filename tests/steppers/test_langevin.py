@@ -1,0 +1,140 @@
+"""Correctors: reference steps, step sizes by hand, and the distribution they keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mathcases import SDES, propagate, reference_chain, reference_mixture, reference_sde
+
+from golden import assert_close, load
+from score_sde.analytic import GaussianMixture
+from score_sde.sde import VP, DiscreteChain, PublishedSteps
+from score_sde.steppers import AnnealedLangevin, Identity, Langevin, at_start, step_alpha
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["ve", "vp"])
+def test_reference_steps(name, precision, request):
+    if precision == "float64":
+        request.getfixturevalue("x64")
+    stored = load(f"math/samplers_onestep_{name}")
+    sde, n = reference_sde(name, stored), int(stored["N"])
+    score_fn = reference_mixture(stored).score_fn(sde)
+    alpha = step_alpha(PublishedSteps(reference_chain(name, stored)))
+    correctors = {"corrector_none": Identity()}
+    for k, snr in ((1, 0.16), (1, 0.05), (3, 0.16)):
+        correctors[f"langevin_n{k}_snr{snr}"] = Langevin(snr, k, "batch", alpha)
+        correctors[f"ald_n{k}_snr{snr}"] = AnnealedLangevin(sde, snr, k, alpha)
+
+    @jax.jit
+    def evaluate(x, t, z):
+        return {key: at_start(c)(score_fn, x, t, t - 1 / n, z[: c.draws]) for key, c in correctors.items()}
+
+    for moment in ("t0", "tmid", "tlate", "tend", "tvec"):
+        x, t, z = (jnp.asarray(stored[f"{moment}__{key}"], precision) for key in ("x", "t", "zc"))
+        for key, (y, mean) in evaluate(x, t, z).items():
+            tol = 1e-8 if precision == "float64" else 1e-4
+            assert_close(y, stored[f"{moment}__{key}__x"], tol, f"{moment} {key} x")
+            assert_close(mean, stored[f"{moment}__{key}__mean"], tol, f"{moment} {key} mean")
+
+
+def test_step_alpha(x64):
+    chain = DiscreteChain.ddpm(n=40)
+    betas = np.linspace(0.1, 20.0, 40) / 40
+    i = jnp.arange(40, dtype=float)
+    assert_close(step_alpha(chain)(i), 1 - betas, 1e-12)
+    t = (i + 0.5) / 39
+    assert_close(step_alpha(PublishedSteps(chain))(t[:-1]), 1 - betas[:-1], 1e-12)
+    assert_close(step_alpha(DiscreteChain.smld(n=40))(i), np.ones(40), 1e-12)
+
+
+def test_step_sizes_by_hand():
+    """epsilon = 2 alpha (r |z|/|score|)^2 and 2 alpha (r sigma)^2; the corrector acts at s, not at t."""
+    x = jnp.asarray([[3.0, 4.0], [0.0, 1.0]])
+    z = jnp.asarray([[[1.0, 0.0], [0.0, -3.0]]])
+    times = []
+
+    def score_fn(x, t):
+        times.append(t)
+        return -2 * x
+
+    t, s, alpha = jnp.asarray(0.8), jnp.asarray(0.3), lambda t: 0.5 * t
+    scores = np.asarray([10.0, 2.0])
+    for norm, ratio in (
+        ("sample", np.sqrt(2) / scores),
+        ("batch", np.full(2, 2.0 / 6.0)),
+    ):  # mean |z| = 2, |score| = 6
+        epsilon = (2 * 0.15 * (0.1 * ratio) ** 2)[:, None]
+        y, mean = Langevin(0.1, 1, norm, alpha)(score_fn, x, t, s, z)
+        assert_close(mean, x - 2 * epsilon * x, 1e-6)
+        assert_close(y - mean, np.sqrt(2 * epsilon) * z[0], 1e-6)
+    sigma = float(VP().marginal(s)[1])
+    epsilon = 2 * 0.15 * (0.1 * sigma) ** 2
+    y, mean = AnnealedLangevin(VP(), 0.1, 1, alpha)(score_fn, x, t, s, z)
+    assert_close(mean, x - 2 * epsilon * x, 1e-6)
+    assert_close(y - mean, np.sqrt(2 * epsilon) * z[0], 1e-6)
+    assert all(np.allclose(time, 0.3) for time in times)
+    y, _ = AnnealedLangevin(VP(), 0.1)(score_fn, x, t, s, z)  # alpha is 1 unless given
+    assert_close(y, x - 4 * (0.1 * sigma) ** 2 * x + 2 * 0.1 * sigma * z[0], 1e-6)
+
+
+def test_several_updates_are_several_calls():
+    stepper = lambda k: Langevin(0.2, k)
+    x, z = jax.random.normal(jax.random.key(0), (5, 4)), jax.random.normal(jax.random.key(1), (3, 5, 4))
+    score_fn = lambda x, t: -x + 0.1 * jnp.sin(x)
+    t = jnp.asarray(0.5)
+    for make in (stepper, lambda k: AnnealedLangevin(VP(), 0.2, k)):
+        together, mean = make(3)(score_fn, x, t, t, z)
+        y = x
+        for i in range(3):
+            y, last = make(1)(score_fn, y, t, t, z[i : i + 1])
+        assert_close(together, y, 1e-6)
+        assert_close(mean, last, 1e-6)
+        assert (make(3).draws, make(3).nfe) == (3, 3)
+
+
+def test_a_sample_step_does_not_depend_on_its_neighbours():
+    x, z = jax.random.normal(jax.random.key(0), (5, 4)), jax.random.normal(jax.random.key(1), (1, 5, 4))
+    score_fn, t = lambda x, t: -(x**3), jnp.asarray(0.5)
+    for stepper, independent in (
+        (Langevin(0.2), True),
+        (Langevin(0.2, norm="batch"), False),
+        (AnnealedLangevin(VP(), 0.2), True),
+    ):
+        alone = stepper(score_fn, x[:2], t, t, z[:, :2])[0]
+        together = stepper(score_fn, x, t, t, z)[0][:2]
+        assert (float(jnp.max(jnp.abs(alone - together))) < 1e-6) == independent
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_annealed_langevin_converges_to_p_s(name, x64):
+    """From a wrong start at fixed s: the mean of p_s, its variance v with the known bias v/(1 - epsilon/2v)."""
+    sde = SDES[name]
+    s = float(sde.time_at_log_snr(jnp.asarray(0.0)))
+    data = GaussianMixture.isotropic([1.0], [[0.4]], 0.5)
+    alpha, sigma = (float(v) for v in sde.marginal(jnp.asarray(s)))
+    v, snr = (0.5 * alpha) ** 2 + sigma**2, 0.1
+    epsilon = 2 * (snr * sigma) ** 2
+    pairs = np.full((2000, 2), s)
+    run = jax.jit(lambda m, c: propagate(AnnealedLangevin(sde, snr), data.score_fn(sde), pairs, m, c))
+    mean, variance = run(jnp.asarray([3.0]), 4 * jnp.eye(1))
+    assert float(mean[0]) == pytest.approx(0.4 * alpha, rel=1e-6)
+    assert float(variance[0, 0]) == pytest.approx(v / (1 - epsilon / (2 * v)), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Langevin(0.0), "snr must be positive; got snr=0.0"),
+        (
+            lambda: Langevin(0.1, 0),
+            "n_steps must be at least 1 .leave the corrector out instead.; got n_steps=0",
+        ),
+        (lambda: AnnealedLangevin(VP(), -1.0), "snr must be positive"),
+        (lambda: AnnealedLangevin(VP(), 0.1, 0), "n_steps must be at least 1"),
+        (lambda: Langevin(0.1, norm="image"), "norm must be 'sample' or 'batch'; got 'image'"),
+    ],
+)
+def test_messages(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,158 @@
+"""Network outputs as scores: reference values, and what each parameterization is for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mathcases import SDES, mixture_2d, reference_network
+
+from golden import assert_close, load
+from score_sde.analytic import GaussianMixture
+from score_sde.parameterize import (
+    Parameterization,
+    edm_preconditioning,
+    index_label,
+    network_score,
+    noise_level_label,
+    noise_prediction,
+    reversed_index_label,
+    time_label,
+)
+from score_sde.sde import EDM, VE, VP, DiscreteChain, PublishedSteps, SubVP
+
+
+def _reference_case(name, p):
+    """(parameterization, time in its own units) of one case of the reference file."""
+    p = [float(value) for value in p]
+    if name == "ve_cont":
+        sde = VE(p[0], p[1])
+        return network_score(noise_level_label(sde)), sde, "t"
+    if name in ("vp_cont", "subvp_cont"):
+        sde = VP(p[0], p[1]) if name == "vp_cont" else SubVP(p[0], p[1])
+        return noise_prediction(sde, time_label), sde, "t"
+    if name == "ve_disc":
+        chain = DiscreteChain.smld(p[0], p[1], int(p[2]))
+        return network_score(reversed_index_label(chain)), chain, "reversed"
+    chain = DiscreteChain.ddpm(p[0], p[1], int(p[2]))
+    return noise_prediction(chain, index_label), chain, "labels"
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["ve_cont", "ve_disc", "vp_cont", "vp_disc", "subvp_cont"])
+def test_reference_scores(name, precision, request):
+    if precision == "float64":
+        request.getfixturevalue("x64")
+    stored = load("math/sde_score_wrapper")
+    case = {k.removeprefix(f"{name}__"): v for k, v in stored.items() if k.startswith(f"{name}__")}
+    parameterization, _, kind = _reference_case(name, case["p"])
+    labels = case["labels"].astype(precision)
+    t = {"t": case["t"], "reversed": case["p"][2] - 1 - labels, "labels": labels}[kind]
+    x, t, tol = (
+        jnp.asarray(case["x"], precision),
+        jnp.asarray(t, precision),
+        1e-8 if precision == "float64" else 2e-4,
+    )
+    np.testing.assert_allclose(parameterization.c_noise(t), labels, rtol=1e-6)
+    seen = []
+
+    def network(x, labels):
+        seen.append((x, labels))
+        with jax.numpy_dtype_promotion("standard"):
+            return reference_network(stored)(x, labels).astype(precision)
+
+    score = parameterization.score_fn(network)(x, t)
+    assert score.dtype == x.dtype
+    assert_close(seen[0][0], case["x"], 1e-6)  # c_in = 1
+    assert_close(network(x, jnp.asarray(labels)), case["raw"], tol)
+    # Relative, since the scores of the noise predictors are as large as 1/sigma(t_min).
+    assert_close(
+        score / jnp.asarray(1 + np.abs(case["score"]), precision),
+        case["score"] / (1 + np.abs(case["score"])),
+        tol,
+    )
+
+
+@pytest.mark.parametrize("eps", ["0.001", "1e-05"])
+def test_reversed_index_against_the_rounded_labels(eps, x64):
+    """Index time gives N-1-i; round((1-t)(N-1)) is off by one in 499 of 1000 steps at eps = 1e-3."""
+    stored = load("math/sde_timegrid")
+    chain = DiscreteChain.smld(n=1000)
+    index = PublishedSteps(chain).index(jnp.asarray(stored[f"N1000_eps{eps}__t_float64"]))
+    labels = reversed_index_label(chain)(index)
+    np.testing.assert_array_equal(labels, np.arange(1000))
+    difference = np.abs(np.asarray(labels) - stored[f"N1000_eps{eps}__ve_label_float64"])
+    assert difference.max() <= 1
+    assert difference.sum() == (0 if eps == "1e-05" else 499)
+
+
+def test_formula():
+    """All four coefficients are used, each in its place; the time reaches a network once per sample."""
+    parameterization = Parameterization(
+        c_noise=lambda t: 10 * t, c_out=lambda t: 2 + t, c_in=lambda t: 3 * t, c_skip=lambda t: 5 - t
+    )
+    score_fn = parameterization.score_fn(lambda x, labels: x**2 + labels[:, None])
+    x = jnp.asarray([[1.0, 2.0], [3.0, -1.0]])
+    for t in (jnp.asarray([0.5, 0.25]), jnp.asarray(0.5)):
+        tb = np.broadcast_to(t, (2,))[:, None]
+        assert_close(score_fn(x, t), (2 + tb) * ((3 * tb * x) ** 2 + 10 * tb) + (5 - tb) * x, 1e-6)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_noise_prediction_of_the_noise_is_the_score(name):
+    """A network that returns the expected noise, -sigma score, gives the score back."""
+    sde, data = SDES[name], mixture_2d()
+    t, x = jnp.linspace(0.2, 1.0, 4) * sde.t_max, jax.random.normal(jax.random.key(0), (4, 2))
+    exact = data.score(sde, x, t)
+    fn = noise_prediction(sde, time_label).score_fn(lambda x, labels: -sde.marginal(t)[1][:, None] * exact)
+    assert_close(fn(x, t), exact, 1e-5)
+
+
+class TestEDM:
+    def test_table_1(self):
+        """For alpha = 1 these are the coefficients of Karras et al. (2022), table 1, written for the denoiser."""
+        sde, data_std = EDM(), 0.7
+        p = edm_preconditioning(sde, data_std)
+        t = jnp.asarray([0.002, 0.5, 3.0, 80.0])
+        x = jax.random.normal(jax.random.key(0), (4, 3)) * t[:, None]
+        network = lambda x, labels: jnp.sin(x) + labels[:, None]
+        level, total = np.asarray(t)[:, None], np.asarray(t)[:, None] ** 2 + data_std**2
+        output = np.sin(np.asarray(x) / np.sqrt(total)) + 0.25 * np.log(level)
+        denoiser = data_std**2 / total * x + level * data_std / np.sqrt(total) * output
+        assert_close(sde.tweedie(x, t, p.score_fn(network)(x, t)), denoiser, 2e-5)
+        assert_close(p.c_in(t), 1 / np.sqrt(total[:, 0]), 1e-6)
+
+    @pytest.mark.parametrize("name", SDES)
+    def test_zero_network_is_the_gaussian_of_that_std(self, name, x64):
+        sde, data = SDES[name], GaussianMixture.isotropic([1.0], np.zeros((1, 3)), 0.5)
+        t = jnp.asarray([0.01, 0.3, 0.6, 1.0]) * sde.t_max
+        x = jax.random.normal(jax.random.key(0), (4, 3))
+        score = edm_preconditioning(sde).score_fn(lambda x, labels: jnp.zeros_like(x))(x, t)
+        assert_close(score, data.score(sde, x, t), 1e-10)
+
+    @pytest.mark.parametrize("name", SDES)
+    def test_network_input_and_target_have_unit_variance(self, name):
+        """For Gaussian data: c_in x_t, and the F that reproduces the loss's target, are of unit variance."""
+        sde, n = SDES[name], 20000
+        p = edm_preconditioning(sde)
+        t = jnp.full(n, 0.3 * sde.t_max)
+        x0, z = jax.random.normal(jax.random.key(0), (2, n, 1))
+        x0 = 0.5 * x0
+        x = sde.perturb(x0, t, z)
+        _, sigma = sde.marginal(t)
+        target = (-z / sigma[:, None] - p.c_skip(t)[:, None] * x) / p.c_out(t)[:, None]
+        assert float(jnp.std(p.c_in(t)[:, None] * x)) == pytest.approx(1, abs=0.03)
+        assert float(jnp.std(target)) == pytest.approx(1, abs=0.03)
+
+    def test_label(self):
+        alpha, sigma = VP().marginal(jnp.asarray(0.5))
+        label = edm_preconditioning(VP()).c_noise(jnp.asarray(0.5))
+        assert float(label) == pytest.approx(float(jnp.log(sigma / alpha)) / 4, rel=1e-6)
+
+
+def test_labels():
+    t = jnp.asarray([0.0, 2.0, 9.0])
+    assert_close(time_label(t), 999 * t, 0)
+    assert_close(index_label(t), t, 0)
+    assert_close(reversed_index_label(DiscreteChain.smld(n=10))(t), [9.0, 7.0, 0.0], 0)
+    assert_close(noise_level_label(EDM())(t), t, 0)
+    assert_close(noise_level_label(VE(0.5, 8.0))(jnp.asarray(0.25)), 1.0, 1e-6)
