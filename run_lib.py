@@ -1,17 +1,15 @@
 """The modes of the command line, one linear function each."""
 
-import dataclasses
 import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from score_sde import config as config_lib
@@ -19,13 +17,13 @@ from score_sde import viz
 from score_sde.build import Experiment, build, open_source
 from score_sde.data import Source, pipeline
 from score_sde.errors import UserError
+from score_sde.generate import Generator
 from score_sde.metrics import neighbor_distances
-from score_sde.training import sharding
+from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog
-from score_sde.training.state import TrainState
-from score_sde.types import sample_keys
 from score_sde.viz.grid import write_atomic
 
 PREVIEW = 64
@@ -66,7 +64,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     )
     train_steps = jax.jit(experiment.trainer.steps, donate_argnums=0)
     heldout_loss = make_heldout_loss(experiment, config, heldout, mesh)
-    preview = make_sampler(experiment, mesh, min(PREVIEW, experiment.sampling["num_samples"]))
+    preview = make_generator(experiment, mesh, min(PREVIEW, experiment.sampling["num_samples"]))
 
     def save() -> None:
         window = log.window if log else {}
@@ -115,15 +113,15 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     """
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     number, size = experiment.sampling["num_samples"], experiment.sampling["batch_size"]
-    draw = make_sampler(experiment, mesh, min(size, number))
+    draw = make_generator(experiment, mesh, min(size, number), experiment.sampling["frames"])
     key = run_keys(experiment)["sample"]
-    parts, frames = [], None
+    parts, frames = [], np.zeros(0)
     rounds = math.ceil(number / draw.batch_size)
     bar = tqdm(total=rounds * draw.sampler.steps, unit="step", desc=f"sampling {number}", dynamic_ncols=True)
     for first in range(0, number, draw.batch_size):
         images, trajectory = draw(state.ema_params, key, first, bar.update)
         parts.append(images)
-        frames = trajectory if frames is None else frames
+        frames = frames if first else trajectory
     bar.close()
     images = np.concatenate(parts)[:number]
     if not np.isfinite(images).all():
@@ -139,7 +137,7 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
             folder / "samples.npz", images=levels, step=step, levels=experiment.pixel_range.levels
         )
         viz.save_png(folder / "grid.png", viz.image_grid(experiment.pixel_range.unit(images[:PREVIEW])))
-        if frames is not None and len(frames):
+        if len(frames):
             viz.save_animation(folder / "reverse_diffusion.gif", frames[:, : min(36, number)])
         print(f"{number} samples of checkpoint {step} ({draw.sampler.nfe} evaluations each): {folder}")
     return folder
@@ -185,7 +183,9 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     rows = viz.read_metrics(workdir / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     evals = [row["eval_loss"] for row in rows if "eval_loss" in row]
-    parameters = count_parameters(experiment)
+    parameters = costs.count(
+        jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape)).params
+    )
 
     page = viz.Report(experiment.name, f"{len(samples)} samples after {step} training steps")
     page.summary(
@@ -232,18 +232,18 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     experiment = build(config, shape)
     mesh = sharding.make_mesh()
     sharding.check_divisible("config.training.batch_size", experiment.training["batch_size"], mesh)
-    costs = estimate_costs(experiment, experiment.training["batch_size"] // mesh.size)
+    cost = costs.estimate(
+        experiment.trainer, experiment.shape, experiment.training["batch_size"] // mesh.size
+    )
     print(config)
     print(f"working directory    {workdir}")
     print(f"images               {experiment.shape}, range {experiment.pixel_range}")
-    print(f"parameters           {count_parameters(experiment):,}")
+    print(f"parameters           {cost['parameters']:,}")
     print(f"mesh                 {dict(mesh.shape)} of {jax.devices()[0].device_kind}")
-    print(f"weights, EMA, Adam   {costs['state_bytes'] / 2**20:,.1f} MiB on each device")
-    print(
-        f"stored activations   {costs['activation_bytes'] / 2**20:,.1f} MiB on each device (batch / devices; estimate)"
-    )
-    print(f"one forward pass     {costs['forward_flops'] / 1e9:,.3f} GFLOP per image")
-    print(f"one training step    {costs['step_flops'] / 1e12:,.4f} TFLOP in all (estimate)")
+    print(f"weights, EMA, Adam   {cost['state_bytes'] / 2**20:,.1f} MiB on each device")
+    print(f"stored activations   {cost['activation_bytes'] / 2**20:,.1f} MiB on each device (estimate)")
+    print(f"one forward pass     {cost['forward_flops'] / 1e9:,.3f} GFLOP per image")
+    print(f"one training step    {cost['step_flops'] / 1e12:,.4f} TFLOP on each device (estimate)")
     print(f"one sample           {experiment.sampler.nfe} network evaluations")
 
 
@@ -333,130 +333,37 @@ def restore(config, workdir, checkpoint):
 
 
 def make_heldout_loss(
-    experiment: Experiment, config: ml_collections.ConfigDict, source: Source, mesh
-) -> Callable[[TrainState, jax.Array], np.ndarray]:
-    """(params, key) -> losses (passes, images) of the held-out images; the same key gives the same times and noise."""
-    size, passes = experiment.eval["batch_size"], experiment.eval["passes"]
-    number = min(experiment.eval["num_examples"] or len(source), len(source))
-    losses = jax.jit(experiment.trainer.eval_losses, out_shardings=sharding.replicated(mesh))
-
-    def evaluate_all(params, key) -> np.ndarray:
-        rows = []
-        for number_of_pass in range(passes):
-            batches = pipeline.batches(
-                source,
-                experiment.pixel_range,
-                size,
-                experiment.seed,
-                train=False,
-                dequantize=config.data.dequantize,
-            )
-            parts = []
-            for i, images in enumerate(_padded(batches, size, number)):
-                batch_key = jax.random.fold_in(jax.random.fold_in(key, number_of_pass), i)
-                first, last = _my_rows(size)
-                local = sharding.put_batch(images[first:last], mesh)
-                parts.append(np.asarray(losses(params, batch_key, local)))
-            rows.append(np.concatenate(parts)[:number])
-        return np.stack(rows)
-
-    return evaluate_all
+    experiment: Experiment, config: ml_collections.ConfigDict, source: Source, mesh: Mesh
+) -> HeldoutLoss:
+    """The held-out loss of the experiment, on the part of `source` that config.eval says."""
+    wanted = experiment.eval["num_examples"] or len(source)
+    return HeldoutLoss(
+        experiment.trainer,
+        source,
+        experiment.pixel_range,
+        mesh,
+        experiment.eval["batch_size"],
+        images=min(wanted, len(source)),
+        passes=experiment.eval["passes"],
+        dequantize=config.data.dequantize,
+        seed=experiment.seed,
+    )
 
 
-def _padded(batches, size: int, number: int) -> Iterator[np.ndarray]:
-    """Image batches of exactly `size` until `number` images are covered; the last is filled up with zeros."""
-    for start in range(0, number, size):
-        images = next(batches)["image"]
-        yield np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
-        del start
+def make_generator(experiment: Experiment, mesh: Mesh, batch_size: int, frames: int = 0) -> Generator:
+    """The experiment's sampler, compiled for the mesh."""
+    return Generator(
+        experiment.sampler,
+        experiment.trainer.score_fn,
+        experiment.shape,
+        experiment.pixel_range,
+        mesh,
+        batch_size,
+        min(frames, experiment.sampler.steps),
+    )
 
 
-def _my_rows(size: int) -> tuple[int, int]:
-    """Rows of a global batch that this process supplies."""
-    share = size // jax.process_count()
-    return jax.process_index() * share, (jax.process_index() + 1) * share
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class make_sampler:  # noqa: N801
-    """A compiled sampler of batches: `(params, key, first, tick) -> (images, frames)`.
-
-    The batch size is rounded up to a multiple of the devices; samples do not depend on it.
-    """
-
-    experiment: Experiment
-    mesh: jax.sharding.Mesh
-    wanted: int
-
-    @property
-    def batch_size(self) -> int:
-        """Samples per call."""
-        return -(-self.wanted // self.mesh.size) * self.mesh.size
-
-    @property
-    def sampler(self):
-        """The experiment's."""
-        return self.experiment.sampler
-
-    @functools.cached_property
-    def _begin(self):
-        shape = (self.batch_size, *self.experiment.shape)
-        return jax.jit(
-            lambda keys: self.sampler.begin(keys, shape), out_shardings=sharding.batched(self.mesh)
-        )
-
-    @functools.cached_property
-    def _advance(self):
-        def advance(params, keys, x, first, last):
-            score_fn = self.experiment.trainer.score_fn(params)
-            return self.sampler.advance(keys, score_fn, x, first, last)
-
-        return jax.jit(advance)
-
-    @functools.cached_property
-    def _finish(self):
-        def finish(params, x, mean):
-            return self.sampler.finish(self.experiment.trainer.score_fn(params), x, mean)
-
-        return jax.jit(finish, out_shardings=sharding.replicated(self.mesh))
-
-    def __call__(
-        self, params, key: jax.Array, first: int = 0, tick: Callable[[int], object] = lambda steps: None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Samples number first, first+1, ...; frames (frames+1, some, ...) of the first of them, in [0, 1]."""
-        keys = sample_keys(key, jnp.arange(first, first + self.batch_size))
-        keys = jax.device_put(keys, sharding.batched(self.mesh))
-        x = mean = self._begin(keys)
-        count = self.experiment.sampling["frames"]
-        bounds = np.unique(np.linspace(0, self.sampler.steps, max(count, 40) + 1).astype(np.int32))
-        frames = []
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
-            if count:
-                frames.append(self._view(x, start))
-            x, mean = self._advance(params, keys, x, start, end)
-            x.block_until_ready()
-            tick(int(end - start))
-        images = np.asarray(self._finish(params, x, mean))
-        if count:
-            frames.append(self.experiment.pixel_range.unit(images[:PREVIEW]))
-        return images, np.stack(frames) if frames else np.zeros(0)
-
-    def _view(self, x, step: int) -> np.ndarray:
-        """State before `step` in [0, 1], at constant contrast: centred, and divided by sqrt(alpha^2 + sigma^2)."""
-        pixels = self.experiment.pixel_range
-        middle, half = (pixels.high + pixels.low) / 2, (pixels.high - pixels.low) / 2
-        t = jnp.asarray(np.asarray(self.sampler.times)[step].ravel()[0], jnp.float32)
-        alpha, sigma = (float(v) for v in self.experiment.process.marginal(t))
-        some = np.asarray(
-            x[: min(PREVIEW, len(x))] if jax.process_count() == 1 else x.addressable_shards[0].data
-        )
-        scaled = (some - alpha * middle) / math.hypot(alpha, sigma / half)
-        return np.clip((scaled / half + 1) / 2, 0.0, 1.0)
-
-
-def save_preview(
-    draw: make_sampler, params, key, experiment: Experiment, workdir: Path, step: int, log
-) -> None:
+def save_preview(draw: Generator, params, key, experiment: Experiment, workdir: Path, step: int, log) -> None:
     """A grid of samples during training."""
     images, _ = draw(params, key)
     if log:
@@ -464,40 +371,6 @@ def save_preview(
         (workdir / "samples").mkdir(exist_ok=True)
         viz.save_png(workdir / "samples" / f"training_{step}.png", picture)
         log.image(step, "samples", picture)
-
-
-def count_parameters(experiment: Experiment) -> int:
-    """Number of weights."""
-    state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-
-
-def estimate_costs(experiment: Experiment, batch_size: int) -> dict[str, float]:
-    """Bytes of state and stored activations per device, and FLOPs, from shapes alone."""
-    trainer = experiment.trainer
-    state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), experiment.shape))
-    images = jax.ShapeDtypeStruct((batch_size, *experiment.shape), jnp.float32)
-    one = jax.ShapeDtypeStruct((1, *experiment.shape), jnp.float32)
-
-    def residuals(params, x):
-        return jax.vjp(lambda p: trainer.loss(p, jax.random.key(0), x), params)[1]
-
-    def forward(params, x):
-        return trainer.score_fn(params)(x, jnp.full((1,), 0.5))
-
-    stored = _bytes(jax.eval_shape(residuals, state.params, images)) - _bytes(state.params)
-    flops = jax.jit(forward).lower(state.params, one).cost_analysis()["flops"]
-    total = 3 * flops * batch_size * jax.device_count()
-    return {
-        "state_bytes": _bytes(state),
-        "activation_bytes": max(stored, 0),
-        "forward_flops": flops,
-        "step_flops": total,
-    }
-
-
-def _bytes(tree) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _some_images(source: Source, limit: int = 60_000) -> np.ndarray:

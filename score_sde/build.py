@@ -204,9 +204,18 @@ def build_optimizer(section: ml_collections.ConfigDict) -> optax.GradientTransfo
         return lr * jnp.minimum(1.0, (count + 1) / warmup)
 
     clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
-    decay = optax.add_decayed_weights(section.weight_decay) if section.weight_decay else optax.identity()
+    decay = (
+        optax.add_decayed_weights(section.weight_decay, mask=_trained)
+        if section.weight_decay
+        else optax.identity()
+    )
     adam = optax.scale_by_adam(b1=section.beta1, eps=section.eps)
     return optax.chain(clip, adam, decay, optax.scale_by_learning_rate(rate))
+
+
+def _trained(params: Any) -> Any:
+    """False for the random Fourier frequencies, which stay as they were drawn."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "frequencies" not in str(path[-1]), params)
 
 
 def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> Sampler:
@@ -423,7 +432,7 @@ def _counts(section: str, values: ml_collections.ConfigDict, smallest: dict[str,
     return {name: values[name] for name in smallest}
 
 
-class _blame:  # noqa: N801
+class _blame:
     """Turn a ValueError inside into a UserError that names the section."""
 
     def __init__(self, section: str):

@@ -114,7 +114,10 @@ class TestEDM:
         p = edm_preconditioning(sde, data_std)
         t = jnp.asarray([0.002, 0.5, 3.0, 80.0])
         x = jax.random.normal(jax.random.key(0), (4, 3)) * t[:, None]
-        network = lambda x, labels: jnp.sin(x) + labels[:, None]
+
+        def network(x, labels):
+            return jnp.sin(x) + labels[:, None]
+
         level, total = np.asarray(t)[:, None], np.asarray(t)[:, None] ** 2 + data_std**2
         output = np.sin(np.asarray(x) / np.sqrt(total)) + 0.25 * np.log(level)
         denoiser = data_std**2 / total * x + level * data_std / np.sqrt(total) * output

@@ -179,12 +179,20 @@ class TestCoefficients:
 
         ve = VE(0.02, 8.0)
         check(ve, lambda t: 0.0, lambda t: 2 * (0.02 * 400.0**t) ** 2 * math.log(400))
-        beta = lambda t: 0.1 + 19.9 * t
-        integral = lambda t: 0.1 * t + 0.5 * 19.9 * t**2
+
+        def beta(t):
+            return 0.1 + 19.9 * t
+
+        def integral(t):
+            return 0.1 * t + 0.5 * 19.9 * t**2
+
         check(VP(), lambda t: -0.5 * beta(t), beta)
         check(SubVP(), lambda t: -0.5 * beta(t), lambda t: -beta(t) * jnp.expm1(-2 * integral(t)))
         check(EDM(), lambda t: 0.0, lambda t: 2 * t)
-        tangent = lambda t: math.pi / 2 / 1.008 * jnp.tan(math.pi / 2 * (t + 0.008) / 1.008)
+
+        def tangent(t):
+            return math.pi / 2 / 1.008 * jnp.tan(math.pi / 2 * (t + 0.008) / 1.008)
+
         check(CosineVP(), lambda t: -tangent(t), lambda t: 2 * tangent(t))
 
     def test_cosine_marginal(self, x64):

@@ -72,7 +72,7 @@ def chain(*steppers: Stepper) -> Chain:
 
 
 @dataclasses.dataclass(frozen=True)
-class at_start(Stepper):  # noqa: N801  (reads as a function where it is used)
+class at_start(Stepper):
     """A stepper that stays at the step's start: called with s = t."""
 
     stepper: Stepper

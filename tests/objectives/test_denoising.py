@@ -92,7 +92,10 @@ class TestReferenceValues:
     def test_importance_sampled_likelihood_loss(self, name, eps, x64):
         """The reference leaves out Z/(t_max - t_min), which our w contains, and switches marginals at small t."""
         stored = load(f"math/losses_dsm_{name}")
-        get = lambda key: stored[f"flow_iw_{key}__eps{eps}"]
+
+        def get(key):
+            return stored[f"flow_iw_{key}__eps{eps}"]
+
         sde = reference_sde(name, stored, t_min=float(eps))
         switched = Switched(sde, 0.5 if name == "vp" else 1.0, t_min=float(eps))
         x, z, t = jnp.asarray(stored["x"]), jnp.asarray(stored["z"]), jnp.asarray(get("t"))
@@ -125,7 +128,10 @@ class TestReferenceValues:
     @pytest.mark.parametrize("case", ["smld_a", "smld_b", "ddpm_a", "ddpm_b"])
     def test_discrete(self, case, x64):
         stored = load("math/losses_discrete")
-        get = lambda key: stored[f"{case}__{key}"]
+
+        def get(key):
+            return stored[f"{case}__{key}"]
+
         low, high, n = get("p")
         keys = ("sigma_min", "sigma_max", "N") if case[:4] == "smld" else ("beta_min", "beta_max", "N")
         chain = reference_chain("ve" if case[:4] == "smld" else "vp", dict(zip(keys, (low, high, n))))
@@ -177,7 +183,10 @@ def test_excess_loss_is_the_fisher_divergence(name, reduce, x64):
     data = GaussianMixture.isotropic([0.2, 0.5, 0.3], [[-1.0], [0.4], [0.9]], 0.0)
     t = float(sde.time_at_log_snr(jnp.asarray(1.5)))
     exact = data.score_fn(sde)
-    other = lambda x, t: exact(x, t) * 1.1 + 0.3 * jnp.sin(2 * x) - 0.1
+
+    def other(x, t):
+        return exact(x, t) * 1.1 + 0.3 * jnp.sin(2 * x) - 0.1
+
     grid = np.linspace(-12, 12, 4001)
     points = jnp.asarray(grid[:, None])
     difference = (other(points, jnp.asarray(t)) - exact(points, jnp.asarray(t)))[:, 0]
@@ -252,7 +261,10 @@ def test_ddpm_is_the_error_of_the_predicted_noise():
     """|F - z|^2, and SMLD's sigma^2 |s + z/sigma|^2, by hand."""
     x0, z = jax.random.normal(jax.random.key(0), (2, 5, 3))
     i = jnp.asarray([0.0, 3.0, 10.0, 20.0, 39.0])
-    network = lambda x, labels: jnp.tanh(x) + 0.01 * labels[:, None]
+
+    def network(x, labels):
+        return jnp.tanh(x) + 0.01 * labels[:, None]
+
     chain = DiscreteChain.ddpm(n=40)
     objective = DenoisingScoreMatching(chain, UniformIndex(chain), variance_weight(chain))
     alpha, sigma = (v[:, None] for v in chain.marginal(i))

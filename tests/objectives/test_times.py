@@ -16,7 +16,10 @@ from score_sde.sde import VP, DiscreteChain
 @pytest.mark.parametrize("name", ["vp", "subvp"])
 def test_reference_importance_sampling(name, eps, x64):
     stored = load(f"math/sde_flow_{name}")
-    get = lambda key: stored[f"{key}__eps{eps}"]
+
+    def get(key):
+        return stored[f"{key}__eps{eps}"]
+
     sampler = LogSNRUniform(reference_sde(name, stored, t_min=float(eps)))
     z = float(sampler.normalizer(jnp.float64))
     np.testing.assert_allclose(z, get("Z_exact"), rtol=1e-10)
@@ -53,8 +56,11 @@ def test_density_and_weight(name, precision, request):
     )
     slope = np.gradient(t, np.asarray(u, np.float64))[200:-200:100]
     np.testing.assert_allclose(slope, (sde.t_max - sde.t_min) * w[200:-200:100], rtol=max(tol, 1e-4))
+
     # E[w h] is the mean of h over the interval.
-    h = lambda t: np.cos(2 * t / sde.t_max) + t / sde.t_max
+    def h(t):
+        return np.cos(2 * t / sde.t_max) + t / sde.t_max
+
     mean = quad(h, sde.t_min, sde.t_max)[0] / (sde.t_max - sde.t_min)
     assert np.trapezoid(w * h(t), np.asarray(u, np.float64)) == pytest.approx(mean, rel=1e-3)
 

@@ -67,7 +67,10 @@ def test_predictor_corrector_orders():
     """The library's order corrects at s, the published one at t."""
     sde = VP()
     predictor, corrector = EulerMaruyama(sde), AnnealedLangevin(sde, 0.2)
-    score_fn = lambda x, t: -x / (1 + t[:, None])
+
+    def score_fn(x, t):
+        return -x / (1 + t[:, None])
+
     x, z = jax.random.normal(jax.random.key(0), (3, 2)), jax.random.normal(jax.random.key(1), (2, 3, 2))
     t, s = jnp.asarray(0.6), jnp.asarray(0.5)
     y, _ = predictor(score_fn, x, t, s, z[:1])

@@ -79,9 +79,14 @@ def test_step_sizes_by_hand():
 
 
 def test_several_updates_are_several_calls():
-    stepper = lambda k: Langevin(0.2, k)
+    def stepper(k):
+        return Langevin(0.2, k)
+
     x, z = jax.random.normal(jax.random.key(0), (5, 4)), jax.random.normal(jax.random.key(1), (3, 5, 4))
-    score_fn = lambda x, t: -x + 0.1 * jnp.sin(x)
+
+    def score_fn(x, t):
+        return -x + 0.1 * jnp.sin(x)
+
     t = jnp.asarray(0.5)
     for make in (stepper, lambda k: AnnealedLangevin(VP(), 0.2, k)):
         together, mean = make(3)(score_fn, x, t, t, z)

@@ -115,7 +115,10 @@ def test_strong_order_with_additive_noise(x64):
     def run(n):
         pairs = jnp.asarray(grids.as_pairs(np.linspace(1.0, 0.1, n + 1)))
         z = jnp.sum(increments.reshape(n, finest // n, paths, 2), 1) / math.sqrt(finest // n)
-        step = lambda x, i: (stepper(score_fn, x, i[0][0], i[0][1], i[1][None])[0], None)
+
+        def step(x, i):
+            return (stepper(score_fn, x, i[0][0], i[0][1], i[1][None])[0], None)
+
         return jax.jit(lambda x: jax.lax.scan(step, x, (pairs, z))[0])(x)
 
     sizes = (128, 256, 512, 1024)
@@ -177,7 +180,10 @@ def test_last_ancestral_step_is_tweedie(make, x64):
 def test_euler_on_edm_by_hand():
     """One Euler step of dx/dt = (x - D)/t, and of the reverse SDE dx = -2 t score dt + sqrt(2t) dw."""
     x, z, t, s = jnp.asarray([[2.0]]), jnp.asarray([[[0.5]]]), jnp.asarray(3.0), jnp.asarray(2.0)
-    score = lambda x, t: -x / (t[:, None] ** 2 + 1)
+
+    def score(x, t):
+        return -x / (t[:, None] ** 2 + 1)
+
     assert_close(EulerMaruyama(EDM(), 0.0)(score, x, t, s, z)[0], jnp.asarray([[2 + 3 * -0.2]]), 1e-6)
     y, mean = EulerMaruyama(EDM())(score, x, t, s, z)
     assert_close(mean, jnp.asarray([[2 + 6 * -0.2]]), 1e-6)

@@ -1,0 +1,107 @@
+"""Drawing many samples: a sampler compiled for a device mesh, in batches, with progress and intermediate pictures."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, PyTree
+
+from score_sde.data.pixels import PixelRange
+from score_sde.sampling import Sampler
+from score_sde.training.sharding import batched, replicated
+from score_sde.types import ScoreFn, sample_keys
+
+SEGMENTS = 40
+"""How often a run of the sampler reports its progress."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """`generator(params, key, first, tick) -> (images, frames)`: samples number first, first+1, ... of a run with `key`.
+
+    Sample i depends on the key and i alone, not on batch size or devices, as long as the stepper couples no samples.
+
+    Args:
+        sampler: what to draw with.
+        score_fn: (params) -> score function.
+        shape: (height, width, channels) of an image.
+        pixel_range: range of the images.
+        mesh: devices; the batch is split over them.
+        wanted: images per call, rounded up to a multiple of the devices (`batch_size`).
+        frames: number of intermediate pictures; at most `PICTURES` images are in them.
+    """
+
+    sampler: Sampler
+    score_fn: Callable[[PyTree], ScoreFn]
+    shape: tuple[int, int, int]
+    pixel_range: PixelRange
+    mesh: Mesh
+    wanted: int
+    frames: int = 0
+
+    PICTURES = 64
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per call."""
+        return -(-self.wanted // self.mesh.size) * self.mesh.size
+
+    def __call__(
+        self,
+        params: PyTree,
+        key: Key[Array, ""],
+        first: int = 0,
+        tick: Callable[[int], object] = lambda steps: None,
+    ) -> tuple[Float[np.ndarray, "batch h w c"], Float[np.ndarray, "..."]]:
+        """(images, frames): frames (frames + 1, some, h, w, c) in [0, 1] at constant contrast; tick(n) after n steps."""
+        keys = jax.device_put(
+            sample_keys(key, jnp.arange(first, first + self.batch_size)), batched(self.mesh)
+        )
+        x = mean = self._begin(keys)
+        bounds = np.unique(np.linspace(0, self.sampler.steps, (self.frames or SEGMENTS) + 1).astype(np.int32))
+        pictures = []
+        for start, end in itertools.pairwise(bounds):
+            if self.frames:
+                pictures.append(self._picture(x, start))
+            x, mean = self._advance(params, keys, x, start, end)
+            x.block_until_ready()
+            tick(int(end - start))
+        images = np.asarray(self._finish(params, x, mean))
+        if self.frames:
+            pictures.append(np.asarray(self.pixel_range.unit(images[: self.PICTURES])))
+        return images, np.stack(pictures) if pictures else np.zeros(0, np.float32)
+
+    @functools.cached_property
+    def _begin(self):
+        shape = (self.batch_size, *self.shape)
+        return jax.jit(lambda keys: self.sampler.begin(keys, shape), out_shardings=batched(self.mesh))
+
+    @functools.cached_property
+    def _advance(self):
+        def advance(params, keys, x, first, last):
+            return self.sampler.advance(keys, self.score_fn(params), x, first, last)
+
+        return jax.jit(advance)
+
+    @functools.cached_property
+    def _finish(self):
+        def finish(params, x, mean):
+            return self.sampler.finish(self.score_fn(params), x, mean)
+
+        return jax.jit(finish, out_shardings=replicated(self.mesh))
+
+    def _picture(self, x: Array, step: int) -> np.ndarray:
+        """The state before `step`, centred and divided by sqrt(alpha^2 + sigma^2) so that noise and data show alike."""
+        low, high = self.pixel_range.low, self.pixel_range.high
+        middle, half = (high + low) / 2, (high - low) / 2
+        t = jnp.asarray(np.asarray(self.sampler.times)[step].ravel()[0], jnp.float32)
+        alpha, sigma = (float(v) for v in self.sampler.process.marginal(t))
+        some = np.asarray(x.addressable_shards[0].data if jax.process_count() > 1 else x[: self.PICTURES])
+        scaled = (some[: self.PICTURES] - alpha * middle) / (half * math.hypot(alpha, sigma / half))
+        return np.clip((scaled + 1) / 2, 0.0, 1.0)
