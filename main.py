@@ -3,7 +3,7 @@
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 
@@ -37,6 +37,8 @@ def main(argv: list[str]) -> None:
     """Run the mode that the flags ask for."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells a great deal
     cache = os.path.join(os.path.expanduser("~"), ".cache", "score_sde", "jax")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     import jax

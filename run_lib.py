@@ -170,7 +170,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     """Write report.html: samples, animation, loss curves, nearest training images, configuration, versions, device."""
     source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
     experiment = build(config, source.shape)
-    step = Checkpoints(workdir / "checkpoints").choose(checkpoint)
+    step = Checkpoints(workdir / "checkpoints", read_only=True).choose(checkpoint)
     folder = workdir / "samples" / f"step_{step}"
     if not (folder / "samples.npz").exists():
         raise UserError(
@@ -326,7 +326,7 @@ def restore(config, workdir, checkpoint):
     like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
     placed = sharding.replicated(mesh)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), like)
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     state, _ = checkpoints.restore(like, checkpoint)
     checkpoints.close()
     return experiment, mesh, state, int(state.step)
@@ -392,7 +392,10 @@ def run(
     workdir: str | None,
     checkpoint: int | None,
 ):
-    """Resolve configuration and working directory, then run one mode."""
+    """Resolve configuration and working directory, then run one mode.
+
+    The modes after train take the configuration that the run was trained with; --config then only says which run.
+    """
     if config_file:
         config = config_lib.load(config_file)
     elif workdir:
@@ -407,9 +410,13 @@ def run(
                 f"--checkpoint means nothing to --mode {mode}; training resumes from the last one by itself"
             )
         return MODES[mode](config, directory)
-    if not (directory / "config.json").exists():
-        config_lib.load_json(directory / "config.json")
+    trained = config_lib.load_json(directory / "config.json")
+    if config.name != trained.name:
+        raise UserError(
+            f"{directory} is a run of {trained.name}, not of {config.name}. Leave out --config, or name another --workdir."
+        )
+    config_lib.override(trained, overrides)
     start = time.perf_counter()
-    result = MODES[mode](config, directory, checkpoint)
+    result = MODES[mode](trained, directory, checkpoint)
     print(f"{mode}: {time.perf_counter() - start:.1f} s")
     return result

@@ -5,6 +5,7 @@ Everything is validated here, before any work: each name against an explicit tab
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,7 @@ PROCESSES: dict[str, Callable[..., Perturbation]] = {
     "smld": DiscreteChain.smld,
     "ddpm": DiscreteChain.ddpm,
 }
+CHAIN_ENTRIES = {"smld": ("sigma_min", "sigma_max", "n"), "ddpm": ("beta_min", "beta_max", "n")}
 NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 IN_MEMORY_BYTES = 2**30
@@ -85,9 +87,14 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
 
     Raises UserError, naming the entry, for anything unknown or impossible.
     """
-    _check_names("config", config, ("name", "seed", *SECTIONS))
+    _check_sections(config)
     if shape is None:
         shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    if min(shape) < 1:
+        raise UserError(
+            f"config.data: images need at least 1 pixel and 1 channel; got (height, width, channels) = {shape}. Set "
+            "config.data.image_size and config.data.channels"
+        )
     process = build_process(config.sde)
     network = build_network(config, process)
     trainer = Trainer(
@@ -115,13 +122,33 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
     return experiment
 
 
+def _check_sections(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for unknown or missing sections and entries, and for values that fit nowhere."""
+    _check_names("config", config, ("name", "seed", *SECTIONS))
+    _check_complete("config", config, ("name", "seed", *SECTIONS))
+    for section in SECTIONS:
+        if not isinstance(config[section], ml_collections.ConfigDict):
+            raise UserError(f"config.{section} must be a section of entries; got {config[section]!r}")
+        if section in ENTRIES:
+            _check_names(f"config.{section}", config[section], ENTRIES[section])
+        _check_complete(f"config.{section}", config[section], ENTRIES.get(section) or NEEDED[section])
+        for name, value in config[section].items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"config.{section}.{name} must be a finite number; got {value}")
+    if not config.name:
+        raise UserError("config.name is empty; it names the default working directory")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed must be in [0, 2^32); got {config.seed}")
+
+
 def build_process(section: ml_collections.ConfigDict) -> Perturbation:
     """The forward process of config.sde: `name` and its parameters."""
     values = dict(section)
     make = _choose("sde.name", PROCESSES, values.pop("name"))
-    known = ("sigma_min", "sigma_max", "n") if values and section.name == "smld" else None
-    known = ("beta_min", "beta_max", "n") if section.name == "ddpm" else known
-    _check_names("sde", values, known or [f.name for f in dataclasses.fields(make)])  # type: ignore[arg-type]
+    known = CHAIN_ENTRIES.get(section.name)
+    if known and values.get("n", 1) < 1:
+        raise UserError(f"config.sde.n must be at least 1; got {values['n']}")
+    _check_names("config.sde", values, known or [f.name for f in dataclasses.fields(make)])  # type: ignore[arg-type]
     with _blame("sde"):
         return make(**values)
 
@@ -132,13 +159,34 @@ def build_network(config: ml_collections.ConfigDict, process: Perturbation) -> n
     values.pop("prediction")
     make = _choose("model.name", NETWORKS, values.pop("name"))
     fields = {f.name for f in dataclasses.fields(make)} - {"parent", "name", "sigmas", "centered"}
-    _check_names("model", values, sorted(fields))
+    _check_names("config.model", values, sorted(fields))
+    _check_sizes(values)
     values["dtype"] = _choose("model.dtype", DTYPES, values["dtype"])
     values["centered"] = config.data.centered
     if isinstance(process, DiscreteChain) and values.get("scale_by_sigma"):
         values["sigmas"] = tuple(float(s) for s in process.sigmas[::-1])
     with _blame("model"):
         return make(**values)
+
+
+def _check_sizes(values: dict[str, Any]) -> None:
+    """Raises UserError for widths, depths and rates that no network can have; the network checks the rest."""
+    for name in ("nf", "num_res_blocks"):
+        if values.get(name, 1) < 1:
+            raise UserError(f"config.model.{name} must be at least 1; got {values[name]}")
+    levels = values.get("ch_mult", (1,))
+    if not levels or any(type(multiple) is not int or multiple < 1 for multiple in levels):
+        raise UserError(
+            f"config.model.ch_mult must be whole numbers from 1 on, one for each level, like (1, 2, 2); got {levels}"
+        )
+    if any(type(size) is not int for size in values.get("attn_resolutions", ())):
+        raise UserError(
+            f"config.model.attn_resolutions must be image heights, like (16,); got {values['attn_resolutions']}"
+        )
+    _fraction("model.dropout", values.get("dropout", 0.0))
+    for name in ("fourier_scale", "init_scale"):
+        if values.get(name, 0.0) < 0:
+            raise UserError(f"config.model.{name} must be 0 or positive; got {values[name]}")
 
 
 def build_parameterization(
@@ -190,7 +238,6 @@ def build_optimizer(section: ml_collections.ConfigDict) -> optax.GradientTransfo
     Step n = 0, 1, ... has the rate lr min(1, (n + 1)/warmup); the published codes have n in place of n + 1, and so
     waste the first step.
     """
-    _check_names("optim", section, ("lr", "beta1", "eps", "weight_decay", "warmup", "grad_clip"))
     for name in ("lr", "eps"):
         if section[name] <= 0:
             raise UserError(f"config.optim.{name} must be positive; got {section[name]}")
@@ -226,7 +273,12 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> 
     before predictor, the VP factor alpha in correctors, plain Euler in place of sub-VP's reverse diffusion, batch norms in
     the Langevin step, and the mean of the last step as the sample.
     """
-    _check_names("sampling", section, SAMPLING_NAMES)
+    _choose("sampling.variance", dict.fromkeys(("posterior", "forward")), section.variance)
+    _choose("sampling.norm", dict.fromkeys(("sample", "batch")), section.norm)
+    if section.snr <= 0:
+        raise UserError(f"config.sampling.snr must be positive; got {section.snr}")
+    if not 0 <= section.t_end < process.t_max:
+        raise UserError(f"config.sampling.t_end must be in [0, {process.t_max}); got {section.t_end}")
     compat = _choose("sampling.compat", {"none": False, "published": True}, section.compat)
     with _blame("sampling"):
         table = _published_table(process, section.steps) if compat else process
@@ -362,6 +414,16 @@ DATA_NAMES = (
     ),
     *("train_split", "test_split", "skip_bad", "in_memory"),
 )
+ENTRIES = {
+    "data": DATA_NAMES,
+    "optim": ("lr", "beta1", "eps", "weight_decay", "warmup", "grad_clip"),
+    "training": (*TRAINING_COUNTS, "weight", "times", "reduce", "ema_rate", "ema_warmup"),
+    "sampling": SAMPLING_NAMES,
+    "eval": tuple(EVAL_COUNTS),
+}
+"""Entries of the sections that are the same for every recipe: these and no others."""
+NEEDED = {"sde": ("name",), "model": ("name", "prediction", "dtype")}
+"""The other sections name an object; their further entries are its parameters."""
 
 
 def open_source(section: ml_collections.ConfigDict, train: bool) -> Source:
@@ -369,7 +431,8 @@ def open_source(section: ml_collections.ConfigDict, train: bool) -> Source:
 
     Raises UserError where they are missing or unreadable, or are not of the shape and levels that the section says.
     """
-    _check_names("data", section, DATA_NAMES)
+    _check_names("config.data", section, DATA_NAMES)
+    _check_complete("config.data", section, DATA_NAMES)
     split = section.train_split if train else section.test_split
     size, channels = section.image_size, section.channels
     if section.source == "digits":
@@ -416,7 +479,13 @@ def _choose(entry: str, table: dict[str, Any], name: str) -> Any:
 def _check_names(section: str, given, known) -> None:
     for name in given:
         if name not in known:
-            raise UserError(f"config.{section}: {name!r} means nothing here; known: {', '.join(known)}")
+            raise UserError(f"{section}: {name!r} means nothing here; known: {', '.join(known)}")
+
+
+def _check_complete(section: str, given, needed) -> None:
+    missing = [name for name in needed if name not in given]
+    if missing:
+        raise UserError(f"{section} lacks {', '.join(missing)}; the files in configs/ have every entry")
 
 
 def _fraction(entry: str, value: float) -> float:

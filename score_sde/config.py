@@ -8,6 +8,7 @@ import ast
 import difflib
 import importlib.util
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,14 @@ def _parse(name: str, old: Any, text: str) -> Any:
     return value
 
 
+_RESTORE = "Restore it, or delete it and train again with the same --config: checkpoints are kept."
+
+
 def save(config: ml_collections.ConfigDict, path: Path) -> None:
-    """Write the resolved configuration as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    """Write the resolved configuration as JSON, whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def load_json(path: Path) -> ml_collections.ConfigDict:
@@ -96,8 +102,10 @@ def load_json(path: Path) -> ml_collections.ConfigDict:
             f"{path.parent} holds no config.json: it is not the working directory of a run. Train first, or name the run "
             "with --workdir."
         ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}). Restore it, or give --config.") from error
+    except ValueError as error:  # not JSON, or not even text
+        raise UserError(f"{path} is damaged ({error}). {_RESTORE}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged (it holds {type(values).__name__}, not sections). {_RESTORE}")
     return ml_collections.ConfigDict(_tuples(values))
 
 

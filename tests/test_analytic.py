@@ -40,14 +40,19 @@ def test_log_prob_against_scipy(sde, x64):
 
 
 def test_full_covariances_as_given(x64):
-    covariances = np.asarray([[[0.09, 0.05], [0.05, 0.06]], [[0.04, -0.01], [-0.01, 0.12]]])
-    data = GaussianMixture.full([0.7, 0.3], [[0.0, 1.0], [1.0, 0.0]], covariances)
-    x, clean = np.random.default_rng(0).normal(size=(6, 2)), DiscreteChain.smld()
+    # Three dimensions: a matrix of eigenvectors in the plane may be its own transpose.
+    factors = np.random.default_rng(1).normal(size=(2, 3, 3)) * 0.3
+    covariances = factors @ factors.transpose(0, 2, 1) + 0.02 * np.eye(3)
+    data = GaussianMixture.full([0.7, 0.3], [[0.0, 1.0, -0.3], [1.0, 0.0, 0.2]], covariances)
+    assert not np.allclose(data.rotations, data.rotations.transpose(0, 2, 1), atol=0.1)
+    x, clean, t = np.random.default_rng(0).normal(size=(6, 3)), DiscreteChain.smld(), jnp.asarray(-1.0)
     expected = sum(
         w * multivariate_normal(m, c).pdf(x)
         for w, m, c in zip(data.weights, data.means, covariances, strict=True)
     )
-    assert_close(data.log_prob(clean, jnp.asarray(x), jnp.asarray(-1.0)), np.log(expected), 1e-10)
+    assert_close(data.log_prob(clean, jnp.asarray(x), t), np.log(expected), 1e-10)
+    gradient = jax.grad(lambda x: jnp.sum(data.log_prob(clean, x, t)))(jnp.asarray(x))
+    assert_close(data.score(clean, jnp.asarray(x), t), gradient, 1e-10)
     draws = np.asarray(data.sample(jax.random.key(0), 200000))
     mean = np.einsum("k,kd->d", data.weights, data.means)
     second = np.einsum(

@@ -301,6 +301,10 @@ class TestCoefficients:
         x = sde.perturb(x0, t, z)
         assert_close(sde.tweedie(x, t, -z / sigma[:, None]), x0, 1e-7)
 
+    def test_ends_that_are_not_one(self, x64):
+        for sde in (VE(0.02, 8.0, t_max=0.6), EDM(t_max=3.0)):
+            assert sde.prior_std == pytest.approx(float(sde.marginal(jnp.asarray(sde.t_max))[1]))
+
 
 class TestValidation:
     @pytest.mark.parametrize(
@@ -558,6 +562,13 @@ class TestSimulate:
         first, second = (1 + mu * h) ** n, ((1 + mu * h) ** 2 + sigma**2 * h) ** n
         assert abs(float(jnp.mean(end)) - first) < 4 * math.sqrt((second - first**2) / paths)
         assert abs(float(jnp.mean(end**2)) / second - 1) < 0.03
+
+    def test_one_step_by_hand(self):
+        """Coefficients at the start of the step, f h and g sqrt(h) z."""
+        sde, key, x0 = VP(), jax.random.key(0), jnp.asarray([[1.5, -0.5]])
+        end = simulate(key, sde, x0, jnp.asarray([0.2, 0.7]))[1]
+        beta, z = 0.1 + 19.9 * 0.2, normal(fold_in(key, 0), (1, 2), jnp.float32)
+        assert_close(end, x0 - 0.5 * beta / 2 * x0 + math.sqrt(0.5 * beta) * z, 1e-5)
 
     def test_additive_noise_has_the_marginals(self):
         sde, n = VP(), 20000

@@ -18,14 +18,17 @@ class Checkpoints:
         directory: where they lie.
         keep: the last `keep` are kept.
         keep_every: those at its multiples are kept too (0: none).
+        read_only: for reading alone: leave what another process is writing there, and make no folder.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, keep_every: int = 0):
+    def __init__(self, directory: Path, keep: int = 2, keep_every: int = 0, read_only: bool = False):
         rules: list = [policies.LatestN(keep)]
         if keep_every:
             rules.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(rules), cleanup_tmp_directories=True
+            preservation_policy=policies.AnyPreservationPolicy(rules),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
@@ -55,9 +58,11 @@ class Checkpoints:
             restored = self._manager.restore(step, args=arguments)
         except Exception as error:  # Orbax raises many types for damaged or foreign files
             reason = str(error).strip().splitlines() or [type(error).__name__]
+            others = [other for other in self.steps() if other != step]
             raise UserError(
                 f"checkpoint {step} in {self._manager.directory} cannot be read ({reason[0][:300]}). It is damaged, or "
-                f"of another network than the configuration describes. Other checkpoints: {self.steps()}."
+                f"of another network than the configuration describes. Other checkpoints: {others or 'none'}; training "
+                f"goes on from the one before where the folder {step} is removed."
             ) from error
         return restored["state"], restored["host"]
 

@@ -11,7 +11,7 @@ def ema_decay(update: Int[Array, ""], rate: float, warmup: bool = True) -> Float
     The warm-up keeps the random initial weights out of early averages. The published PyTorch code has it, the published
     JAX code has not; after 10 rate/(1 - rate) updates they agree.
     """
-    n = update.astype(jnp.float32)
+    n = update.astype(float)
     return jnp.minimum(rate, (1 + n) / (10 + n)) if warmup else jnp.full_like(n, rate)
 
 

@@ -1,5 +1,6 @@
 """Devices: one program for one chip or many. Batches are split over the mesh's "data" axis, weights are copied."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,9 +11,9 @@ from jaxtyping import PyTree
 from score_sde.errors import UserError
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes along one axis, "data"."""
-    return Mesh(np.asarray(jax.devices()), ("data",))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """`devices`, by default all of all processes, along one axis, "data"."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

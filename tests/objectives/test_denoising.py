@@ -301,6 +301,20 @@ def test_a_call_draws_times_and_noise():
     assert float(jnp.max(jnp.abs(objective(jax.random.key(2), score_fn, x0) - losses))) > 1e-3
 
 
+def test_times_and_noise_are_independent():
+    """In one dimension a key used twice would make the noise a function of the time."""
+    sde, seen = VP(), []
+
+    def score_fn(x, t):
+        seen.append((x, t))
+        return -x
+
+    objective = DenoisingScoreMatching(sde, UniformTime(sde), variance_weight(sde))
+    objective(jax.random.key(0), score_fn, jnp.zeros((1000, 1)))
+    x, t = seen[0]
+    assert abs(np.corrcoef(x[:, 0] / sde.marginal(t)[1], t)[0, 1]) < 0.15
+
+
 def test_message():
     with pytest.raises(ValueError, match="reduce must be 'mean' or 'sum'; got 'median'"):
         DenoisingScoreMatching(VP(), UniformTime(VP()), variance_weight(VP()), "median")

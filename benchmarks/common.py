@@ -1,0 +1,115 @@
+"""What the benchmarks share: the command line, timing in turns, memory, and the table with its JSON line."""
+
+import functools
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import ml_collections
+import numpy as np
+
+import main
+from score_sde import config as config_lib
+from score_sde.errors import UserError
+
+FLAGS = flags.FLAGS
+for _name in ("mode", "workdir", "checkpoint", "distributed"):  # of main.py, without meaning here
+    delattr(FLAGS, _name)
+flags.declare_key_flag("config")
+flags.DEFINE_integer("batch", None, "Images per batch; default as the configuration says.", lower_bound=1)
+flags.DEFINE_integer("repeats", 5, "Rounds of measurement; medians are printed.", lower_bound=1)
+flags.mark_flag_as_required("config")
+
+Row = tuple[str, str]
+
+
+def run(measure: Callable[[ml_collections.ConfigDict], tuple[list[Row], dict[str, Any]]]) -> None:
+    """Command line of a benchmark: load --config with its overrides, measure, print rows and one JSON line."""
+    arguments, overrides = main.split_overrides(sys.argv)
+    app.run(functools.partial(_run, measure, overrides), argv=arguments)
+
+
+def _run(measure, overrides: list[tuple[str, str]], argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be measured
+    try:
+        config = config_lib.load(FLAGS.config)
+        config_lib.override(config, overrides)
+        rows, values = measure(config)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    where = {
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "repeats": FLAGS.repeats,
+        "overrides": dict(overrides),
+    }
+    rows = [("configuration", config.name), *rows]
+    rows.append(("measured on", f"{where['device']}, jax {where['jax']}, {FLAGS.repeats} rounds"))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")
+    print(json.dumps({"config": config.name, **values, **where}))
+
+
+def clock(call: Callable[[], Any]) -> Callable[[], float]:
+    """A function that makes the call and returns its seconds."""
+    return lambda: timed(call)[1]
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """(result, seconds until it is there)."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return result, time.perf_counter() - start
+
+
+def in_turns(clocks: dict[str, Callable[[], float]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds that each clock says in each round, (rounds,) each.
+
+    All are run once in every round, and every second round goes backwards: what disturbs the machine for longer than a
+    round, or grows with time, hits all of them alike. Compare them round by round (`ratio`).
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in clocks}
+    for i in range(rounds):
+        for name in list(clocks)[:: -1 if i % 2 else 1]:
+            seconds[name].append(clocks[name]())
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Median, smallest and largest of a/b over rounds."""
+    quotients = a / b
+    return float(np.median(quotients)), float(quotients.min()), float(quotients.max())
+
+
+def percent(share: tuple[float, float, float]) -> str:
+    """A ratio in words."""
+    return f"{100 * share[0]:.1f} % (rounds: {100 * share[1]:.1f} .. {100 * share[2]:.1f} %)"
+
+
+def peak_memory() -> tuple[int, str]:
+    """(bytes, of what): the most any local device has held, or else the process's resident memory."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    if max(peaks):
+        return max(peaks), "one device"
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resident, "resident memory of the process, compiler included"
+
+
+def mebibytes(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**20:,.0f} MiB"
