@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -12,8 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from score_sde import __version__, viz
 from score_sde import config as config_lib
-from score_sde import viz
 from score_sde.build import Experiment, build, open_source
 from score_sde.data import Source, pipeline
 from score_sde.errors import UserError
@@ -217,8 +218,10 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         viz.png_bytes(neighbors), "Samples (left) with the nearest training images by Euclidean distance."
     )
     page.text(viz.explain_neighbors(distances))
-    page.heading("How it was made").command(f"python main.py --mode train --workdir {workdir}")
-    page.table(viz.environment()).config(config.to_dict())
+    page.heading("How it was made").command(
+        f"python main.py --config {workdir / 'config.json'} --mode train --workdir {workdir}-again"
+    )
+    page.table(viz.environment() | {"score_sde": __version__}).config(config.to_dict())
     page.write(workdir / "report.html")
     print(f"report: {workdir / 'report.html'}")
     return workdir / "report.html"
@@ -251,36 +254,39 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the working directory this configuration's; raises UserError where it belongs to another.
-
-    What changes how long or how often something is done, or how samples are drawn, may change from start to start.
-    """
+    """Make the working directory this configuration's; raises UserError where it belongs to another."""
     path = workdir / "config.json"
-    free = (
-        "sampling.",
-        "eval.",
-        "data.path",
-        "data.in_memory",
-        "training.steps",
-        "training.keep",
-        "model.remat",
-    )
     if path.exists():
-        differing = {
-            name: values
-            for name, values in config_lib.differences(config_lib.load_json(path), config).items()
-            if not name.startswith(free) and not name.endswith("_every")
-        }
-        if differing:
-            listed = "; ".join(
-                f"{name}: {old!r} there, {new!r} here" for name, (old, new) in differing.items()
-            )
-            raise UserError(
-                f"{workdir} belongs to another configuration ({listed}). Choose another --workdir."
-            )
+        check_same(
+            workdir, config, lambda name: not name.startswith(CHANGEABLE) and not name.endswith("_every")
+        )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         config_lib.save(config, path)
+
+
+CHANGEABLE = (
+    "sampling.",
+    "eval.",
+    "data.path",
+    "data.in_memory",
+    "training.steps",
+    "training.keep",
+    "model.remat",
+)
+"""May change from one start of a training run to the next, like the intervals: length, sampling, places."""
+MODEL = ("sde.", "model.", "data.centered", "data.levels", "data.image_size", "data.channels")
+"""What the weights of a run belong to."""
+
+
+def check_same(workdir: Path, config: ml_collections.ConfigDict, matters: Callable[[str], bool]) -> None:
+    """Raises UserError where an entry that matters differs from the working directory's configuration."""
+    found = config_lib.differences(config_lib.load_json(workdir / "config.json"), config)
+    listed = [f"{name}: {old!r} there, {new!r} here" for name, (old, new) in found.items() if matters(name)]
+    if listed:
+        raise UserError(
+            f"{workdir} belongs to another configuration ({'; '.join(listed)}). Choose another --workdir."
+        )
 
 
 def run_keys(experiment: Experiment) -> dict[str, jax.Array]:
@@ -416,6 +422,7 @@ def run(
             f"{directory} is a run of {trained.name}, not of {config.name}. Leave out --config, or name another --workdir."
         )
     config_lib.override(trained, overrides)
+    check_same(directory, trained, lambda name: name.startswith(MODEL))
     start = time.perf_counter()
     result = MODES[mode](trained, directory, checkpoint)
     print(f"{mode}: {time.perf_counter() - start:.1f} s")

@@ -19,8 +19,10 @@ from score_sde.errors import UserError
 
 
 def load(location: str) -> ml_collections.ConfigDict:
-    """The configuration of "FILE" or "FILE:DATASET"."""
+    """The configuration of "FILE.py", "FILE.py:DATASET", or "config.json" of a run."""
     path, _, dataset = location.partition(":")
+    if path.endswith(".json"):
+        return load_json(Path(path))
     if not Path(path).is_file():
         near = [str(p) for p in sorted(Path("configs").glob("*/*.py"))]
         raise UserError(

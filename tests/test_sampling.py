@@ -255,10 +255,10 @@ class TestExactDistributions:
         }
         _assert_samples_are_exact(mixture_2d(), {k: Sampler(sde, s, times) for k, s in steppers.items()})
 
-    @pytest.mark.parametrize("name", _slow_except("subvp"))
+    @pytest.mark.parametrize("name", _slow_except("vp"))
     def test_in_16_dimensions(self, name):
         sde = SDES[name]
-        times = grids.log_snr_uniform(sde, 200, _end(sde))
+        times = grids.log_snr_uniform(sde, 400, _end(sde))  # the flow's bias shows at 200
         steppers = {
             "flow": ReverseDiffusion(sde, 0.0),
             "sample": chain(Ancestral(sde), Langevin(0.05)),
@@ -415,7 +415,7 @@ class TestMechanics:
         """One ancestral step to t_min, then Tweedie: data of the right mean."""
         data = GaussianMixture.isotropic([1.0], [[0.6, -0.2]], 1e-3)
         sampler = Sampler(self.sde, Ancestral(self.sde), grids.uniform(self.sde, 1))
-        x = sampler(jax.random.key(0), data.score_fn(self.sde), (50, 2)).x
+        x = jax.jit(lambda key: sampler(key, data.score_fn(self.sde), (50, 2)).x)(jax.random.key(0))
         assert_close(jnp.mean(x, 0), [0.6, -0.2], 2e-3)
 
     def test_messages(self):
