@@ -39,7 +39,7 @@ demo: venv  ## train on the embedded digits, sample, and write a report into run
 
 # The same three commands at reduced length.
 SMOKE_TRAIN := --config.training.steps=60
-SMOKE_SAMPLE := --config.sampling.num_samples=16
+SMOKE_SAMPLE := --config.sampling.num_samples=16 --config.sampling.steps=20
 SMOKE_REPORT :=
 
 smoke: venv  ## the demo at reduced length, in a temporary folder

@@ -89,15 +89,27 @@ def in_turns(clocks: dict[str, Callable[[], float]], rounds: int) -> dict[str, n
     return {name: np.asarray(values) for name, values in seconds.items()}
 
 
-def ratio(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Median, smallest and largest of a/b over rounds."""
+def ratio(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """a/b: the median, lowest and highest over rounds, and that of the fastest a to the fastest b.
+
+    On a machine with other work the fastest rounds are the least disturbed ones: both numbers should say the same.
+    """
     quotients = a / b
-    return float(np.median(quotients)), float(quotients.min()), float(quotients.max())
+    summary = {"median": np.median(quotients), "fastest": a.min() / b.min()}
+    summary |= {"lowest": quotients.min(), "highest": quotients.max()}
+    return {name: float(value) for name, value in summary.items()}
 
 
-def percent(share: tuple[float, float, float]) -> str:
+def complement(share: dict[str, float]) -> dict[str, float]:
+    """What the share leaves."""
+    rest = {name: 1 - value for name, value in share.items()}
+    return rest | {"lowest": rest["highest"], "highest": rest["lowest"]}
+
+
+def percent(share: dict[str, float]) -> str:
     """A ratio in words."""
-    return f"{100 * share[0]:.1f} % (rounds: {100 * share[1]:.1f} .. {100 * share[2]:.1f} %)"
+    text = {name: f"{100 * value:.1f}" for name, value in share.items()}
+    return f"{text['median']} % (fastest {text['fastest']} %, rounds {text['lowest']} .. {text['highest']} %)"
 
 
 def peak_memory() -> tuple[int, str]:

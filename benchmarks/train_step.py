@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from absl import flags
 
 import run_lib
 from score_sde.build import Experiment, build, open_source
 from score_sde.data import ArraySource, Source
 from score_sde.errors import UserError
 from score_sde.training import costs, sharding
+
+flags.adopt_module_key_flags(common)
 
 PIPELINE_SECONDS = 0.5
 """About how long the pipeline is timed in each round."""
@@ -69,8 +72,7 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
     )
 
     step_s = float(np.median(seconds["step"])) / count
-    inside = common.ratio(seconds["network"], seconds["step"])
-    outside = (1 - inside[0], 1 - inside[2], 1 - inside[1])
+    outside = common.complement(common.ratio(seconds["network"], seconds["step"]))
     step_rate, pipeline_rate = batch_size / step_s, batch_size / float(np.median(seconds["pipeline batch"]))
     supply = common.ratio(seconds["step"] / count, seconds["pipeline batch"])
     values = {
@@ -91,19 +93,19 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
         "pipeline_over_step": supply,
         "pipeline_source": origin,
     }
-    goal = "goal 10x reached" if supply[0] >= 10 else "goal 10x MISSED"
+    goal = "goal 10x reached" if supply["median"] >= 10 else "goal 10x MISSED"
     rows = [
         ("network", f"{parameters:,} parameters, {config.model.dtype}, images {experiment.shape}"),
         ("batch", f"{batch_size} images, {count} step(s) in a call"),
         ("training step", f"{step_rate:,.1f} images/s, {1e3 * step_s:,.1f} ms"),
-        ("outside the network", f"{common.percent(outside)} of the step"),
+        ("outside the network", common.percent(outside)),
         (
             "to the first step",
             f"initialize {init_s:.1f} s, trace {trace_s:.1f} s, compile {compile_s:.1f} s, run {first_s / count:.2f} s",
         ),
         ("peak memory", f"{common.mebibytes(memory)} ({memory_of})"),
         ("data pipeline", f"{pipeline_rate:,.0f} images/s from {origin}"),
-        ("pipeline / step", f"{supply[0]:,.1f} ({goal})"),
+        ("pipeline / step", f"{supply['median']:,.1f} ({goal})"),
     ]
     return rows, values
 

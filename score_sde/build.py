@@ -55,7 +55,7 @@ PROCESSES: dict[str, Callable[..., Perturbation]] = {
 }
 CHAIN_ENTRIES = {"smld": ("sigma_min", "sigma_max", "n"), "ddpm": ("beta_min", "beta_max", "n")}
 NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IN_MEMORY_BYTES = 2**30
 """Image sets up to this size are decoded once and kept."""
 
@@ -342,7 +342,9 @@ CORRECTORS: dict[str, Callable] = {
 
 def _uniform_grid(process, section, compat):
     if isinstance(process, DiscreteChain):
-        return grids.chain_steps(process, section.steps)
+        times = grids.chain_steps(process, section.steps)
+        # Tweedie's formula is the step to the clean image: a sampled one before it would leave its noise in.
+        return times if compat or section.denoise != "tweedie" else times[:-1]
     if compat:
         return grids.published(section.steps, section.t_end)
     return grids.uniform(process, section.steps, max(section.t_end, process.t_min))

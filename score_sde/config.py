@@ -29,7 +29,10 @@ def load(location: str) -> ml_collections.ConfigDict:
             f"there is no configuration file {path!r}. Known: {', '.join(near) or 'none in ./configs'}"
         )
     spec = importlib.util.spec_from_file_location("_score_sde_config", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(
+            f"{path} is no Python file; an existing run is named with --workdir, without --config"
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):

@@ -68,7 +68,7 @@ class Generator:
         pictures = []
         for start, end in itertools.pairwise(bounds):
             if self.frames:
-                pictures.append(self._picture(x, start))
+                pictures.append(self._picture(x, int(start)))
             x, mean = self._advance(params, keys, x, start, end)
             x.block_until_ready()
             tick(int(end - start))

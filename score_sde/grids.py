@@ -56,7 +56,10 @@ def karras(process: Perturbation, n: int, t_end: float | None = None, rho: float
 
 
 def chain_steps(chain: DiscreteChain, n: int | None = None) -> np.ndarray:
-    """Indices N-1, ..., 0, -1 of a chain: every step, or n nearly equal strides. The last step reaches the clean image."""
+    """Indices N-1, ..., 0, -1 of a chain: every step, or n nearly equal strides.
+
+    The last step reaches the clean image; leave it out (`[:-1]`) where Tweedie's formula takes its place.
+    """
     size = len(chain.alphas)
     n = size if n is None else n
     if not 1 <= n <= size:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from score_sde.types import Keys, ScoreFn, Time, batch_time, fold_in, left_broadcast, normal
 
 
-def _require(ok: bool, message: str) -> None:
+def _require(ok: bool | np.bool_, message: str) -> None:
     if not ok:
         raise ValueError(message)
 
@@ -353,7 +353,7 @@ class MatrixSDE(SDE):
 
     Args:
         drift_fn: (x (d,), t ()) -> f (d,), for one sample.
-        diffusion_fn: (x (d,), t ()) -> G (d, m), for one sample.
+        diffusion_fn: (x (d,), t ()) -> G (d, d), for one sample.
         t_min, t_max: time interval.
     """
 
@@ -370,7 +370,7 @@ class MatrixSDE(SDE):
         return jax.vmap(self.drift_fn)(x, batch_time(t, x))
 
     def diffuse(
-        self, x: Float[Array, "batch d"], t: Time, v: Float[Array, "batch m"]
+        self, x: Float[Array, "batch d"], t: Time, v: Float[Array, "batch d"]
     ) -> Float[Array, "batch d"]:
         """G(x, t) v."""
         return jax.vmap(lambda x, t, v: self.diffusion_fn(x, t) @ v)(x, batch_time(t, x), v)

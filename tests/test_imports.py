@@ -116,7 +116,9 @@ def violations(root: Path) -> list[str]:
             if top in FORBIDDEN:
                 found.append(f"{where}: imports {top}")
             if top == "ml_collections" and part not in READ_CONFIGS:
-                found.append(f"{where}: only config.py, build.py, run_lib.py and the configs know ml_collections")
+                found.append(
+                    f"{where}: only config.py, build.py, run_lib.py and the configs know ml_collections"
+                )
             if top not in ("score_sde", *PROGRAMS):
                 continue
             if part_of(target) not in MAY_IMPORT[part] | {part}:
@@ -213,7 +215,11 @@ def test_checker_accepts_a_clean_tree(tmp_path: Path) -> None:
         ("score_sde/training/heldout.py", "from score_sde import generate", "may not import `generate`"),
         ("score_sde/generate.py", "import ml_collections", "know ml_collections"),
         ("score_sde/config.py", "from score_sde import build", "`config` may not import `build`"),
-        ("score_sde/config.py", "from score_sde.networks import layers", "`config` may not import `networks`"),
+        (
+            "score_sde/config.py",
+            "from score_sde.networks import layers",
+            "`config` may not import `networks`",
+        ),
         ("score_sde/sampling.py", "import score_sde.build", "`sampling` may not import `build`"),
         ("score_sde/build.py", "import run_lib", "`build` may not import `run_lib`"),
         ("configs/ve/base.py", "import score_sde.sde", "`configs` may not import `sde`"),

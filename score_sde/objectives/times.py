@@ -26,9 +26,12 @@ class UniformTime:
 
     process: Perturbation
 
+    def at(self, u: Float[Array, "n"]) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+        """(t, w) at quantiles u in [0, 1], u = 0 being t_min."""
+        return self.process.t_min + u * (self.process.t_max - self.process.t_min), jnp.ones_like(u)
+
     def __call__(self, key: Key[Array, ""], n: int) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-        t = jax.random.uniform(key, (n,), minval=self.process.t_min, maxval=self.process.t_max)
-        return t, jnp.ones_like(t)
+        return self.at(jax.random.uniform(key, (n,)))
 
 
 @dataclasses.dataclass(frozen=True)

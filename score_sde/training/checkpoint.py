@@ -41,7 +41,9 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({**host, "types": _types(state)})
+        )
         self._manager.save(step, args=arguments)
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
@@ -56,6 +58,9 @@ class Checkpoints:
         )
         try:
             restored = self._manager.restore(step, args=arguments)
+            host = dict(restored["host"])
+            if host.pop("types") != _types(like):  # Orbax would convert in silence
+                raise ValueError("its arrays are of other types")
         except Exception as error:  # Orbax raises many types for damaged or foreign files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             others = [other for other in self.steps() if other != step]
@@ -64,7 +69,7 @@ class Checkpoints:
                 f"of another network than the configuration describes. Other checkpoints: {others or 'none'}; training "
                 f"goes on from the one before where the folder {step} is removed."
             ) from error
-        return restored["state"], restored["host"]
+        return restored["state"], host
 
     def choose(self, step: int | None) -> int:
         """`step` if it exists, the last if it is None; raises UserError otherwise."""
@@ -82,3 +87,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and let go of the directory."""
         self._manager.close()
+
+
+def _types(state: TrainState) -> list[str]:
+    return [str(leaf.dtype) for leaf in jax.tree.leaves(state)]

@@ -29,8 +29,7 @@ def estimate(trainer: Trainer, shape: tuple[int, int, int], batch_size: int) -> 
         evaluation on one image, as XLA counts them before optimizing. step_flops: three times that, for the batch.
     """
     state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
-    batch = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    one, two = (jax.ShapeDtypeStruct((n, *shape), jnp.float32) for n in (1, 2))
 
     def residuals(params, images):
         return jax.vjp(lambda p: trainer.loss(p, jax.random.key(0), images), params)[1]
@@ -38,13 +37,14 @@ def estimate(trainer: Trainer, shape: tuple[int, int, int], batch_size: int) -> 
     def forward(params, images):
         return trainer.score_fn(params)(images, jnp.full((1,), 0.5))
 
-    kept = count_bytes(jax.eval_shape(residuals, state.params, batch)) - count_bytes(state.params)
-    analysis: Any = jax.jit(forward).lower(state.params, image).cost_analysis()
+    # What does not grow with the batch are weights.
+    kept = [count_bytes(jax.eval_shape(residuals, state.params, images)) for images in (one, two)]
+    analysis: Any = jax.jit(forward).lower(state.params, one).cost_analysis()
     flops = analysis["flops"]
     return {
         "parameters": count(state.params),
         "state_bytes": count_bytes(state),
-        "activation_bytes": max(kept, 0),
+        "activation_bytes": batch_size * (kept[1] - kept[0]),
         "forward_flops": flops,
         "step_flops": 3 * flops * batch_size,
     }

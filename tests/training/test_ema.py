@@ -4,14 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import assert_close, load
 
+from golden import assert_close, load
 from score_sde.training.ema import ema_decay, ema_update
 
 
-@pytest.mark.parametrize(
-    ("reference", "warmup"), [("ema_pytorch_warmup", True), ("ema_fixed_decay", False)]
-)
+@pytest.mark.parametrize(("reference", "warmup"), [("ema_pytorch_warmup", True), ("ema_fixed_decay", False)])
 def test_average_agrees_with_the_published_codes(x64: None, reference: str, warmup: bool) -> None:
     arrays = load("math/losses_train_arithmetic")
     weights, rate = jnp.asarray(arrays["weights"]), float(arrays["decay"])

@@ -50,9 +50,7 @@ def test_step_is_gradient_descent_with_a_warmed_up_average() -> None:
         state, metrics = step(state, KEY, batch)
         decay = float(ema_decay(jnp.asarray(n), 0.9))
         expected = jax.tree.map(lambda p, g: p - 0.5 * g, before.params, grads)
-        average = jax.tree.map(
-            lambda a, p, d=decay: d * a + (1 - d) * p, before.ema_params, state.params
-        )
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, before.ema_params, state.params)
         for found, wanted in ((state.params, expected), (state.ema_params, average)):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, wanted)
         np.testing.assert_allclose(metrics["grad_norm"], optax.global_norm(grads), rtol=1e-5)

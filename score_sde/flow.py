@@ -1,0 +1,166 @@
+"""The probability-flow ODE: a deterministic map between data and latents, solved by diffrax.
+
+dx/dt = f(x, t) - g(t)^2/2 score(x, t) has the marginals of the SDE (dissertation eq. 7.13, B.5.4). Encoding integrates it
+from t_min to t_max, decoding back.
+
+Each sample has its own step sizes and its own error control, so a result does not depend on the batch it is in. All
+samples of a batch are solved in one compiled call; it lasts as long as the hardest sample.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from score_sde.sde import GaussianSDE
+from score_sde.types import ScoreFn
+
+Field = Callable[[Float[Array, ""], Any], Any]
+"""(t, state of one sample) -> d state/dt."""
+
+
+class Solution(NamedTuple):
+    """state: at the end, for each sample. nfe: evaluations of the field, (batch,), -1 where the solver's number is unknown.
+
+    success: (batch,); False where the solver gave up (too many steps, or values that are not finite).
+    """
+
+    state: PyTree
+    nfe: Int[Array, "batch"]
+    success: Bool[Array, "batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The probability-flow ODE of `sde` with a way to solve it.
+
+    Args:
+        sde: gives the coefficients and the interval [t_min, t_max].
+        solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5, Dopri8, ...).
+        rtol, atol: tolerances on each sample's state, by the root mean square over its entries.
+        steps: number of equal steps; 0 chooses them by the error.
+        variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. Of a
+            trained network log-SNR needs fewer evaluations and keeps its accuracy at loose tolerances (on digits 376
+            against 486 at 1e-5; at 1e-3 an error of 0.01 against 0.1 bits/dim); exact scores of smooth mixtures are
+            cheaper in t.
+        max_steps: per sample, accepted and rejected together.
+    """
+
+    sde: GaussianSDE
+    solver: diffrax.AbstractSolver = dataclasses.field(default_factory=diffrax.Dopri5)
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    steps: int = 0
+    variable: Literal["t", "log_snr"] = "log_snr"
+    max_steps: int = 10_000
+
+    def __post_init__(self):
+        if self.variable not in ("t", "log_snr"):
+            raise ValueError(f"variable must be 't' or 'log_snr'; got {self.variable!r}")
+        if self.steps < 0 or self.max_steps < 1:
+            raise ValueError(f"steps must be >= 0 and max_steps >= 1; got {self.steps}, {self.max_steps}")
+        if not self.steps and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
+            raise ValueError(
+                f"{type(self.solver).__name__} does not estimate its error, so it cannot choose its steps; give steps=N, or "
+                "a solver such as Tsit5 or Dopri5"
+            )
+        if not self.steps and (self.rtol <= 0 or self.atol <= 0):
+            raise ValueError(f"tolerances must be positive; got rtol={self.rtol}, atol={self.atol}")
+
+    def encode(self, score_fn: ScoreFn, x: Float[Array, "batch ..."]) -> Solution:
+        """Data at t_min -> latents at t_max."""
+        return self.solve(self.field(score_fn), x, self.sde.t_min, self.sde.t_max)
+
+    def decode(self, score_fn: ScoreFn, z: Float[Array, "batch ..."]) -> Solution:
+        """Latents at t_max -> data at t_min. z from N(0, prior_std^2 I) gives samples of the model."""
+        return self.solve(self.field(score_fn), z, self.sde.t_max, self.sde.t_min)
+
+    def field(self, score_fn: ScoreFn) -> Field:
+        """dx/dt = f x - g^2/2 score for one sample."""
+
+        def drift(t, x):
+            f, g2 = self.sde.coefficients(t)
+            return f * x - 0.5 * g2 * score_fn(x[None], t[None])[0]
+
+        return drift
+
+    def solve(self, field: Field, state: PyTree, start: float, end: float) -> Solution:
+        """Integrate d state/dt = field(t, state) of each sample from time `start` to `end`.
+
+        `state`: arrays with a leading batch axis, of one floating type.
+        """
+        dtype = jax.tree.leaves(state)[0].dtype
+        ends = jnp.asarray([start, end], dtype)
+        if self.variable == "log_snr":
+            ends = self.sde.log_snr(ends)
+
+        def rate(variable, y, _):
+            if self.variable == "t":
+                return field(variable, y)
+            t = self.sde.time_at_log_snr(variable)
+            _, slope = jax.jvp(self.sde.log_snr, (t,), (jnp.ones_like(t),))
+            return jax.tree.map(lambda d: d / slope, field(t, y))
+
+        if self.steps:
+            control: Any = diffrax.ConstantStepSize()
+            first = (ends[1] - ends[0]) / self.steps
+            limit = self.steps + 1  # rounding may leave a sliver
+        else:
+            control = diffrax.PIDController(self.rtol, self.atol, pcoeff=0.3, icoeff=0.4)
+            first, limit = None, self.max_steps
+
+        def solve_one(y0):
+            solution = diffrax.diffeqsolve(
+                diffrax.ODETerm(rate),
+                self.solver,
+                ends[0],
+                ends[1],
+                first,
+                y0,
+                stepsize_controller=control,
+                saveat=diffrax.SaveAt(t1=True),
+                max_steps=limit,
+                throw=False,
+            )
+            final = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+            finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(final)]))
+            success = (solution.result == diffrax.RESULTS.successful) & finite
+            return final, self._evaluations(solution.stats["num_steps"]), success
+
+        return Solution(*jax.vmap(solve_one)(state))
+
+    def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
+        """Evaluations of the field in `steps` steps, accepted or not, with the one that chooses the first step."""
+        if isinstance(self.solver, diffrax.Euler):
+            return steps
+        if not isinstance(self.solver, diffrax.AbstractERK):
+            return jnp.full_like(steps, -1)
+        tableau: Any = self.solver.tableau
+        stages, reuse = tableau.num_stages, int(tableau.fsal)
+        choose = 0 if self.steps else 1
+        return (stages - reuse) * steps + reuse + choose
+
+
+def spherical(
+    z0: Float[Array, "batch ..."], z1: Float[Array, "batch ..."], weights: Float[Array, "k"]
+) -> Float[Array, "k batch ..."]:
+    """Spherical interpolation of latents: sin((1-w) a)/sin(a) z0 + sin(w a)/sin(a) z1, a the angle between them.
+
+    It keeps the norm of Gaussian latents, where linear interpolation shrinks it (B.5.4, figure B.40). w = 0 is z0.
+    """
+    flat0, flat1 = z0.reshape(len(z0), -1), z1.reshape(len(z1), -1)
+    norms = jnp.linalg.norm(flat0, axis=1) * jnp.linalg.norm(flat1, axis=1)
+    angle = jnp.arccos(jnp.clip(jnp.sum(flat0 * flat1, axis=1) / norms, -1.0, 1.0))
+    w = weights[:, None]
+    near = angle[None] < 1e-4
+    safe = jnp.where(near, 1.0, angle[None])
+    parts = (
+        jnp.where(near, 1 - w, jnp.sin((1 - w) * safe) / jnp.sin(safe)),
+        jnp.where(near, w, jnp.sin(w * safe) / jnp.sin(safe)),
+    )
+    shape = parts[0].shape + (1,) * (z0.ndim - 1)
+    return parts[0].reshape(shape) * z0[None] + parts[1].reshape(shape) * z1[None]

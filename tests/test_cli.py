@@ -1,0 +1,403 @@
+"""The command line, end to end: subprocesses where something is computed, `run_lib.run` where it is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import run_lib
+from golden import REPOSITORY
+from score_sde import config as config_lib
+from score_sde.data import digits
+from score_sde.errors import UserError
+
+RECIPE = "configs/vp/ddpmpp_cont.py:digits"
+SMALL = [
+    *("--config.model.nf=8", "--config.model.ch_mult=(1,)", "--config.model.num_res_blocks=1"),
+    *("--config.model.attn_resolutions=()", "--config.training.batch_size=16", "--config.training.steps=20"),
+    *("--config.training.log_every=5", "--config.training.eval_every=10"),
+    *("--config.training.checkpoint_every=10", "--config.training.sample_every=10"),
+    *("--config.sampling.steps=4", "--config.sampling.corrector=none", "--config.sampling.num_samples=7"),
+    *("--config.sampling.batch_size=3", "--config.sampling.frames=2", "--config.sampling.t_end=0.02"),
+]
+
+
+def environment() -> dict[str, str]:
+    """One device, as on a laptop; nothing under the home directory."""
+    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": "", "COLUMNS": "200"}
+
+
+def start(*arguments: str | Path, cwd: Path = REPOSITORY) -> subprocess.Popen:
+    command = [sys.executable, str(REPOSITORY / "main.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(*arguments: str | Path, cwd: Path = REPOSITORY, code: int = 0) -> tuple[str, str]:
+    """(stdout, stderr) of a command that must end with `code` and without a traceback."""
+    process = start(*arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, (out, err)
+    assert "Traceback" not in err, err
+    return out, err
+
+
+def train(workdir: Path, *more: str, code: int = 0) -> tuple[str, str]:
+    return run("--config", RECIPE, "--mode", "train", "--workdir", workdir, *SMALL, *more, code=code)
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def refused(message: str, mode: str, *arguments: str, config: str | None = RECIPE, **flags) -> None:
+    """Assert that a command is refused with `message` before any work."""
+    overrides = [tuple(a.removeprefix("--config.").split("=", 1)) for a in arguments]
+    with pytest.raises(UserError, match=message):
+        run_lib.run(mode, config, overrides, flags.get("workdir"), flags.get("checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 20 steps that was never interrupted. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("cli") / "trained"
+    out, err = train(workdir)
+    assert out.splitlines() == [
+        f"trained for 20 steps. Sample: python main.py --mode sample --workdir {workdir}"
+    ]
+    assert "20/20" in err  # the progress bar, and nothing else
+    assert not [
+        line for line in err.replace("\r", "\n").splitlines() if line.strip() and "step" not in line
+    ], err
+    return workdir
+
+
+# Starting
+
+
+def test_help_is_quick_because_it_imports_no_jax() -> None:
+    command = [sys.executable, "-X", "importtime", "main.py", "--help"]
+    began = time.perf_counter()
+    process = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert time.perf_counter() - began < 10  # 3 s is promised; this machine may be busy
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert "absl" in imported
+    assert not imported & {"jax", "numpy", "flax", "orbax", "grain", "ml_collections", "run_lib", "score_sde"}
+    for flag in ("--config", "--mode", "--workdir", "--checkpoint", "train|sample|eval|report|dry_run"):
+        assert flag in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "walk"], "train|sample|eval"),
+        ([], "--mode"),
+        (["--mode", "train", "--stepz=3"], "stepz"),
+        (["--mode", "train", "file.py"], "file.py"),
+    ],
+)
+def test_wrong_flags_are_named(arguments: list[str], message: str) -> None:
+    process = start("--config", RECIPE, *arguments)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message in out + err and "Traceback" not in err
+
+
+def test_user_error_is_one_message_without_traceback() -> None:
+    out, err = run("--config", RECIPE, "--mode", "train", "--config.training.stepz=1", code=1)
+    assert out == ""
+    assert err.startswith("error: config.training.stepz: unknown name 'stepz'. Did you mean 'steps'?")
+
+
+def test_default_workdir_is_named_after_the_recipe(tmp_path: Path) -> None:
+    """Run from elsewhere, since `runs` is made where one stands."""
+    recipe = REPOSITORY / RECIPE
+    run("--config", recipe, "--mode", "train", *SMALL, "--config.training.steps=1", cwd=tmp_path)
+    workdir = tmp_path / "runs" / "vp_ddpmpp_cont_digits"
+    assert (workdir / "checkpoints" / "1").is_dir()
+    out, _ = run("--config", recipe, "--mode", "eval", cwd=tmp_path)
+    assert "held-out loss at step 1" in out and (workdir / "eval" / "step_1.json").exists()
+
+
+# What a run leaves behind
+
+
+def test_training_leaves_configuration_metrics_pictures_and_checkpoints(trained: Path) -> None:
+    assert config_lib.load_json(trained / "config.json").model.nf == 8
+    found = rows(trained)
+    assert [row["step"] for row in found if "loss" in row] == [5, 10, 15, 20]
+    assert [row["step"] for row in found if "eval_loss" in row] == [10, 20]
+    assert all(0.3 < row["loss"] < 2 and row["grad_norm"] > 0 for row in found if "loss" in row)
+    assert list((trained / "tensorboard").glob("events*"))
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["10", "20"]
+    pictures = sorted(p.name for p in (trained / "samples").glob("*.png"))
+    assert pictures == ["training_10.png", "training_20.png"]
+
+
+def test_finished_run_says_so_and_changes_nothing(trained: Path) -> None:
+    before = (trained / "metrics.jsonl").read_bytes()
+    out, _ = train(trained)
+    assert "trained for 20 steps already; raise config.training.steps" in out
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_sample_writes_all_samples_of_any_checkpoint(trained: Path) -> None:
+    """7 samples in batches of 3."""
+    out, _ = run("--mode", "sample", "--workdir", trained)
+    folder = trained / "samples" / "step_20"
+    assert f"7 samples of checkpoint 20 (5 evaluations each): {folder}" in out
+    with np.load(folder / "samples.npz") as file:
+        images = file["images"]
+        assert file["step"] == 20 and file["levels"] == 17
+    assert images.shape == (7, 8, 8, 1) and images.dtype == np.uint8
+    assert images.max() <= 16 and len(np.unique(images)) > 5
+    assert len({image.tobytes() for image in images}) == 7
+    assert Image.open(folder / "grid.png").size > (8, 8)
+    assert Image.open(folder / "reverse_diffusion.gif").n_frames >= 3
+    run("--mode", "sample", "--workdir", trained, "--checkpoint", "10", "--config.sampling.batch_size=7")
+    with np.load(trained / "samples" / "step_10" / "samples.npz") as file:
+        assert file["step"] == 10 and file["images"].shape == images.shape
+        assert not np.array_equal(file["images"], images)
+    run("--mode", "sample", "--workdir", trained, "--config.sampling.batch_size=7")
+    with np.load(folder / "samples.npz") as file:  # a sample does not depend on the batch it is drawn in
+        assert np.abs(file["images"].astype(int) - images).max() <= 1
+
+
+def test_eval_repeats_the_held_out_loss_of_training(trained: Path) -> None:
+    out, _ = run("--mode", "eval", "--workdir", trained)
+    result = json.loads((trained / "eval" / "step_20.json").read_text())
+    wanted = next(row["eval_loss"] for row in reversed(rows(trained)) if "eval_loss" in row)
+    assert result["step"] == 20 and result["images"] == len(digits("test")) == 360
+    np.testing.assert_allclose(result["eval_loss"], wanted, rtol=1e-5)
+    assert 0 < result["standard_error"] < 0.1
+    assert "held-out loss at step 20" in out
+
+
+def test_report_is_one_offline_page(trained: Path) -> None:
+    if not (trained / "samples" / "step_20" / "samples.npz").exists():
+        run("--mode", "sample", "--workdir", trained)
+    out, _ = run("--mode", "report", "--workdir", trained)
+    page = (trained / "report.html").read_text()
+    assert str(trained / "report.html") in out
+    for part in ("vp_ddpmpp_cont_digits", "data:image/png;base64,", "data:image/gif;base64,", "nearest"):
+        assert part in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+
+
+def test_dry_run_prints_and_does_nothing(tmp_path: Path) -> None:
+    workdir = tmp_path / "none"
+    out, _ = run("--config", RECIPE, "--mode", "dry_run", "--workdir", workdir, *SMALL)
+    for part in (
+        "nf: 8",
+        "batch_size: 16",
+        "parameters",
+        "MiB",
+        "GFLOP",
+        "'data': 1",
+        "5 network evaluations",
+    ):
+        assert part in out, out
+    assert not workdir.exists()
+
+
+# Refusals
+
+
+def test_workdir_of_another_configuration_is_refused(trained: Path) -> None:
+    refused(
+        r"belongs to another configuration \(.*optim.lr: 0.001 there, 0.5 here.*Choose another --workdir",
+        "train",
+        *SMALL,
+        "--config.optim.lr=0.5",
+        workdir=str(trained),
+    )
+    assert config_lib.load_json(trained / "config.json").optim.lr == 1e-3
+
+
+def test_modes_after_train_refuse_another_recipe(trained: Path) -> None:
+    refused("", "sample", config="configs/ve/ncsnpp_cont.py:digits", workdir=str(trained))
+    refused("model.nf", "sample", "--config.model.nf=16", config=None, workdir=str(trained))
+
+
+def test_missing_run_or_checkpoint(trained: Path, tmp_path: Path) -> None:
+    refused("name a configuration with --config", "sample", config=None)
+    refused("holds no config.json", "sample", config=None, workdir=str(tmp_path))
+    refused(
+        r"no checkpoint 11 in .*there are \[10, 20\]",
+        "eval",
+        config=None,
+        workdir=str(trained),
+        checkpoint=11,
+    )
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    refused("no checkpoint in .*train first", "sample", config=None, workdir=str(tmp_path))
+    refused("no checkpoint in .*train first", "report", config=None, workdir=str(tmp_path))
+    refused("means nothing to --mode train", "train", workdir=str(tmp_path), checkpoint=3)
+
+
+def test_report_without_samples_says_what_to_do(trained: Path) -> None:
+    refused(
+        r"holds no samples; draw them first: python main.py --mode sample",
+        "report",
+        config=None,
+        workdir=str(trained),
+        checkpoint=10,
+    ) if not (trained / "samples" / "step_10" / "samples.npz").exists() else pytest.skip("drawn already")
+
+
+def test_unknown_names_list_the_known() -> None:
+    refused(
+        "no configuration file 'configs/vp/nothing.py'. Known: .*ddpmpp_cont.py",
+        "train",
+        config="configs/vp/nothing.py",
+    )
+    refused(
+        "unknown data set 'digit' after the colon; known: digits", "train", config="configs/vp/ddpm.py:digit"
+    )
+    refused("unknown name 'stepz'", "train", "--config.training.stepz=1")
+    refused("unknown name 'foo'; known: euler_maruyama", "train", "--config.sampling.predictor=foo")
+
+
+def test_impossible_values_are_refused_before_the_workdir_is_made(tmp_path: Path) -> None:
+    workdir = tmp_path / "none"
+    for override in ("optim.lr=-1", "training.batch_size=0", "model.nf=0", "seed=-1", "data.levels=256"):
+        refused("config.|levels", "train", f"--config.{override}", workdir=str(workdir))
+        assert not workdir.exists()
+
+
+def test_missing_cifar10_is_said_at_once_with_what_needs_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    began = time.perf_counter()
+    refused("cifar10.*not prepared.*tfds build cifar10.*:digits", "train", config="configs/ve/ncsnpp_cont.py")
+    assert time.perf_counter() - began < 10
+
+
+# Interruptions
+
+
+def wait_for(workdir: Path, count: int, process: subprocess.Popen) -> None:
+    """Until `count` rows of metrics are written."""
+    path = workdir / "metrics.jsonl"
+    for _ in range(3000):
+        if path.exists() and path.read_text().count("\n") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("no metrics")
+
+
+LONG = ["--config.training.steps=400", "--config.training.eval_every=0", "--config.training.sample_every=0"]
+
+
+def start_training(workdir: Path, *more: str) -> subprocess.Popen:
+    return start("--config", RECIPE, "--mode", "train", "--workdir", workdir, *SMALL, *more)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Rows of 400 steps."""
+    workdir = tmp_path_factory.mktemp("cli") / "long"
+    train(workdir, *LONG)
+    return rows(workdir)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path: Path, uninterrupted: list[dict]) -> None:
+    process = start_training(tmp_path, *LONG, "--config.training.checkpoint_every=1000")
+    wait_for(tmp_path, 3, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    assert len(steps) == 1 and 15 <= steps[0] < 400
+    assert f"stopped by a signal at step {steps[0]}, saved; the same command goes on from there" in out
+    train(tmp_path, *LONG)
+    assert rows(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    "moment", [4, pytest.param(23, marks=pytest.mark.slow), pytest.param(61, marks=pytest.mark.slow)]
+)
+def test_killed_run_resumes_bit_for_bit(tmp_path: Path, uninterrupted: list[dict], moment: int) -> None:
+    process = start_training(tmp_path, *LONG)
+    wait_for(tmp_path, moment, process)
+    time.sleep(float(np.random.default_rng().uniform(0, 0.2)))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    train(tmp_path, *LONG)
+    assert rows(tmp_path) == uninterrupted
+    assert len(uninterrupted) == 80
+
+
+def test_loss_that_is_not_finite_stops_and_names_the_step(trained: Path, tmp_path: Path) -> None:
+    _, err = train(tmp_path, "--config.optim.lr=1e30", "--config.training.checkpoint_every=1", code=1)
+    message = err[err.index("error:") :]
+    assert "the training " in message and "at step 2 is " in message and "lower config.optim.lr" in message
+    assert (tmp_path / "checkpoints" / "1").is_dir() and not (tmp_path / "checkpoints" / "2").exists()
+
+
+# Own images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "images"
+    path.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(generator.integers(0, 256, (16, 16, 3), np.uint8)).save(path / f"{i}.png")
+    return path
+
+
+FOLDER = "configs/ve/ncsnpp_cont.py:folder"
+
+
+def test_folder_of_images_trains_and_samples(folder: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    out, _ = run(
+        *("--config", FOLDER, "--mode", "train", "--workdir", workdir, f"--config.data.path={folder}"),
+        *SMALL,
+        "--config.training.steps=2",
+    )
+    assert "trained for 2 steps" in out
+    run("--mode", "sample", "--workdir", workdir)
+    with np.load(workdir / "samples" / "step_2" / "samples.npz") as file:
+        assert file["images"].shape == (7, 16, 16, 3) and file["levels"] == 256
+
+
+def test_unusable_images_are_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.png").write_bytes((folder / "1.png").read_bytes()[:60])
+    (folder / "empty.jpg").write_bytes(b"")
+    Image.new("RGB", (20, 16)).save(folder / "large.png")
+    options = (f"--config.data.path={folder}", *SMALL, "--config.training.steps=1")
+    for name in ("broken.png", "empty.jpg", "large.png"):
+        refused(rf"(?s){name}.*skip_bad", "train", *options, config=FOLDER, workdir=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    with pytest.warns(UserWarning, match="broken.png"):
+        run_lib.run(
+            "dry_run",
+            FOLDER,
+            [tuple(o[9:].split("=", 1)) for o in (*options, "--config.data.skip_bad=True")],
+            None,
+            None,
+        )
+
+
+def test_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
+    refused(
+        "config.data.path is empty; name your image folder: --config.data.path=DIR", "train", config=FOLDER
+    )
+    refused("does not exist", "train", f"--config.data.path={tmp_path / 'none'}", config=FOLDER)
+    refused("holds no images", "train", f"--config.data.path={tmp_path}", config=FOLDER)

@@ -1,0 +1,189 @@
+"""The recipes: the published settings, and that every recipe fits every data set."""
+
+import re
+from pathlib import Path
+
+import jax
+import ml_collections
+import pytest
+
+from configs.datasets import DATASETS
+from golden import REPOSITORY
+from score_sde import build
+from score_sde import config as config_lib
+from score_sde.errors import UserError
+from score_sde.sde import VE, VP, DiscreteChain, SubVP
+
+FILES = sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "configs").glob("*/*.py"))
+PROMISED = [
+    *(
+        f"configs/{sde}/{network}{deep}_cont.py"
+        for sde in ("ve", "vp", "subvp")
+        for network in ("ncsnpp", "ddpmpp", "ddpm")
+        for deep in ("", "_deep")
+    ),
+    *("configs/ve/ncsnpp.py", "configs/vp/ddpmpp.py", "configs/vp/ddpm.py"),
+]
+
+
+def load(file: str, dataset: str = "") -> ml_collections.ConfigDict:
+    return config_lib.load(str(REPOSITORY / file) + (f":{dataset}" if dataset else ""))
+
+
+def test_all_promised_recipes_and_data_sets_exist() -> None:
+    assert sorted(PROMISED) == FILES
+    assert {"digits", "mnist", "cifar10", "folder", "celeba", "ffhq_256", "celebahq_1024"} <= DATASETS.keys()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_names_and_documentation(file: str) -> None:
+    config = load(file)
+    assert config.name == f"{Path(file).parent.name}_{Path(file).stem}_cifar10"
+    assert config.data.name == config.data.source == "cifar10"
+    assert (REPOSITORY / file).read_text().startswith('"""')
+    assert load(file, "mnist").name.endswith("_mnist")
+    with pytest.raises(UserError, match="unknown data set 'nothing' after the colon; known: digits, mnist"):
+        load(file, "nothing")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_published_settings_on_cifar10(file: str) -> None:
+    """Dissertation B.5.8 and appendix C."""
+    config, sde, name = load(file), Path(file).parent.name, Path(file).stem
+    model = config.model
+    assert (config.data.image_size, config.data.channels, config.data.levels) == (32, 3, 256)
+    assert config.data.random_flip and not config.data.dequantize
+    assert config.data.centered is (sde != "ve")
+    optim = (config.optim.lr, config.optim.beta1, config.optim.eps, config.optim.weight_decay)
+    assert optim == (2e-4, 0.9, 1e-8, 0.0)
+    assert (config.optim.warmup, config.optim.grad_clip) == (5000, 1.0)
+    assert config.training.batch_size == 128
+    assert config.training.ema_rate == (0.999 if sde == "ve" else 0.9999)
+    assert (model.nf, model.ch_mult, model.attn_resolutions) == (128, (1, 2, 2, 2), (16,))
+    assert (model.dropout, model.activation, model.resamp_with_conv) == (0.1, "swish", True)
+    blocks = 2 if name.startswith("ddpm_") or name == "ddpm" else 4
+    assert model.num_res_blocks == blocks * (2 if "deep" in name else 1)
+    if model.name == "ncsnpp":
+        assert (model.resblock_type, model.skip_rescale, model.fourier_scale) == ("biggan", True, 16.0)
+        assert (model.progressive, model.init_scale, model.fir_kernel) == ("none", 0.0, (1, 3, 3, 1))
+        ncsnpp = name.startswith("ncsnpp")
+        assert model.fir is ncsnpp
+        assert model.progressive_input == ("residual" if ncsnpp else "none")
+        fourier = ncsnpp and sde == "ve" and "cont" in name
+        assert model.embedding == ("fourier" if fourier else "positional")
+        assert model.scale_by_sigma is (ncsnpp and sde == "ve")
+    process = build.build_process(config.sde)
+    wanted = {
+        ("ve", True): VE(0.01, 50.0, 1e-5),
+        ("vp", True): VP(0.1, 20.0, 1e-5),
+        ("subvp", True): SubVP(0.1, 20.0, 1e-5),
+    }
+    if "cont" in name:
+        assert process == wanted[sde, True]
+    else:
+        assert isinstance(process, DiscreteChain) and len(process.sigmas) == 1000
+        first, last = (0.01, 50.0) if sde == "ve" else (1e-4**0.5, 1.0)
+        assert process.sigmas[0] == pytest.approx(first) and process.sigmas[-1] == pytest.approx(last, 1e-4)
+    assert config.sampling.steps == 1000
+    published = {"ve": ("reverse_diffusion", "langevin"), "subvp": ("euler_maruyama", "none")}
+    published["vp"] = ("euler_maruyama" if "cont" in name else "ancestral", "none")
+    assert (config.sampling.predictor, config.sampling.corrector) == published[sde]
+    if sde == "ve":
+        assert config.sampling.snr == 0.16 and config.training.reduce == "sum"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "sigma_max", "batch", "ema", "snr", "steps", "nf", "ch_mult", "blocks"),
+    [
+        ("celeba", 64, 90.0, 128, 0.999, 0.17, 1000, 128, (1, 2, 2, 2), 4),
+        ("church", 256, 380.0, 64, 0.999, 0.075, 2000, 128, (1, 1, 2, 2, 2, 2, 2), 2),
+        ("bedroom", 256, 378.0, 64, 0.999, 0.075, 2000, 128, (1, 1, 2, 2, 2, 2, 2), 2),
+        ("celebahq_256", 256, 348.0, 64, 0.999, 0.075, 2000, 128, (1, 1, 2, 2, 2, 2, 2), 2),
+        ("ffhq_256", 256, 348.0, 64, 0.999, 0.075, 2000, 128, (1, 1, 2, 2, 2, 2, 2), 2),
+        ("celebahq_1024", 1024, 1348.0, 8, 0.9999, 0.15, 2000, 16, (1, 2, 4, 8, 16, 32, 32, 32), 1),
+        ("ffhq_1024", 1024, 1348.0, 8, 0.9999, 0.15, 2000, 16, (1, 2, 4, 8, 16, 32, 32, 32), 1),
+    ],
+)
+def test_published_settings_of_larger_images(
+    dataset, size, sigma_max, batch, ema, snr, steps, nf, ch_mult, blocks
+) -> None:
+    config = load("configs/ve/ncsnpp_cont.py", dataset)
+    model = config.model
+    assert (config.data.image_size, config.data.channels) == (size, 3)
+    assert (config.sde.sigma_min, config.sde.sigma_max) == (0.01, sigma_max)
+    assert (config.training.batch_size, config.training.ema_rate) == (batch, ema)
+    assert (config.sampling.snr, config.sampling.steps) == (snr, steps)
+    assert (model.nf, model.ch_mult, model.num_res_blocks, model.attn_resolutions) == (
+        nf,
+        ch_mult,
+        blocks,
+        (16,),
+    )
+    if size > 64:
+        assert (model.progressive, model.progressive_input) == ("output_skip", "input_skip")
+        assert model.fir and model.dropout == 0.0 and model.embedding == "fourier"
+    else:
+        assert (model.progressive, model.progressive_input, config.data.crop) == ("none", "residual", 140)
+
+
+def pieces(config: ml_collections.ConfigDict) -> None:
+    """Everything that `build` makes, but for tracing the network."""
+    process = build.build_process(config.sde)
+    build.build_network(config, process)
+    build.build_parameterization(config.model, process)
+    build.build_objective(config.training, process)
+    build.build_optimizer(config.optim)
+    build.build_sampler(config.sampling, process)
+    build.build_pixel_range(config.data)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_recipe_fits_every_data_set(file: str) -> None:
+    for dataset in DATASETS:
+        config = load(file, dataset)
+        pieces(config)
+        widths = [config.model.nf * multiple for multiple in config.model.ch_mult]
+        if config.model.name == "ddpm":
+            assert all(width % 32 == 0 for width in widths), (dataset, widths)
+        size = config.data.image_size or 64
+        assert size % 2 ** (len(widths) - 1) == 0, (dataset, size)
+        if config.data.image_size:
+            heights = [size // 2**i for i in range(len(widths))]
+            assert set(config.model.attn_resolutions) <= set(heights), (dataset, heights)
+        assert config.training.batch_size % 8 == config.eval.batch_size % 8 == 0, dataset
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_recipe_builds_on_digits(file: str) -> None:
+    experiment = build.build(load(file, "digits"))
+    assert experiment.shape == (8, 8, 1) and experiment.pixel_range.levels == 17
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("file", FILES)
+def test_every_recipe_builds_on_every_data_set(file: str, dataset: str) -> None:
+    config = load(file, dataset)
+    build.build(config, (64, 64, 3) if dataset == "folder" else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("configs/ve/ncsnpp_cont.py", 62.76),
+        ("configs/vp/ddpmpp_cont.py", 61.80),
+        ("configs/vp/ddpm.py", 35.75),
+    ],
+)
+def test_sizes_of_the_published_networks(name: str, millions: float) -> None:
+    """DDPM: 35.7 million (Ho et al. 2020, appendix B)."""
+    config = load(name)
+    experiment = build.build(config)
+    state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert count / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_readme_recipes_exist() -> None:
+    named = re.findall(r"configs/\w+/\w+\.py", (REPOSITORY / "README.md").read_text())
+    assert named and set(named) <= set(FILES)
