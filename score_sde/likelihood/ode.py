@@ -67,17 +67,17 @@ class ODELikelihood:
         """Log-densities with given directions."""
         field = self.flow.field(score_fn)
 
-        def augmented(t, state):
-            x, v, _ = state
+        def augmented(t, state, v):
+            x, _ = state
             dx, push = jax.linearize(lambda x: field(t, x), x)
             products = jax.vmap(lambda v: jnp.sum(v * push(v)))(v)
-            return dx, jnp.zeros_like(v), products
+            return dx, products if self.probes else jnp.sum(products, keepdims=True)
 
-        start = (x, v, jnp.zeros(v.shape[:2], x.dtype))
+        start = (x, jnp.zeros((len(x), self.probes or 1), x.dtype))
         sde = self.flow.sde
-        (z, _, integrals), nfe, success = self.flow.solve(augmented, start, sde.t_min, sde.t_max)
+        (z, integrals), nfe, success = self.flow.solve(augmented, start, sde.t_min, sde.t_max, v)
         if self.probes == 0:
-            delta, error = jnp.sum(integrals, axis=1), jnp.zeros(len(x), x.dtype)
+            delta, error = integrals[:, 0], jnp.zeros(len(x), x.dtype)
         else:
             delta = jnp.mean(integrals, axis=1)
             spread = jnp.sum((integrals - delta[:, None]) ** 2, axis=1)

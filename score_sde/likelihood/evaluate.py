@@ -1,0 +1,93 @@
+"""Bits/dim of discrete images: dequantize, evaluate, one row for each image."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Integer, Key, PyTree
+
+from score_sde.data import Source
+from score_sde.data.pixels import PixelRange
+from score_sde.data.sources import take
+from score_sde.likelihood.bound import Bound
+from score_sde.likelihood.ode import ODELikelihood
+from score_sde.likelihood.rows import Rows
+from score_sde.training.sharding import batched, replicated
+from score_sde.types import ScoreFn, fold_in, sample_keys
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluator:
+    """`evaluator(params, key, indices, number_of_pass) -> rows` with uniform dequantization.
+
+    A level k becomes (k + u)/levels of the pixel range with u uniform on [0, 1), and -log2 of the density there, per dimension
+    and in units of the level's width, is an upper bound of the discrete image's -log2 P(k) in expectation over u (chapter 9).
+    Noise and probes of an image depend on the key, its index and the pass alone: not on the batch or the devices.
+
+    Args:
+        score_fn: (params) -> score function.
+        source: images.
+        pixel_range: their range and levels.
+        mesh: devices; batches are split over them.
+        batch_size: images at a time, a multiple of the devices; the last batch is filled up and the filling left out.
+        ode: exact likelihood, or None to leave it out.
+        bound: variational bound, or None to leave it out.
+    """
+
+    score_fn: Callable[[PyTree], ScoreFn]
+    source: Source
+    pixel_range: PixelRange
+    mesh: Mesh
+    batch_size: int
+    ode: ODELikelihood | None
+    bound: Bound | None
+
+    def __call__(
+        self, params: PyTree, key: Key[Array, ""], indices: Int[np.ndarray, "n"], number_of_pass: int
+    ) -> Rows:
+        """Rows of up to `batch_size` images: index, label, pass, and the columns of what is evaluated.
+
+        ODE: logp (nats, of the dequantized image), bits_per_dim, standard_error (bits/dim, of the probes), nfe, success.
+        Bound: bound_bits_per_dim.
+        """
+        filled = np.resize(indices, self.batch_size)
+        examples = take(self.source, filled)
+        keys = sample_keys(jax.random.fold_in(key, number_of_pass), jnp.asarray(filled))
+        place = functools.partial(jax.device_put, device=batched(self.mesh))
+        columns = self._columns(params, place(keys), place(examples["image"]))
+        rows = {name: np.asarray(values)[: len(indices)] for name, values in columns.items()}
+        labels = examples["label"][: len(indices)]
+        return {"index": indices, "label": labels, "pass": np.full(len(indices), number_of_pass), **rows}
+
+    @functools.cached_property
+    def _columns(self):
+        def columns(params, keys, images):
+            score_fn, dimensions = self.score_fn(params), images[0].size
+            x = self.dequantize(fold_in(keys, 0), images)
+            result: dict[str, Array] = {}
+            if self.ode is not None:
+                found = self.ode(fold_in(keys, 1), score_fn, x)
+                result |= {
+                    "logp": found.logp,
+                    "bits_per_dim": self.pixel_range.bits_per_dim(found.logp, dimensions),
+                    "standard_error": found.standard_error / (dimensions * np.log(2).item()),
+                    "nfe": found.nfe,
+                    "success": found.success,
+                }
+            if self.bound is not None:
+                nats = self.bound(fold_in(keys, 2), score_fn, x)
+                result["bound_bits_per_dim"] = self.pixel_range.bits_per_dim(-nats, dimensions)
+            return result
+
+        return jax.jit(columns, out_shardings=replicated(self.mesh))
+
+    def dequantize(
+        self, keys: Key[Array, "batch"], images: Integer[Array, "batch h w c"]
+    ) -> Float[Array, "batch h w c"]:
+        """Uniform dequantization, with the key of each image."""
+        u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+        return jnp.asarray(self.pixel_range.dequantize(images, u))

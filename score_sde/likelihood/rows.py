@@ -1,0 +1,138 @@
+"""Per-image results of likelihood evaluation: Parquet pieces that survive a kill, and their summary."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde.errors import UserError
+
+Rows = dict[str, np.ndarray]
+"""Columns of equal length; every row is one image in one pass, named by `index` and `pass`."""
+
+
+class Pieces:
+    """A folder of Parquet files, each written at once or not at all, that together make one table.
+
+    A piece is named after what it holds, so an interrupted evaluation goes on with the pieces that are missing, and jobs
+    that work on different shards write into one folder without knowing of each other.
+
+    Args:
+        folder: where they lie; made when the first piece is written.
+        settings: what the results depend on. A folder written with other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self.folder = folder
+        self._settings = json.dumps(dict(settings), sort_keys=True, indent=1)
+        path = folder / "settings.json"
+        if path.exists() and path.read_text() != self._settings:
+            old, new = json.loads(path.read_text()), json.loads(self._settings)
+            listed = [
+                f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in new if old.get(k) != new.get(k)
+            ]
+            raise UserError(
+                f"{folder} holds results of other settings ({'; '.join(listed)}). Move it away, or go back to its settings."
+            )
+
+    def missing(self, indices: np.ndarray, number_of_pass: int) -> np.ndarray:
+        """Those of `indices` that no piece holds for this pass yet."""
+        done = self.read() if self.folder.exists() else {}
+        if not done:
+            return indices
+        return np.setdiff1d(indices, done["index"][done["pass"] == number_of_pass])
+
+    def write(self, rows: Rows) -> None:
+        """Add a piece."""
+        import pyarrow
+        import pyarrow.parquet
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = self.folder / "settings.json"
+        if not settings.exists():
+            _atomic(settings, lambda path: path.write_text(self._settings))
+        name = f"pass{rows['pass'][0]}_{rows['index'][0]:07d}_{rows['index'][-1]:07d}_{len(rows['index'])}.parquet"
+        _atomic(self.folder / name, lambda path: pyarrow.parquet.write_table(pyarrow.table(rows), path))
+
+    def read(self) -> Rows:
+        """All rows, ordered by pass and index. Raises UserError for a row that is there twice, or a damaged piece."""
+        import pyarrow
+        import pyarrow.parquet
+
+        tables = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                tables.append(pyarrow.parquet.read_table(path))
+            except (pyarrow.ArrowException, OSError) as error:
+                raise UserError(
+                    f"{path} is damaged ({error}). Remove it; the same command makes it again."
+                ) from error
+        if not tables:
+            return {}
+        rows = {
+            name: column.to_numpy()
+            for name, column in zip(tables[0].column_names, pyarrow.concat_tables(tables).columns)
+        }
+        order = np.lexsort((rows["index"], rows["pass"]))
+        rows = {name: column[order] for name, column in rows.items()}
+        twice = (np.diff(rows["index"]) == 0) & (np.diff(rows["pass"]) == 0)
+        if twice.any():
+            where = rows["index"][1:][twice][:5].tolist()
+            raise UserError(
+                f"{self.folder} holds {int(twice.sum())} rows twice (images {where} ...). Remove one of the pieces."
+            )
+        return rows
+
+    def complete(self, images: int, passes: int) -> Rows:
+        """All rows; raises UserError, naming the first gaps, where images 0 .. images-1 in each pass are not all there."""
+        rows = self.read()
+        have = set(zip(rows["index"].tolist(), rows["pass"].tolist())) if rows else set()
+        gaps = [(i, p) for p in range(passes) for i in range(images) if (i, p) not in have]
+        if gaps:
+            raise UserError(
+                f"{self.folder} lacks {len(gaps)} of {images * passes} rows (first: image {gaps[0][0]} in pass {gaps[0][1]}). "
+                "Run the missing shards first."
+            )
+        return rows
+
+
+def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
+    """Mean over images with its standard error and 95% interval by Student's t, and where the variance comes from.
+
+    Images are the independent units; the passes of an image are averaged first. With several passes the variance between
+    passes of one image is that of dequantization and probes together; the probes' share is known where several were drawn
+    (`standard_error` column), the rest is dequantization; what remains between images is the data's.
+    """
+    from scipy.special import stdtrit
+
+    values, index = rows[column], rows["index"]
+    passes = len(np.unique(rows["pass"]))
+    images = len(np.unique(index))
+    table = values[np.lexsort((rows["pass"], index))].reshape(images, passes)
+    means = table.mean(axis=1)
+    spread = means.var(ddof=1) if images > 1 else math.nan
+    error = math.sqrt(spread / images) if images > 1 else math.nan
+    radius = float(stdtrit(images - 1, 0.975)) * error if images > 1 else math.nan
+    within = float(table.var(axis=1, ddof=1).mean()) if passes > 1 else math.nan
+    probe = float(np.mean(rows["standard_error"] ** 2)) if "standard_error" in rows else math.nan
+    return {
+        "mean": float(means.mean()),
+        "standard_error": error,
+        "low": float(means.mean()) - radius,
+        "high": float(means.mean()) + radius,
+        "images": images,
+        "passes": passes,
+        "variance_data": spread - within / passes if passes > 1 else math.nan,
+        "variance_probe": probe,
+        "variance_dequantization": within - probe if passes > 1 else math.nan,
+    }
+
+
+def _atomic(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    os.replace(temporary, path)
