@@ -33,6 +33,21 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return rest, overrides
 
 
+def _join_processes(jax) -> None:
+    """Start jax.distributed: on pods and known clusters by itself, elsewhere as three environment variables say."""
+    number, index = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=None if number is None else int(number),
+            process_id=None if index is None else int(index),
+        )
+    except (ValueError, RuntimeError) as error:
+        sys.exit(
+            f"error: --distributed: {error} Outside of pods and clusters that jax knows, set JAX_COORDINATOR_ADDRESS=HOST:PORT, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) for each process."
+        )
+
+
 def main(argv: list[str]) -> None:
     """Run the mode that the flags ask for."""
     if len(argv) > 1:
@@ -47,7 +62,7 @@ def main(argv: list[str]) -> None:
     from score_sde.errors import UserError
 
     if FLAGS.distributed:
-        jax.distributed.initialize()
+        _join_processes(jax)
     try:
         run_lib.run(FLAGS.mode, FLAGS.config, OVERRIDES, FLAGS.workdir, FLAGS.checkpoint)
     except UserError as error:

@@ -24,7 +24,7 @@ from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.interrupt import Interrupt
-from score_sde.training.log import MetricsLog
+from score_sde.training.log import MetricsLog, check_finite
 from score_sde.viz.grid import write_atomic
 
 PREVIEW = 64
@@ -261,8 +261,13 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
             workdir, config, lambda name: not name.startswith(CHANGEABLE) and not name.endswith("_every")
         )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        config_lib.save(config, path)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            config_lib.save(config, path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
+            ) from error
 
 
 CHANGEABLE = (
@@ -311,10 +316,13 @@ def training_batches(experiment: Experiment, config: ml_collections.ConfigDict, 
 
 
 def record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:
-    """Log the metrics of a finished call."""
-    if log and pending:
+    """Log the metrics of a finished call; raises UserError, on every process, where they are not finite."""
+    if pending:
         first, metrics = pending
-        log.steps(first, {name: np.asarray(values) for name, values in metrics.items()})
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        check_finite(first, values)
+        if log:
+            log.steps(first, values)
 
 
 def _crossed(before: int, after: int, every: int) -> bool:

@@ -162,3 +162,7 @@ def _override(values: dict, changes: dict[str, dict], network: str) -> None:
     if network == "ddpm" and values["data"]["image_size"] == 256:
         values["model"]["ch_mult"] = (1, 1, 2, 2, 4, 4)  # published for DDPM at 256 pixels, with lr 2e-5
         values["optim"]["lr"] = 2e-5
+    if network == "ddpm" and values["data"]["image_size"] == 1024:
+        values["model"] |= {"nf": 32, "ch_mult": (1, 1, 2, 4, 8, 16, 16, 16)}  # widths are multiples of 32
+    if "n" in values["sde"]:  # a chain is as long as the published samplers' runs
+        values["sde"]["n"] = max(values["sde"]["n"], values["sampling"]["steps"])

@@ -283,7 +283,9 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> 
     with _blame("sampling"):
         table = _published_table(process, section.steps) if compat else process
         predictor = _choose("sampling.predictor", PREDICTORS, section.predictor)(process, table, section)
-        corrector = _choose("sampling.corrector", CORRECTORS, section.corrector)(table, section, compat)
+        corrector = _choose("sampling.corrector", CORRECTORS, section.corrector)(
+            process, table, section, compat
+        )
         times = _choose("sampling.grid", GRIDS, section.grid)(process, section, compat)
         if corrector is None:
             stepper = predictor
@@ -330,18 +332,22 @@ def _alpha(table: Perturbation, compat: bool) -> dict[str, Callable]:
 
 
 CORRECTORS: dict[str, Callable] = {
-    "langevin": lambda table, section, compat: steppers.Langevin(
+    "langevin": lambda process, table, section, compat: steppers.Langevin(
         section.snr, section.corrector_steps, "batch" if compat else section.norm, **_alpha(table, compat)
     ),
-    "annealed_langevin": lambda table, section, compat: steppers.AnnealedLangevin(
-        table, section.snr, section.corrector_steps, **_alpha(table, compat)
+    "annealed_langevin": lambda process, table, section, compat: steppers.AnnealedLangevin(
+        process, section.snr, section.corrector_steps, **_alpha(table, compat)
     ),
-    "none": lambda table, section, compat: None,
+    "none": lambda process, table, section, compat: None,
 }
 
 
 def _uniform_grid(process, section, compat):
     if isinstance(process, DiscreteChain):
+        if section.steps < 2 and section.denoise == "tweedie" and not compat:
+            raise ValueError(
+                f"steps must be at least 2 for a discrete chain with denoise=tweedie; got {section.steps}"
+            )
         times = grids.chain_steps(process, section.steps)
         # Tweedie's formula is the step to the clean image: a sampled one before it would leave its noise in.
         return times if compat or section.denoise != "tweedie" else times[:-1]

@@ -102,7 +102,7 @@ def load_json(path: Path) -> ml_collections.ConfigDict:
     """Read what `save` wrote. Raises UserError where the file is missing or damaged."""
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path.parent} holds no config.json: it is not the working directory of a run. Train first, or name the run "
             "with --workdir."

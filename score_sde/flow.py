@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from score_sde.sde import GaussianSDE
 from score_sde.types import ScoreFn
 
-Field = Callable[[Float[Array, ""], Any], Any]
-"""(t, state of one sample) -> d state/dt."""
+Field = Callable[[Float[Array, ""], Any, Any], Any]
+"""(t, state of one sample, data of that sample) -> d state/dt."""
 
 
 class Solution(NamedTuple):
@@ -41,7 +41,8 @@ class Flow:
     Args:
         sde: gives the coefficients and the interval [t_min, t_max].
         solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5, Dopri8, ...).
-        rtol, atol: tolerances on each sample's state, by the root mean square over its entries.
+        rtol, atol: tolerances on each sample's state, by the root mean square over its entries; where the state has
+            parts (image and log-density) the worst of them decides.
         steps: number of equal steps; 0 chooses them by the error.
         variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. Of a
             trained network log-SNR needs fewer evaluations and keeps its accuracy at loose tolerances (on digits 376
@@ -82,38 +83,41 @@ class Flow:
     def field(self, score_fn: ScoreFn) -> Field:
         """dx/dt = f x - g^2/2 score for one sample."""
 
-        def drift(t, x):
+        def drift(t, x, _=None):
             f, g2 = self.sde.coefficients(t)
             return f * x - 0.5 * g2 * score_fn(x[None], t[None])[0]
 
         return drift
 
-    def solve(self, field: Field, state: PyTree, start: float, end: float) -> Solution:
-        """Integrate d state/dt = field(t, state) of each sample from time `start` to `end`.
+    def solve(
+        self, field: Field, state: PyTree, start: float, end: float, data: PyTree = None
+    ) -> Solution:
+        """Integrate d state/dt = field(t, state, data) of each sample from time `start` to `end`.
 
-        `state`: arrays with a leading batch axis, of one floating type.
+        `state`: arrays with a leading batch axis, of one floating type. `data`: likewise, constants of each sample; they
+        do not enter the error.
         """
         dtype = jax.tree.leaves(state)[0].dtype
         ends = jnp.asarray([start, end], dtype)
         if self.variable == "log_snr":
             ends = self.sde.log_snr(ends)
 
-        def rate(variable, y, _):
+        def rate(variable, y, data):
             if self.variable == "t":
-                return field(variable, y)
+                return field(variable, y, data)
             t = self.sde.time_at_log_snr(variable)
             _, slope = jax.jvp(self.sde.log_snr, (t,), (jnp.ones_like(t),))
-            return jax.tree.map(lambda d: d / slope, field(t, y))
+            return jax.tree.map(lambda d: d / slope, field(t, y, data))
 
         if self.steps:
             control: Any = diffrax.ConstantStepSize()
             first = (ends[1] - ends[0]) / self.steps
             limit = self.steps + 1  # rounding may leave a sliver
         else:
-            control = diffrax.PIDController(self.rtol, self.atol, pcoeff=0.3, icoeff=0.4)
+            control = diffrax.PIDController(self.rtol, self.atol, pcoeff=0.3, icoeff=0.4, norm=_worst)
             first, limit = None, self.max_steps
 
-        def solve_one(y0):
+        def solve_one(y0, data):
             solution = diffrax.diffeqsolve(
                 diffrax.ODETerm(rate),
                 self.solver,
@@ -121,6 +125,7 @@ class Flow:
                 ends[1],
                 first,
                 y0,
+                data,
                 stepsize_controller=control,
                 saveat=diffrax.SaveAt(t1=True),
                 max_steps=limit,
@@ -131,18 +136,23 @@ class Flow:
             success = (solution.result == diffrax.RESULTS.successful) & finite
             return final, self._evaluations(solution.stats["num_steps"]), success
 
-        return Solution(*jax.vmap(solve_one)(state))
+        return Solution(*jax.vmap(solve_one)(state, data))
 
     def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
-        """Evaluations of the field in `steps` steps, accepted or not, with the one that chooses the first step."""
+        """Evaluations of the field in `steps` steps, accepted or not, with the two that choose the first step."""
         if isinstance(self.solver, diffrax.Euler):
             return steps
         if not isinstance(self.solver, diffrax.AbstractERK):
             return jnp.full_like(steps, -1)
         tableau: Any = self.solver.tableau
         stages, reuse = tableau.num_stages, int(tableau.fsal)
-        choose = 0 if self.steps else 1
+        choose = 0 if self.steps else 2
         return (stages - reuse) * steps + reuse + choose
+
+
+def _worst(errors: PyTree) -> Float[Array, ""]:
+    """Largest root mean square among the parts of a state. One over all entries would drown a log-density in pixels."""
+    return jnp.max(jnp.stack([jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(errors)]))
 
 
 def spherical(

@@ -59,15 +59,15 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=arguments)
             host = dict(restored["host"])
-            if host.pop("types") != _types(like):  # Orbax would convert in silence
+            if host.pop("types", _types(like)) != _types(like):  # Orbax would convert in silence
                 raise ValueError("its arrays are of other types")
         except Exception as error:  # Orbax raises many types for damaged or foreign files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             others = [other for other in self.steps() if other != step]
             raise UserError(
                 f"checkpoint {step} in {self._manager.directory} cannot be read ({reason[0][:300]}). It is damaged, or "
-                f"of another network than the configuration describes. Other checkpoints: {others or 'none'}; training "
-                f"goes on from the one before where the folder {step} is removed."
+                f"of another network than the configuration describes. Other checkpoints: {others or 'none'}. If it "
+                f"is damaged, remove the folder {step}: the run then goes on from the one before."
             ) from error
         return restored["state"], host
 

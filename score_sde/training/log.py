@@ -1,7 +1,6 @@
 """Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a live progress bar."""
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -42,18 +41,11 @@ class MetricsLog:
         )
 
     def steps(self, first: int, metrics: dict[str, np.ndarray]) -> None:
-        """Take the values of steps first+1, first+2, ...; raises UserError at the first that is not finite."""
+        """Take the values of steps first+1, first+2, ..."""
         for offset in range(len(metrics["loss"])):
             step = first + offset + 1
             for name, values in metrics.items():
-                value = float(values[offset])
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"the training {name} at step {step} is {value}. Training stops here; the last checkpoint is intact. "
-                        "Resume from it with a lower config.optim.lr, a smaller config.optim.grad_clip or "
-                        "config.model.dtype=float32."
-                    )
-                self.window.setdefault(name, []).append(value)
+                self.window.setdefault(name, []).append(float(values[offset]))
             if step % self.every == 0:
                 self.row(step, {name: float(np.mean(values)) for name, values in self.window.items()})
                 self.window = {}
@@ -80,6 +72,18 @@ class MetricsLog:
         self._bar.close()
         self._board.close()
         self._file.close()
+
+
+def check_finite(first: int, metrics: dict[str, np.ndarray]) -> None:
+    """Raises UserError that names the first of the steps first+1, first+2, ... with a value that is not finite."""
+    for name, values in metrics.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise UserError(
+                f"the training {name} at step {first + bad[0] + 1} is {values[bad[0]]}. Training stops here; the last "
+                "checkpoint is intact. Train again in another --workdir with a lower config.optim.lr, a smaller "
+                "config.optim.grad_clip or config.model.dtype=float32."
+            )
 
 
 def _cut(path: Path, step: int) -> None:

@@ -1,0 +1,68 @@
+"""Histogram of a number per image, and how it changes over training."""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from score_sde.viz.curves import INK, RULE, TRAIN_COLOR
+from score_sde.viz.grid import write_atomic
+
+
+def histogram(
+    values: Float[np.ndarray, "n"], label: str, path: str | os.PathLike[str], mean: float | None = None
+) -> None:
+    """Draw how `values` are distributed, with their mean as a line, and write the PNG."""
+    figure, axes = _figure()
+    axes.hist(values, bins=min(60, max(10, len(values) // 8)), color=TRAIN_COLOR, alpha=0.85)
+    if mean is not None:
+        axes.axvline(mean, color=INK, linewidth=1.4)
+        axes.annotate(
+            f" mean {mean:.3f}", (mean, axes.get_ylim()[1]), va="top", color=INK, annotation_clip=False
+        )
+    axes.set_xlabel(label, color=INK)
+    axes.set_ylabel("images", color=INK)
+    _write(figure, path)
+
+
+def intervals(
+    steps: Sequence[int],
+    means: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    label: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Draw means with their intervals against training steps, and write the PNG."""
+    figure, axes = _figure()
+    errors = [np.subtract(means, lows), np.subtract(highs, means)]
+    axes.errorbar(
+        steps, means, yerr=errors, fmt="o-", color=TRAIN_COLOR, capsize=3, linewidth=1.6, markersize=4.5
+    )
+    axes.set_xlabel("training step", color=INK)
+    axes.set_ylabel(label, color=INK)
+    _write(figure, path)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(True, color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=INK, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(RULE)
+    return figure, axes
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write_atomic(path, buffer.getvalue())

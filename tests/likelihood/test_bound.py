@@ -1,0 +1,285 @@
+"""Bounds: published numbers, equality for exact scores, the price of a wrong score, variance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mathcases import mixture_2d, reference_mixture, reference_sde
+from scipy.integrate import quad, solve_ivp
+
+from golden import assert_close, load
+from score_sde.analytic import GaussianMixture
+from score_sde.data.pixels import PixelRange
+from score_sde.likelihood import Bound
+from score_sde.objectives.times import LogSNRUniform, UniformTime
+from score_sde.sde import EDM, VE, VP, SubVP
+from score_sde.types import sample_keys
+
+KINDS = {"dsm": "dsm", "sm": "ssm"}
+EPS = ["1e-5", "1e-3"]
+
+
+def _switched_std(name, sde, t):
+    """s(t) as score_flow has it: below B/2 = 1e-3 it takes sqrt(B) (VP) or B (sub-VP) for the exact value."""
+    if name == "ve":
+        return np.asarray(sde.marginal(jnp.asarray(t))[1])
+    b = t * (sde.beta_min + 0.5 * t * (sde.beta_max - sde.beta_min))
+    exact = -np.expm1(-b)
+    exact, early = (np.sqrt(exact), np.sqrt(b)) if name == "vp" else (exact, b)
+    return np.where(b / 2 <= 1e-3, early, exact)
+
+
+@pytest.mark.parametrize("eps", EPS)
+@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+class TestPublished:
+    def _case(self, name, eps):
+        stored = load(f"math/ode_bound_{name}")
+        sde = reference_sde(name, stored, float(eps))
+        return stored, sde, reference_mixture(stored).score_fn(sde), jnp.asarray(stored["x"])
+
+    def _integrands(self, stored, sde, score_fn, x, kind, times, probes):
+        bound = Bound(sde, UniformTime(sde), kind=kind)
+
+        def one(t, z, v):
+            return bound.integrand(score_fn, x, t, z, v)
+
+        noise = jnp.asarray(stored["noise"], jnp.float64)
+        return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(times), noise, jnp.asarray(probes, jnp.float64)))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_integrand(self, name, eps, kind, x64):
+        """At the stored times, noise and probes.
+
+        The reference estimates the divergence of the linear drift, D f, by f |probe|^2: equal for signs, corrected
+        here for Gaussian probes. Its switch changes s(t) by up to 5e-4 (VP) or 1e-3 (sub-VP), relative, where
+        B(t)/2 <= 1e-3, and with it dsm, where z/s dominates, by twice that; elsewhere the numbers are the same.
+        """
+        stored, sde, score_fn, x = self._case(name, eps)
+        compared = 0
+        for weighting in ("iw", "uniform"):
+            for probe in ("rademacher", "gaussian"):
+                key = f"integrand_{KINDS[kind]}_{weighting}_{probe}__eps{eps}"
+                if key not in stored:
+                    continue
+                t, v = stored[f"times_{weighting}__eps{eps}"], stored[f"epsilon_{probe}"]
+                ours = self._integrands(stored, sde, score_fn, x, kind, t, v)
+                f, g2 = (np.asarray(c) for c in jax.vmap(sde.coefficients)(jnp.asarray(t)))
+                squares = np.sum(v.astype(float) ** 2, axis=(2, 3, 4))
+                ours = ours - 2 * f * (squares - x[0].size)
+                std = np.asarray(sde.marginal(jnp.asarray(t))[1])
+                plain = np.abs(_switched_std(name, sde, t) / std - 1) < 1e-12
+                if weighting == "iw":
+                    ours = ours * float(stored[f"Z__eps{eps}"]) * std**2 / g2
+                # g of the reference's sub-VP has a switch of its own, 2B <= 1e-3, inside the one of s.
+                assert_close(ours[plain], stored[key][plain], 1e-9, key)
+                scale = np.abs(stored[key]).max()
+                np.testing.assert_allclose(ours, stored[key], rtol=5e-3, atol=5e-3 * scale)
+                compared += plain.sum()
+        assert compared >= (6 if name == "ve" else 20)
+
+    def test_importance_times(self, name, eps, x64):
+        """The reference's times are ours up to its small-time replacement of ln(exp(B) - 1) by ln(B)."""
+        stored, sde, score_fn, x = self._case(name, eps)
+        if name == "ve":
+            t, w = LogSNRUniform(sde).at(jnp.asarray(stored["u"][:, 0]))
+            assert_close(t, stored[f"times_uniform__eps{eps}"][:, 0], 1e-9)
+            assert_close(w, np.ones(6), 1e-9)
+            return
+        sampler = LogSNRUniform(sde)
+        for column in range(3):
+            t, w = sampler.at(jnp.asarray(stored["u"][:, column]))
+            reference = stored[f"times_iw__eps{eps}"][:, column]
+            np.testing.assert_allclose(t, reference, rtol=3e-3)
+            np.testing.assert_allclose(
+                UniformTime(sde).at(jnp.asarray(stored["u"][:, column]))[0],
+                stored[f"times_uniform__eps{eps}"][:, column],
+                rtol=1e-9,
+            )
+            _, std = sde.marginal(t)
+            _, g2 = sde.coefficients(t)
+            factor = float(stored[f"Z__eps{eps}"]) * std**2 / g2
+            np.testing.assert_allclose(w * (sde.t_max - sde.t_min), factor, rtol=1e-3)
+
+    def test_prior(self, name, eps, x64):
+        stored, sde, _, x = self._case(name, eps)
+        noise = jnp.asarray(stored["prior_noise"], jnp.float64)
+        at_draw = -sde.prior_logp(sde.perturb(x, jnp.asarray(sde.t_max), noise))
+        assert_close(at_draw, stored["neg_prior_logp"], 1e-9)
+        draws = jax.random.normal(jax.random.key(0), (4000, *x.shape), jnp.float64)
+        values = jax.vmap(lambda z: -sde.prior_logp(sde.perturb(x, jnp.asarray(sde.t_max), z)))(draws)
+        error = np.asarray(values.std(0)) / np.sqrt(len(draws))
+        assert error.max() < 0.05
+        closed = Bound(sde, UniformTime(sde)).prior_term(x)
+        assert np.all(np.abs(values.mean(0) - closed) < 4 * error)
+
+    def test_offset_and_total(self, name, eps, x64):
+        stored, sde, score_fn, x = self._case(name, eps)
+        t = stored[f"times_uniform__eps{eps}"]
+        bound = Bound(sde, UniformTime(sde))
+        offset = jax.jit(lambda z: bound.offset_term(score_fn, x, z))(
+            jnp.asarray(stored["offset_noise"], jnp.float64)
+        )
+        # The switch of s(t_min): up to 5e-4 relative on s at 1e-3, nothing to speak of at 1e-5.
+        change = abs(float(_switched_std(name, sde, np.asarray(float(eps))) / sde.marginal(jnp.asarray(sde.t_min))[1]) - 1)
+        tol = 1e-8 + 40 * change
+        assert tol < 5e-3
+        assert_close(offset, stored[f"offset_eps{eps}"], tol)
+        if eps == "1e-5":
+            integrand = self._integrands(stored, sde, score_fn, x, "dsm", t, stored["epsilon_rademacher"])
+            nats = stored["neg_prior_logp"] + integrand.mean(0) / 2
+            for suffix, more in (("nooffset", 0.0), ("offset", np.asarray(offset))):
+                bits = PixelRange(256, -1.0, 1.0).bits_per_dim(-(nats + more), x[0].size)
+                assert_close(bits, stored[f"bpd_dsm_uniform_rademacher_{suffix}__eps1e-5"], 1e-4)
+
+    def test_large_offset(self, name, eps, x64):
+        """At t_min = 0.05 a wrong factor in Tweedie's mean or in the width would show."""
+        stored, _, _, x = self._case(name, eps)
+        sde = reference_sde(name, stored, 0.05)
+        bound = Bound(sde, UniformTime(sde))
+        noise = jnp.asarray(stored["offset_noise"], jnp.float64)
+        offset = bound.offset_term(reference_mixture(stored).score_fn(sde), x, noise)
+        assert_close(offset, stored["offset_eps5e-2"], 1e-9)
+
+
+SDES = {"vp": VP(), "subvp": SubVP(t_min=1e-3), "ve": VE(), "edm": EDM()}
+
+
+def _estimates(bound, score_fn, x, keys):
+    return np.asarray(jax.jit(lambda keys, x: bound(keys, score_fn, x))(keys, x), np.float64)
+
+
+def _check_mean(values, expected, width):
+    """Mean within 4 standard errors of `expected`, and the error small enough to see `width`."""
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    assert 4 * error < width, error
+    assert abs(values.mean() - expected) < 4 * error, (values.mean(), expected, error)
+
+
+class TestExactScore:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("times", ["log_snr", "uniform"])
+    @pytest.mark.parametrize("name", SDES)
+    def test_tight_for_each_sample(self, name, times, kind):
+        """bound(x) = -log p_0(x), for every x by itself; so the mean is the negative log-likelihood."""
+        sde, mixture = SDES[name], mixture_2d()
+        if times == "uniform" and name != "ve":  # its variance grows without limit as t_min -> 0
+            sde = {"vp": VP(t_min=2e-3), "subvp": SubVP(t_min=2e-2), "edm": EDM(t_min=0.05)}[name]
+        sampler = LogSNRUniform(sde) if times == "log_snr" else UniformTime(sde)
+        x = jnp.asarray([[-0.8, 0.3], [0.3, -0.5], [1.4, 1.2]])
+        repeats = 2048
+        bound = Bound(sde, sampler, draws=128, kind=kind)
+        many = jnp.repeat(x, repeats, axis=0)
+        values = _estimates(bound, mixture.score_fn(sde), many, jax.random.key(1)).reshape(3, repeats)
+        truth = mixture.log_prob(VP(t_min=0.0), x, jnp.zeros(()))  # alpha = 1, sigma = 0: the data themselves
+        for row, logp in zip(values, np.asarray(truth), strict=True):
+            # Every term is of the order of a nat or more; a factor 2 in any would be seen.
+            _check_mean(row, -logp, 0.5)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_without_offset(self, kind):
+        """Then it is the mean of -log p_e over x_e = alpha x + sigma z, e = t_min."""
+        sde, mixture = VP(t_min=2e-3), mixture_2d()
+        x = jnp.repeat(jnp.asarray([[-0.8, 0.3]]), 4096, axis=0)
+        bound = Bound(sde, LogSNRUniform(sde), 64, kind, offset=False)
+        values = _estimates(bound, mixture.score_fn(sde), x, jax.random.key(2))
+        start = jnp.asarray(sde.t_min)
+        xe = sde.perturb(x, start, jax.random.normal(jax.random.key(3), x.shape))
+        _check_mean(values, -float(mixture.log_prob(sde, xe, start).mean()), 0.5)
+
+
+class TestWrongScore:
+    """Gaussian data and 1.2 times their score: the model's density is Gaussian as well, so all sides are known."""
+
+    sde, v, factor = VP(t_min=1e-3), 0.05, 1.2
+
+    def _curves(self, t):
+        """(beta, variance of p_t) in NumPy."""
+        alpha2 = np.exp(-(0.1 * t + 9.95 * t**2))
+        return 0.1 + 19.9 * t, alpha2 * self.v + 1 - alpha2
+
+    def _price(self):
+        """1/2 integral of g^2 E|0.2 s*|^2 dt, with E|s*|^2 = 2/variance in the plane."""
+
+        def rate(t):
+            beta, variance = self._curves(t)
+            return 0.5 * beta * (self.factor - 1) ** 2 * 2 / variance
+
+        return quad(rate, self.sde.t_min, self.sde.t_max, epsabs=1e-10)[0]
+
+    def _data(self):
+        data = GaussianMixture.isotropic([1.0], np.zeros((1, 2)), self.v**0.5)
+        return data, data.sample(jax.random.key(0), 16384)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("times", [LogSNRUniform, UniformTime])
+    def test_price(self, times, kind):
+        """The bound grows by what theorem 9.1 says."""
+        data, x = self._data()
+        bound = Bound(self.sde, times(self.sde), 64, kind, offset=False)
+        keys = jax.random.key(1)
+        right = _estimates(bound, data.score_fn(self.sde), x, keys)
+        wrong = _estimates(bound, lambda x, t: self.factor * data.score(self.sde, x, t), x, keys)
+        _check_mean(wrong - right, self._price(), 0.5 * self._price())
+
+    def test_above_the_likelihood_of_the_model(self):
+        """-E log p_model < bound = entropy of p_{t_min} + price, for the reverse SDE solved exactly."""
+
+        def growth(t, variance):
+            beta, marginal = self._curves(t)
+            return 2 * (-0.5 * beta + self.factor * beta / marginal) * variance - beta
+
+        start = self.sde.t_min
+        model = solve_ivp(growth, (1.0, start), [1.0], rtol=1e-10, atol=1e-12).y[0, -1]
+        _, marginal = self._curves(start)
+        assert abs(model / marginal - 1) > 0.05
+        data, x = self._data()
+        bound = Bound(self.sde, LogSNRUniform(self.sde), 64, offset=False)
+        wrong = _estimates(
+            bound, lambda x, t: self.factor * data.score(self.sde, x, t), x, jax.random.key(1)
+        )
+        _check_mean(wrong, 1 + np.log(2 * np.pi * marginal) + self._price(), 0.5)
+        cross_entropy = np.log(2 * np.pi * model) + marginal / model
+        assert wrong.mean() - 4 * wrong.std() / np.sqrt(len(wrong)) > cross_entropy
+
+
+def test_variance():
+    """Log-SNR times: at least ten times less variance than uniform ones for VP from t = 1e-5."""
+    sde, mixture = VP(), mixture_2d()
+    x = jnp.repeat(jnp.asarray([[-0.8, 0.3]]), 20000, axis=0)
+    variances = {}
+    for name, times in {"log_snr": LogSNRUniform(sde), "uniform": UniformTime(sde)}.items():
+        values = _estimates(Bound(sde, times), mixture.score_fn(sde), x, jax.random.key(0))
+        variances[name] = values.var()
+    assert variances["uniform"] > 10 * variances["log_snr"], variances
+
+
+class TestCall:
+    def test_any_batching(self):
+        sde, mixture = VP(), mixture_2d()
+        x = mixture.sample(jax.random.key(0), 5)
+        keys = sample_keys(jax.random.key(1), jnp.arange(5))
+        for kind in KINDS:
+            bound = Bound(sde, LogSNRUniform(sde), draws=3, kind=kind)
+            together = _estimates(bound, mixture.score_fn(sde), x, keys)
+            alone = [_estimates(bound, mixture.score_fn(sde), x[i : i + 1], keys[i : i + 1])[0] for i in range(5)]
+            np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-5)
+            assert len(set(together)) == 5
+
+    def test_draws_are_averaged(self, x64):
+        """Twice the draws, half the variance of the integral."""
+        sde, mixture = VP(t_min=1e-2), mixture_2d()
+        x = jnp.repeat(jnp.asarray([[-0.8, 0.3]], jnp.float64), 20000, axis=0)
+        score_fn = mixture.score_fn(sde)
+        variance = [
+            _estimates(
+                Bound(sde, LogSNRUniform(sde), draws=n, offset=False), score_fn, x, jax.random.key(0)
+            ).var()
+            for n in (1, 4)
+        ]
+        assert abs(variance[0] / variance[1] - 4) < 0.6
+
+    @pytest.mark.parametrize("settings", [dict(draws=0), dict(kind="ism")])
+    def test_refusals(self, settings):
+        # The type checker of the tests would refuse a wrong literal before the class does.
+        with pytest.raises(Exception if "kind" in settings else ValueError):
+            Bound(VP(), UniformTime(VP()), **settings)
