@@ -33,8 +33,8 @@ PREVIEW = 64
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Train, or go on training: steps, held-out losses, sample grids and checkpoints until config.training.steps."""
+    experiment = build(config, image_shape(config))
     source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
-    experiment = build(config, source.shape)
     mesh = sharding.make_mesh()
     settings = experiment.training
     sharding.check_divisible("config.training.batch_size", settings["batch_size"], mesh)
@@ -58,11 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return
 
     lead = jax.process_index() == 0
-    log = (
-        MetricsLog(workdir, settings["log_every"], settings["steps"], step, window, quiet=not lead)
-        if lead
-        else None
-    )
+    log = MetricsLog(workdir, settings["log_every"], settings["steps"], step, window) if lead else None
     train_steps = jax.jit(experiment.trainer.steps, donate_argnums=0)
     heldout_loss = make_heldout_loss(experiment, config, heldout, mesh)
     preview = make_generator(experiment, mesh, min(PREVIEW, experiment.sampling["num_samples"]))
@@ -81,7 +77,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 state, metrics = train_steps(state, keys["train"], sharding.put_batch(images, mesh, axis=1))
                 record(log, pending)  # of the call before, while this one runs
                 pending = (before, metrics)
-                stop = interrupt.requested()
+                stop = interrupt.requested(agree=_crossed(before, step, settings["log_every"]))
                 crossed = functools.partial(_crossed, before, step)
                 last = stop or step == settings["steps"]
                 if last or crossed(settings["checkpoint_every"]) or crossed(settings["eval_every"]):
@@ -169,8 +165,8 @@ def evaluate(
 
 def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
     """Write report.html: samples, animation, loss curves, nearest training images, configuration, versions, device."""
+    experiment = build(config, image_shape(config))
     source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
-    experiment = build(config, source.shape)
     step = Checkpoints(workdir / "checkpoints", read_only=True).choose(checkpoint)
     folder = workdir / "samples" / f"step_{step}"
     if not (folder / "samples.npz").exists():
@@ -181,7 +177,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     unit = functools.partial(_unit, levels=experiment.pixel_range.levels)
     training, held = unit(_some_images(source)), unit(_some_images(heldout, limit=len(samples)))
     distances = neighbor_distances(unit(samples), held, training)
-    rows = viz.read_metrics(workdir / "metrics.jsonl")
+    rows = [row for row in viz.read_metrics(workdir / "metrics.jsonl") if row["step"] <= step]
     losses = [row["loss"] for row in rows if "loss" in row]
     evals = [row["eval_loss"] for row in rows if "eval_loss" in row]
     parameters = costs.count(
@@ -229,10 +225,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
 
 def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Print the resolved configuration, parameter count, memory and FLOPs estimates and the device mesh; run nothing."""
-    shape = None
-    if config.data.image_size == 0 or config.data.channels == 0:
-        shape = open_source(config.data, train=True).shape
-    experiment = build(config, shape)
+    experiment = build(config, image_shape(config))
     mesh = sharding.make_mesh()
     sharding.check_divisible("config.training.batch_size", experiment.training["batch_size"], mesh)
     cost = costs.estimate(
@@ -294,6 +287,16 @@ def check_same(workdir: Path, config: ml_collections.ConfigDict, matters: Callab
         )
 
 
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+    """(height, width, channels): of the configuration, or of the image files where it leaves them open."""
+    size, channels = config.data.image_size, config.data.channels
+    if size and channels:
+        return size, size, channels
+    shape = open_source(config.data, train=True).shape
+    assert shape is not None
+    return shape
+
+
 def run_keys(experiment: Experiment) -> dict[str, jax.Array]:
     """The random keys of a run, by purpose."""
     purposes = ("init", "train", "eval", "sample")
@@ -332,10 +335,7 @@ def _crossed(before: int, after: int, every: int) -> bool:
 
 def restore(config, workdir, checkpoint):
     """(experiment, mesh, train state, step) of a checkpoint."""
-    shape = None
-    if config.data.image_size == 0 or config.data.channels == 0:
-        shape = open_source(config.data, train=True).shape
-    experiment = build(config, shape)
+    experiment = build(config, image_shape(config))
     mesh = sharding.make_mesh()
     like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
     placed = sharding.replicated(mesh)

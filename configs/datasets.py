@@ -40,7 +40,13 @@ DATASETS: dict[str, dict[str, dict]] = {
             "keep_every": 0,
             "sample_every": 0,
         },
-        "sampling": {"corrector": "langevin", "snr": 0.16, "steps": 100, "num_samples": 500, "batch_size": 250},
+        "sampling": {
+            "corrector": "langevin",
+            "snr": 0.16,
+            "steps": 100,
+            "num_samples": 500,
+            "batch_size": 250,
+        },
         "eval": {"batch_size": 360},
     },
     "mnist": {

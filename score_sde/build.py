@@ -117,9 +117,20 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         sampling=_counts("sampling", config.sampling, SAMPLING_COUNTS),
         eval=_counts("eval", config.eval, EVAL_COUNTS),
     )
+    _check_intervals(experiment.training)
     with _blame("model"):
         jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
     return experiment
+
+
+def _check_intervals(training: dict[str, int]) -> None:
+    """Raises UserError where checkpoints to keep would never be written: they are saved between calls."""
+    checkpoint, call = training["checkpoint_every"], training["steps_per_call"]
+    if training["keep_every"] and (training["keep_every"] % checkpoint or checkpoint % call):
+        raise UserError(
+            f"config.training.keep_every must be a multiple of checkpoint_every, and that of steps_per_call; got "
+            f"keep_every={training['keep_every']}, checkpoint_every={checkpoint}, steps_per_call={call}"
+        )
 
 
 def _check_sections(config: ml_collections.ConfigDict) -> None:

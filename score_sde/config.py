@@ -73,6 +73,8 @@ def _parse(name: str, old: Any, text: str) -> Any:
     kind = type(old)
     if kind is str:
         return text
+    if not text:
+        raise UserError(f"config.{name} needs a value, like --config.{name}={old!r}")
     try:
         value = ast.literal_eval(text.capitalize() if kind is bool else text)
     except (ValueError, SyntaxError):

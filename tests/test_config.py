@@ -62,7 +62,7 @@ def test_text_becomes_a_value_of_the_entrys_type(name: str, text: str, wanted: o
         ("training.steps", "1.5", r"config.training.steps must be of type int, like 100; got '1.5'"),
         ("training.steps", "many", "must be of type int"),
         ("training.steps", "True", "must be of type int"),
-        ("training.steps", "", "must be of type int"),
+        ("training.steps", "", "needs a value, like --config.training.steps=100"),
         ("training.steps", "(1,2)", "must be of type int"),
         ("sde.sigma_max", "nan", "must be of type float"),
         ("sde.sigma_max", "True", "must be of type float"),

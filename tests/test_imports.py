@@ -30,13 +30,15 @@ OTHERS = {
     "convert": BASE | {"networks"},
 }
 TRAINING = BASE | {"sde", "parameterize", "objectives", "data"}
-LIBRARY = THEORY | OTHERS.keys() | {"training", "generate"}
+DRIVERS = {"generate", "evaluate"}
+LIBRARY = THEORY | OTHERS.keys() | {"training"} | DRIVERS
 
 MAY_IMPORT: dict[str, set[str]] = {
     **{part: set().union(*LAYERS[: i + 1]) for i, layer in enumerate(LAYERS) for part in layer},
     **OTHERS,
     "training": TRAINING,
     "generate": TRAINING | {"sampling", "training"},
+    "evaluate": TRAINING | {"likelihood", "training"},
     "config": {"errors"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,

@@ -393,7 +393,7 @@ def _prepared_folder(name: str, data_dir: str | os.PathLike | None) -> str:
             + (f"Data sets there: {', '.join(there)}. " if there else "")
             + "Prepare it once on a machine with a network and TensorFlow (`pip install tensorflow "
             f"tensorflow-datasets`, then `tfds build {name} --file_format=array_record --data_dir=DIR`), "
-            f"copy DIR here and pass data.path=DIR or set TFDS_DATA_DIR=DIR. {NO_NETWORK}"
+            f"copy DIR here and pass --config.data.path=DIR or set TFDS_DATA_DIR=DIR. {NO_NETWORK}"
         )
     info = max(infos, key=lambda i: _version(i.parent.name) or (0,))
     file_format = json.loads(info.read_text()).get("fileFormat", "tfrecord")

@@ -24,8 +24,12 @@ class Interrupt:
             raise KeyboardInterrupt
         self._signal = number
 
-    def requested(self) -> bool:
-        """Whether to stop; all processes of a pod answer alike, so all must ask."""
+    def requested(self, agree: bool = True) -> bool:
+        """Whether to stop now.
+
+        Several processes must stop at the same step: they agree on it where `agree` is True (all must ask then), and go on
+        elsewhere.
+        """
         if jax.process_count() == 1:
             return bool(self._signal)
-        return bool(multihost_utils.process_allgather(np.asarray(self._signal)).any())
+        return agree and bool(multihost_utils.process_allgather(np.asarray(self._signal)).any())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class MetricsLog:
 
         self.every = every
         self.window: dict[str, list[float]] = {k: list(v) for k, v in (window or {}).items()}
+        self._clock: tuple[int, float] | None = None
         self._path = workdir / "metrics.jsonl"
         _cut(self._path, step)
         self._file = self._path.open("a")
@@ -48,8 +50,15 @@ class MetricsLog:
                 self.window.setdefault(name, []).append(float(values[offset]))
             if step % self.every == 0:
                 self.row(step, {name: float(np.mean(values)) for name, values in self.window.items()})
+                self._speed(step)
                 self.window = {}
         self._bar.update(len(metrics["loss"]))
+
+    def _speed(self, step: int) -> None:
+        """Steps per second since the last row, for TensorBoard alone: the rows of a run are the same every time."""
+        before, self._clock = self._clock, (step, time.perf_counter())
+        if before is not None:
+            self._board.add_scalar("steps_per_s", (step - before[0]) / (self._clock[1] - before[1]), step)
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Write values of a step."""
@@ -62,10 +71,6 @@ class MetricsLog:
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Show a picture (height, width, 3) in TensorBoard."""
         self._board.add_image(name, picture, step, dataformats="HWC")
-
-    def say(self, text: str) -> None:
-        """Print a line without breaking the progress bar."""
-        self._bar.write(text)
 
     def close(self) -> None:
         """Finish all files."""

@@ -7,9 +7,9 @@ from scipy.stats import norm
 
 from score_sde import VP, GaussianMixture
 from score_sde.data import ArraySource, PixelRange
+from score_sde.evaluate import Evaluator
 from score_sde.flow import Flow
 from score_sde.likelihood.bound import Bound
-from score_sde.likelihood.evaluate import Evaluator
 from score_sde.likelihood.ode import ODELikelihood
 from score_sde.objectives import LogSNRUniform
 from score_sde.training.sharding import make_mesh
