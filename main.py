@@ -14,10 +14,20 @@ flags.DEFINE_string(
     "--config.SECTION.NAME=VALUE. Optional where --workdir names an existing run.",
 )
 flags.DEFINE_enum(
-    "mode", None, ["train", "sample", "eval", "report", "dry_run"], "What to do.", required=True
+    "mode",
+    None,
+    ["train", "sample", "eval", "likelihood", "summarize", "report", "dry_run"],
+    "What to do.",
+    required=True,
 )
 flags.DEFINE_string("workdir", None, "Working directory of the run; default runs/<sde>_<recipe>_<dataset>.")
-flags.DEFINE_integer("checkpoint", None, "Step of the checkpoint to use; default the last.")
+flags.DEFINE_string(
+    "checkpoint", None, "Steps of the checkpoints to use, like 10 or 10,20, or 'all'; default 'latest'."
+)
+flags.DEFINE_alias("checkpoints", "checkpoint")
+flags.DEFINE_string(
+    "shard", None, "i/n: do the i-th of n shares of --mode likelihood; then --mode summarize."
+)
 flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
 
 
@@ -64,7 +74,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed:
         _join_processes(jax)
     try:
-        run_lib.run(FLAGS.mode, FLAGS.config, OVERRIDES, FLAGS.workdir, FLAGS.checkpoint)
+        run_lib.run(FLAGS.mode, FLAGS.config, OVERRIDES, FLAGS.workdir, FLAGS.checkpoint, FLAGS.shard)
     except UserError as error:
         sys.exit(f"error: {error}")
 

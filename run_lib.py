@@ -15,10 +15,13 @@ from tqdm import tqdm
 
 from score_sde import __version__, viz
 from score_sde import config as config_lib
-from score_sde.build import Experiment, build, open_source
+from score_sde.build import Experiment, build, build_likelihood, open_source
 from score_sde.data import Source, pipeline
 from score_sde.errors import UserError
+from score_sde.evaluate import Evaluator
 from score_sde.generate import Generator
+from score_sde.likelihood import rows as rows_lib
+from score_sde.likelihood.rows import Pieces, Rows
 from score_sde.metrics import neighbor_distances
 from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
@@ -156,11 +159,88 @@ def evaluate(
     if jax.process_index() == 0:
         folder = workdir / "eval"
         folder.mkdir(exist_ok=True)
-        write_atomic(folder / f"step_{step}.json", json.dumps(result, indent=2).encode())
+        write_json(folder / f"step_{step}.json", result)
         print(
             f"held-out loss at step {step}: {result['eval_loss']:.6g} +- {error:.2g} ({len(images)} images)"
         )
     return result
+
+
+def likelihood(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Path:
+    """Bits/dim of the images of config.eval.split, one Parquet row for each image and pass, under eval/likelihood_SPLIT/.
+
+    A killed evaluation goes on where it stopped. Shard (i, n) evaluates the images i, i + n, i + 2n, ...; the rows do not
+    depend on batch size, devices or shards. Once all rows are there, the summary and its pictures are written.
+    """
+    section = config.eval
+    if section.split not in ("train", "test"):
+        raise UserError(f"config.eval.split must be 'train' or 'test'; got {section.split!r}")
+    source = open_source(config.data, train=section.split == "train")
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    sharding.check_divisible("config.eval.batch_size", section.batch_size, mesh)
+    ode, bound = build_likelihood(section, experiment.process)
+    size, images = section.batch_size, min(section.num_examples or len(source), len(source))
+    evaluator = Evaluator(experiment.trainer.score_fn, source, experiment.pixel_range, mesh, size, ode, bound)
+    settings = {name: section[name] for name in ("probes", "solver", "rtol", "atol", "bound_draws")}
+    pieces = Pieces(
+        likelihood_folder(workdir, section.split, step),
+        settings | {"seed": experiment.seed, "images": images},
+    )
+    mine = np.arange(images)[shard[0] :: shard[1]]
+    if not len(mine):
+        raise UserError(f"shard {shard[0]}/{shard[1]} is empty: there are {images} images")
+
+    key = run_keys(experiment)["eval"]
+    todo = [pieces.missing(mine, number) for number in range(section.passes)]
+    total = len(mine) * section.passes
+    bar = tqdm(total=total, initial=total - sum(map(len, todo)), unit="image", dynamic_ncols=True)
+    for number, missing in enumerate(todo):
+        for start in range(0, len(missing), size):
+            rows = evaluator(state.ema_params, key, missing[start : start + size], number)
+            check_solved(rows)
+            if jax.process_index() == 0:
+                pieces.write(rows)
+            bar.update(len(rows["index"]))
+    bar.close()
+    if shard[1] == 1:
+        summarize_likelihood(pieces, images, section.passes, source, experiment, step)
+    else:
+        print(
+            f"shard {shard[0]}/{shard[1]} done; when all are: python main.py --mode summarize --workdir {workdir}"
+        )
+    return pieces.folder
+
+
+def summarize(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Merge the pieces of all likelihood evaluations of a run, refusing gaps and doubles; draw bits/dim against step."""
+    split, found = config.eval.split, {}
+    source = open_source(config.data, train=split == "train")
+    experiment = build(config, image_shape(config))
+    folders = sorted(
+        (workdir / "eval").glob(f"likelihood_{split}_step_*"), key=lambda f: int(f.name.split("_")[-1])
+    )
+    if not folders:
+        raise UserError(
+            f"{workdir} holds no likelihoods of the {split} images; make them with --mode likelihood"
+        )
+    for folder in folders:
+        step, settings = int(folder.name.split("_")[-1]), json.loads((folder / "settings.json").read_text())
+        pieces = Pieces(folder, settings)
+        found[step] = summarize_likelihood(
+            pieces, settings["images"], config.eval.passes, source, experiment, step
+        )
+    for column in ("bits_per_dim", "bound_bits_per_dim"):
+        curve = {step: summary[column] for step, summary in found.items() if column in summary}
+        if len(curve) > 1:
+            columns = [[row[name] for row in curve.values()] for name in ("mean", "low", "high")]
+            viz.intervals(
+                list(curve), *columns, column.replace("_", " "), workdir / "eval" / f"{column}_{split}.png"
+            )
 
 
 def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
@@ -346,6 +426,50 @@ def restore(config, workdir, checkpoint):
     return experiment, mesh, state, int(state.step)
 
 
+def likelihood_folder(workdir: Path, split: str, step: int) -> Path:
+    """Where the rows of a checkpoint lie."""
+    return workdir / "eval" / f"likelihood_{split}_step_{step}"
+
+
+def check_solved(rows: Rows) -> None:
+    """Raises UserError, naming the images, where the ODE solver gave up; nothing of such a batch is written."""
+    failed = rows["index"][~rows["success"]] if "success" in rows else rows["index"][:0]
+    if len(failed):
+        raise UserError(
+            f"the ODE of {len(failed)} images could not be solved (images {failed[:5].tolist()}): too many steps, or values that "
+            "are not finite. Rows written before are kept. Try larger config.eval.rtol and atol, in a fresh folder."
+        )
+
+
+def summarize_likelihood(
+    pieces: Pieces, images: int, passes: int, source: Source, experiment: Experiment, step: int
+) -> dict:
+    """Summary of complete rows: summary.json, histogram.png, and the least and most likely images."""
+    rows = pieces.complete(images, passes)
+    columns = [name for name in ("bits_per_dim", "bound_bits_per_dim") if name in rows]
+    summary: dict = {"step": step} | {name: rows_lib.summarize(rows, name) for name in columns}
+    if "nfe" in rows:
+        summary["nfe"] = {"mean": float(rows["nfe"].mean()), "max": int(rows["nfe"].max())}
+    if jax.process_index() == 0:
+        write_json(pieces.folder / "summary.json", summary)
+        first = rows[columns[0]][rows["pass"] == 0]
+        viz.histogram(
+            first, columns[0].replace("_", " "), pieces.folder / "histogram.png", summary[columns[0]]["mean"]
+        )
+        order = np.argsort(first)
+        for name, chosen in (("most_likely", order[:16]), ("least_likely", order[::-1][:16])):
+            levels = np.stack([source[int(i)]["image"] for i in rows["index"][rows["pass"] == 0][chosen]])
+            picture = viz.image_grid(_unit(levels, experiment.pixel_range.levels), columns=8)
+            viz.save_png(pieces.folder / f"{name}.png", picture)
+        for name in columns:
+            row = summary[name]
+            print(
+                f"step {step}: {name} {row['mean']:.4f}, 95% interval {row['low']:.4f} .. {row['high']:.4f} "
+                f"({row['images']} images, {row['passes']} passes): {pieces.folder}"
+            )
+    return summary
+
+
 def make_heldout_loss(
     experiment: Experiment, config: ml_collections.ConfigDict, source: Source, mesh: Mesh
 ) -> HeldoutLoss:
@@ -387,6 +511,17 @@ def save_preview(draw: Generator, params, key, experiment: Experiment, workdir: 
         log.image(step, "samples", picture)
 
 
+def write_json(path: Path, values: dict) -> None:
+    """Write numbers as JSON; what is not known (nan) becomes null."""
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {name: clean(entry) for name, entry in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    write_atomic(path, json.dumps(clean(values), indent=2, allow_nan=False).encode())
+
+
 def _some_images(source: Source, limit: int = 60_000) -> np.ndarray:
     indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
     return np.stack([source[int(i)]["image"] for i in indices])
@@ -396,7 +531,8 @@ def _unit(images: np.ndarray, levels: int) -> np.ndarray:
     return images.astype(np.float32) / (levels - 1)
 
 
-MODES = {"train": train, "sample": sample, "eval": evaluate, "report": report, "dry_run": dry_run}
+FRESH = {"train": train, "dry_run": dry_run}
+TRAINED = {"sample": sample, "eval": evaluate, "report": report, "likelihood": likelihood}
 
 
 def run(
@@ -404,9 +540,10 @@ def run(
     config_file: str | None,
     overrides: list[tuple[str, str]],
     workdir: str | None,
-    checkpoint: int | None,
-):
-    """Resolve configuration and working directory, then run one mode.
+    checkpoints: str | None = None,
+    shard: str | None = None,
+) -> None:
+    """Resolve configuration and working directory, then run one mode, for each checkpoint asked for.
 
     The modes after train take the configuration that the run was trained with; --config then only says which run.
     """
@@ -418,12 +555,16 @@ def run(
         raise UserError("name a configuration with --config, or an existing run with --workdir")
     config_lib.override(config, overrides)
     directory = Path(workdir) if workdir else Path("runs") / config.name
-    if mode in ("train", "dry_run"):
-        if checkpoint is not None:
+    options = {} if shard is None else {"shard": parse_shard(shard)}
+    if shard and mode != "likelihood":
+        raise UserError(f"--shard splits --mode likelihood; it means nothing to --mode {mode}")
+    if mode in FRESH:
+        if checkpoints is not None:
             raise UserError(
                 f"--checkpoint means nothing to --mode {mode}; training resumes from the last one by itself"
             )
-        return MODES[mode](config, directory)
+        FRESH[mode](config, directory)
+        return
     trained = config_lib.load_json(directory / "config.json")
     if config.name != trained.name:
         raise UserError(
@@ -431,7 +572,32 @@ def run(
         )
     config_lib.override(trained, overrides)
     check_same(directory, trained, lambda name: name.startswith(MODEL))
-    start = time.perf_counter()
-    result = MODES[mode](trained, directory, checkpoint)
-    print(f"{mode}: {time.perf_counter() - start:.1f} s")
-    return result
+    if mode == "summarize":
+        summarize(trained, directory)
+        return
+    for step in parse_checkpoints(checkpoints, directory):
+        start = time.perf_counter()
+        TRAINED[mode](trained, directory, step, **options)
+        print(f"{mode}: {time.perf_counter() - start:.1f} s")
+
+
+def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
+    """ "latest", "all" or steps with commas between them; raises UserError for anything else."""
+    if text in (None, "latest"):
+        return [None]
+    if text == "all":
+        return list(Checkpoints(workdir / "checkpoints", read_only=True).steps()) or [None]
+    try:
+        return [int(part) for part in str(text).split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--checkpoint must be a step, steps like 10,20, 'all' or 'latest'; got {text!r}"
+        ) from error
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" with 0 <= i < n."""
+    first, _, number = text.partition("/")
+    if not (first.isdigit() and number.isdigit() and int(first) < int(number)):
+        raise UserError(f"--shard must be i/n with 0 <= i < n, like 0/4 .. 3/4; got {text!r}")
+    return int(first), int(number)

@@ -57,7 +57,17 @@ def config(
         },
         "training": _training(ve, deep or (continuous and network == "ncsnpp")),
         "sampling": _sampling(ve, continuous),
-        "eval": {"batch_size": 1024, "num_examples": 0, "passes": 1},
+        "eval": {
+            "batch_size": 1024,
+            "num_examples": 0,
+            "passes": 1,
+            "split": "test",
+            "probes": 1,
+            "solver": "dopri5",
+            "rtol": 1e-5,
+            "atol": 1e-5,
+            "bound_draws": 0,
+        },
     }
     _override(values, DATASETS[dataset], network)
     if deep:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from score_sde.data import (
     in_memory,
 )
 from score_sde.errors import UserError
+from score_sde.flow import Flow
+from score_sde.likelihood import Bound, ODELikelihood
 from score_sde.networks import DDPM, NCSNpp
 from score_sde.sampling import Sampler
 from score_sde.sde import (
@@ -409,7 +412,34 @@ SAMPLING_NAMES = (
         "compat",
     ),
 )
-EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1}
+EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1, "probes": -1, "bound_draws": 0}
+EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol")
+SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5, "dopri8": diffrax.Dopri8}
+
+
+def build_likelihood(
+    section: ml_collections.ConfigDict, process: Perturbation
+) -> tuple[ODELikelihood | None, Bound | None]:
+    """(exact likelihood, bound) as config.eval asks: `probes` = -1 leaves the first out, `bound_draws` = 0 the second."""
+    if not isinstance(process, GaussianSDE):
+        raise UserError("likelihoods need a continuous process; train a *_cont recipe")
+    with _blame("eval"):
+        solver = _choose("eval.solver", SOLVERS, section.solver)()
+        ode = (
+            ODELikelihood(Flow(process, solver, section.rtol, section.atol), section.probes)
+            if section.probes >= 0
+            else None
+        )
+        bound = (
+            Bound(process, objectives.LogSNRUniform(process), section.bound_draws)
+            if section.bound_draws
+            else None
+        )
+    if ode is None and bound is None:
+        raise UserError(
+            "nothing to evaluate: set config.eval.probes to 0 or more, or config.eval.bound_draws to 1 or more"
+        )
+    return ode, bound
 
 
 def build_pixel_range(section: ml_collections.ConfigDict) -> PixelRange:
@@ -438,7 +468,7 @@ ENTRIES = {
     "optim": ("lr", "beta1", "eps", "weight_decay", "warmup", "grad_clip"),
     "training": (*TRAINING_COUNTS, "weight", "times", "reduce", "ema_rate", "ema_warmup"),
     "sampling": SAMPLING_NAMES,
-    "eval": tuple(EVAL_COUNTS),
+    "eval": EVAL_NAMES,
 }
 """Entries of the sections that are the same for every recipe: these and no others."""
 NEEDED = {"sde": ("name",), "model": ("name", "prediction", "dtype")}

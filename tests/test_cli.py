@@ -19,6 +19,7 @@ from golden import REPOSITORY
 from score_sde import config as config_lib
 from score_sde.data import digits
 from score_sde.errors import UserError
+from score_sde.likelihood.rows import Pieces
 
 RECIPE = "configs/vp/ddpmpp_cont.py:digits"
 SMALL = [
@@ -64,7 +65,9 @@ def refused(message: str, mode: str, *arguments: str, config: str | None = RECIP
     """Assert that a command is refused with `message` before any work."""
     overrides = [tuple(a.removeprefix("--config.").split("=", 1)) for a in arguments]
     with pytest.raises(UserError, match=message):
-        run_lib.run(mode, config, overrides, flags.get("workdir"), flags.get("checkpoint"))
+        run_lib.run(
+            mode, config, overrides, flags.get("workdir"), flags.get("checkpoint"), flags.get("shard")
+        )
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +97,13 @@ def test_help_is_quick_because_it_imports_no_jax() -> None:
     imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
     assert "absl" in imported
     assert not imported & {"jax", "numpy", "flax", "orbax", "grain", "ml_collections", "run_lib", "score_sde"}
-    for flag in ("--config", "--mode", "--workdir", "--checkpoint", "train|sample|eval|report|dry_run"):
+    for flag in (
+        "--config",
+        "--mode",
+        "--workdir",
+        "--checkpoint",
+        "train|sample|eval|likelihood|summarize|report|dry_run",
+    ):
         assert flag in process.stdout
 
 
@@ -447,6 +456,90 @@ def train_on_two_processes(workdir: Path, *overrides: str) -> list[str]:
 def test_distributed_outside_of_a_cluster_says_what_to_set() -> None:
     _, err = run("--config", RECIPE, "--mode", "dry_run", "--distributed", code=1)
     assert err.startswith("error: --distributed:") and "JAX_COORDINATOR_ADDRESS=HOST:PORT" in err
+
+
+# Likelihood
+
+BITS = [
+    *("--config.eval.batch_size=8", "--config.eval.num_examples=20", "--config.eval.rtol=1e-2"),
+    *("--config.eval.atol=1e-2", "--config.eval.bound_draws=2", "--config.eval.passes=2"),
+]
+
+
+def table(folder: Path) -> dict[str, np.ndarray]:
+    return Pieces(folder, json.loads((folder / "settings.json").read_text())).read()
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with likelihoods of its last checkpoint, made in one go."""
+    workdir = tmp_path_factory.mktemp("likelihood") / "run"
+    shutil.copytree(trained, workdir)
+    out, _ = run("--mode", "likelihood", "--workdir", workdir, *BITS)
+    assert "step 20: bits_per_dim" in out and "(20 images, 2 passes)" in out
+    return workdir
+
+
+def test_likelihood_writes_one_row_for_each_image_and_pass(evaluated: Path) -> None:
+    folder = evaluated / "eval" / "likelihood_test_step_20"
+    rows = table(folder)
+    np.testing.assert_array_equal(rows["index"], np.tile(np.arange(20), 2))
+    np.testing.assert_array_equal(rows["pass"], np.repeat([0, 1], 20))
+    np.testing.assert_array_equal(rows["label"][:20], digits("test").labels[:20])
+    offset = np.log2(17) - 1  # 17 levels over the range [-1, 1]
+    np.testing.assert_allclose(rows["bits_per_dim"], -rows["logp"] / (64 * np.log(2)) + offset, rtol=1e-5)
+    assert (rows["nfe"] > 6).all() and rows["success"].all()
+    assert (
+        np.abs(rows["logp"][:20] - rows["logp"][20:]).min() > 1e-3
+    )  # other dequantization noise in each pass
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["bits_per_dim"]["mean"] == pytest.approx(rows["bits_per_dim"].mean())
+    assert summary["bound_bits_per_dim"]["images"] == 20 and summary["nfe"]["max"] == rows["nfe"].max()
+    for name in ("histogram", "most_likely", "least_likely"):
+        assert Image.open(folder / f"{name}.png").size[0] > 100
+
+
+def test_shards_and_a_kill_give_the_same_rows(evaluated: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(
+        evaluated, workdir, ignore=lambda _, names: [n for n in names if n.startswith("likelihood")]
+    )
+    folder = workdir / "eval" / "likelihood_test_step_20"
+    process = start("--mode", "likelihood", "--workdir", workdir, "--shard=1/2", *BITS)
+    while process.poll() is None and not list(folder.glob("*.parquet")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    refused("lacks", "summarize", *BITS, config=None, workdir=str(workdir))
+    for shard in ("0/2", "1/2"):
+        out, _ = run("--mode", "likelihood", "--workdir", workdir, f"--shard={shard}", *BITS)
+        assert f"shard {shard} done" in out
+    out, _ = run("--mode", "summarize", "--workdir", workdir, *BITS)
+    assert "step 20: bits_per_dim" in out
+    found, expected = table(folder), table(evaluated / "eval" / "likelihood_test_step_20")
+    for name in ("index", "pass", "label"):
+        np.testing.assert_array_equal(found[name], expected[name])
+    # Other batches are other compiled programs on other shapes: equal but for rounding and its effect on step sizes.
+    np.testing.assert_allclose(found["bits_per_dim"], expected["bits_per_dim"], atol=1e-3)
+
+
+def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
+    run = {"config": None, "workdir": str(evaluated)}
+    refused("must be i/n", "likelihood", **run, shard="2/2")
+    refused("shard 99/100 is empty", "likelihood", *BITS, **run, shard="99/100")
+    refused("means nothing to --mode eval", "eval", **run, shard="0/2")
+    refused(
+        "results of other settings .*rtol: 0.01 there, 0.1 here",
+        "likelihood",
+        *BITS,
+        "--config.eval.rtol=0.1",
+        **run,
+    )
+    refused("unknown name 'euler'", "likelihood", "--config.eval.solver=euler", **run)
+    refused("nothing to evaluate", "likelihood", "--config.eval.probes=-1", **run)
+    refused("must be 'train' or 'test'", "likelihood", "--config.eval.split=valid", **run)
+    refused("steps like 10,20", "likelihood", *BITS, **run, checkpoint="ten")
+    refused("no likelihoods of the train images", "summarize", "--config.eval.split=train", **run)
 
 
 @pytest.mark.slow

@@ -109,16 +109,16 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
     """
     from scipy.special import stdtrit
 
-    values, index = rows[column], rows["index"]
+    values, index = rows[column].astype(np.float64), rows["index"]
     passes = len(np.unique(rows["pass"]))
     images = len(np.unique(index))
     table = values[np.lexsort((rows["pass"], index))].reshape(images, passes)
     means = table.mean(axis=1)
-    spread = means.var(ddof=1) if images > 1 else math.nan
+    spread = float(means.var(ddof=1)) if images > 1 else math.nan
     error = math.sqrt(spread / images) if images > 1 else math.nan
     radius = float(stdtrit(images - 1, 0.975)) * error if images > 1 else math.nan
     within = float(table.var(axis=1, ddof=1).mean()) if passes > 1 else math.nan
-    probe = float(np.mean(rows["standard_error"] ** 2)) if "standard_error" in rows else math.nan
+    probe = float(np.mean(rows["standard_error"].astype(np.float64) ** 2)) if "standard_error" in rows else math.nan
     return {
         "mean": float(means.mean()),
         "standard_error": error,

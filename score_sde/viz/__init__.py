@@ -3,13 +3,16 @@
 from score_sde.viz.animation import save_animation
 from score_sde.viz.curves import loss_curves, read_metrics
 from score_sde.viz.grid import image_grid, neighbor_grid, png_bytes, save_png
+from score_sde.viz.histogram import histogram, intervals
 from score_sde.viz.report import Report, environment, explain_neighbors
 
 __all__ = [
     "Report",
     "environment",
     "explain_neighbors",
+    "histogram",
     "image_grid",
+    "intervals",
     "loss_curves",
     "neighbor_grid",
     "png_bytes",
