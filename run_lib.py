@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -28,7 +27,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
-from score_sde.viz.grid import write_atomic
+from score_sde.workdir import MODEL, check_same, claim, write_json
 
 PREVIEW = 64
 """Images in a grid."""
@@ -326,47 +325,6 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 # --- the parts of a mode -------------------------------------------------------------------------------------------------
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the working directory this configuration's; raises UserError where it belongs to another."""
-    path = workdir / "config.json"
-    if path.exists():
-        check_same(
-            workdir, config, lambda name: not name.startswith(CHANGEABLE) and not name.endswith("_every")
-        )
-    if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            config_lib.save(config, path)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
-            ) from error
-
-
-CHANGEABLE = (
-    "sampling.",
-    "eval.",
-    "data.path",
-    "data.in_memory",
-    "training.steps",
-    "training.keep",
-    "model.remat",
-)
-"""May change from one start of a training run to the next, like the intervals: length, sampling, places."""
-MODEL = ("sde.", "model.", "data.centered", "data.levels", "data.image_size", "data.channels")
-"""What the weights of a run belong to."""
-
-
-def check_same(workdir: Path, config: ml_collections.ConfigDict, matters: Callable[[str], bool]) -> None:
-    """Raises UserError where an entry that matters differs from the working directory's configuration."""
-    found = config_lib.differences(config_lib.load_json(workdir / "config.json"), config)
-    listed = [f"{name}: {old!r} there, {new!r} here" for name, (old, new) in found.items() if matters(name)]
-    if listed:
-        raise UserError(
-            f"{workdir} belongs to another configuration ({'; '.join(listed)}). Choose another --workdir."
-        )
-
-
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """(height, width, channels): of the configuration, or of the image files where it leaves them open."""
     size, channels = config.data.image_size, config.data.channels
@@ -509,17 +467,6 @@ def save_preview(draw: Generator, params, key, experiment: Experiment, workdir: 
         (workdir / "samples").mkdir(exist_ok=True)
         viz.save_png(workdir / "samples" / f"training_{step}.png", picture)
         log.image(step, "samples", picture)
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write numbers as JSON; what is not known (nan) becomes null."""
-
-    def clean(value):
-        if isinstance(value, dict):
-            return {name: clean(entry) for name, entry in value.items()}
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    write_atomic(path, json.dumps(clean(values), indent=2, allow_nan=False).encode())
 
 
 def _some_images(source: Source, limit: int = 60_000) -> np.ndarray:

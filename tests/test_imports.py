@@ -40,14 +40,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generate": TRAINING | {"sampling", "training"},
     "evaluate": TRAINING | {"likelihood", "training"},
     "config": {"errors"},
+    "workdir": {"errors", "config", "viz"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,
-    "run_lib": LIBRARY | {"config", "build", "__init__"},
+    "run_lib": LIBRARY | {"config", "workdir", "build", "__init__"},
     "main": BASE | {"run_lib", "__init__"},
     "configs": set(),
 }
 PROGRAMS = ("run_lib", "main", "configs")
-READ_CONFIGS = {"config", "build", "run_lib", "configs"}
+READ_CONFIGS = {"config", "workdir", "build", "run_lib", "configs"}
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_probability", "keras"}
 
 
