@@ -32,14 +32,17 @@ flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per 
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Take --config.NAME=VALUE and --config.NAME VALUE out of the arguments."""
-    rest, overrides, words = [], [], iter(argv)
-    for word in words:
+    """Take --config.NAME=VALUE, --config.NAME VALUE and --config.NAME (true) out of the arguments."""
+    rest, overrides, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-") and name.startswith("config."):
-            overrides.append((name.removeprefix("config."), value if equals else next(words, "")))
-        else:
+        if not (word.startswith("-") and name.startswith("config.")):
             rest.append(word)
+            continue
+        if not equals:  # the next word is the value; a flag alone is true
+            value = "True" if not words or words[0].startswith("--") else words.pop(0)
+        overrides.append((name.removeprefix("config."), value))
     return rest, overrides
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from score_sde import __version__, viz
 from score_sde import config as config_lib
 from score_sde.build import Experiment, build, build_likelihood, open_source
-from score_sde.data import Source, pipeline
+from score_sde.data import Source, pipeline, take
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
 from score_sde.generate import Generator
@@ -27,7 +27,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
-from score_sde.workdir import MODEL, check_same, claim, write_json
+from score_sde.workdir import check_weights, claim, write_json
 
 PREVIEW = 64
 """Images in a grid."""
@@ -58,12 +58,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if step >= settings["steps"]:
         print(f"{workdir} has been trained for {step} steps already; raise config.training.steps to go on.")
         return
+    if jax.process_index() == 0:
+        config_lib.save(config, workdir / "config.json")
 
     lead = jax.process_index() == 0
     log = MetricsLog(workdir, settings["log_every"], settings["steps"], step, window) if lead else None
     train_steps = jax.jit(experiment.trainer.steps, donate_argnums=0)
     heldout_loss = make_heldout_loss(experiment, config, heldout, mesh)
-    preview = make_generator(experiment, mesh, min(PREVIEW, experiment.sampling["num_samples"]))
+    shown = min(PREVIEW, experiment.sampling["num_samples"], experiment.sampling["batch_size"])
+    preview = make_generator(experiment, mesh, shown)
 
     def save() -> None:
         window = log.window if log else {}
@@ -89,7 +92,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
                     losses = heldout_loss(state.ema_params, keys["eval"])
                     if log:
                         log.row(step, {"eval_loss": float(np.mean(losses))})
-                if crossed(settings["sample_every"]):
+                if crossed(settings["sample_every"]) and not stop:
                     save_preview(preview, state.ema_params, keys["sample"], experiment, workdir, step, log)
                 if last or crossed(settings["checkpoint_every"]):
                     save()
@@ -123,22 +126,31 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         frames = frames if first else trajectory
     bar.close()
     images = np.concatenate(parts)[:number]
-    if not np.isfinite(images).all():
-        bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
-        raise UserError(
-            f"{bad} of {number} samples are not finite; try more config.sampling.steps or a smaller snr."
-        )
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
     folder = workdir / "samples" / f"step_{step}"
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        levels = experiment.pixel_range.decode(images)
+        pixels = experiment.pixel_range
         np.savez_compressed(
-            folder / "samples.npz", images=levels, step=step, levels=experiment.pixel_range.levels
+            folder / "samples.npz",
+            images=pixels.decode(images),
+            finite=finite,
+            step=step,
+            levels=pixels.levels,
         )
-        viz.save_png(folder / "grid.png", viz.image_grid(experiment.pixel_range.unit(images[:PREVIEW])))
+        how = dict(config.sampling) | {"evaluations": draw.sampler.nfe, "seed": experiment.seed}
+        write_json(folder / "sampling.json", how)
+        viz.save_png(folder / "grid.png", viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW]))))
+        animation = folder / "reverse_diffusion.gif"
+        animation.unlink(missing_ok=True)
         if len(frames):
-            viz.save_animation(folder / "reverse_diffusion.gif", frames[:, : min(36, number)])
+            viz.save_animation(animation, np.nan_to_num(frames[:, : min(36, number)]))
         print(f"{number} samples of checkpoint {step} ({draw.sampler.nfe} evaluations each): {folder}")
+    if not finite.all():
+        raise UserError(
+            f"{int((~finite).sum())} of {number} samples are not finite (`finite` in {folder / 'samples.npz'} says which); try "
+            "more config.sampling.steps or a smaller config.sampling.snr."
+        )
     return folder
 
 
@@ -253,8 +265,14 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
             f"{folder} holds no samples; draw them first: python main.py --mode sample --workdir {workdir}"
         )
     samples = np.load(folder / "samples.npz")["images"]
+    how = json.loads((folder / "sampling.json").read_text())
     unit = functools.partial(_unit, levels=experiment.pixel_range.levels)
     training, held = unit(_some_images(source)), unit(_some_images(heldout, limit=len(samples)))
+    part = (
+        f"{len(training):,} of {len(source):,} training images"
+        if len(training) < len(source)
+        else "all training images"
+    )
     distances = neighbor_distances(unit(samples), held, training)
     rows = [row for row in viz.read_metrics(workdir / "metrics.jsonl") if row["step"] <= step]
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -271,7 +289,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
             "parameters": f"{parameters:,}",
             "training loss": f"{losses[-1]:.4g}" if losses else "-",
             "held-out loss": f"{evals[-1]:.4g}" if evals else "-",
-            "evaluations per sample": experiment.sampler.nfe,
+            "evaluations per sample": how["evaluations"],
         }
     )
     pictures = [
@@ -292,11 +310,11 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     page.heading("Memorized?").picture(
         viz.png_bytes(neighbors), "Samples (left) with the nearest training images by Euclidean distance."
     )
-    page.text(viz.explain_neighbors(distances))
+    page.text(f"{viz.explain_neighbors(distances)} Compared with {part}.")
     page.heading("How it was made").command(
         f"python main.py --config {workdir / 'config.json'} --mode train --workdir {workdir}-again"
     )
-    page.table(viz.environment() | {"score_sde": __version__}).config(config.to_dict())
+    page.table(viz.environment() | {"score_sde": __version__}).config(config.to_dict() | {"sampling": how})
     page.write(workdir / "report.html")
     print(f"report: {workdir / 'report.html'}")
     return workdir / "report.html"
@@ -326,13 +344,17 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """(height, width, channels): of the configuration, or of the image files where it leaves them open."""
-    size, channels = config.data.image_size, config.data.channels
-    if size and channels:
-        return size, size, channels
-    shape = open_source(config.data, train=True).shape
-    assert shape is not None
-    return shape
+    """(height, width, channels); what the configuration leaves open is read off the image files and written into it."""
+    data = config.data
+    if not (data.image_size and data.channels):
+        with_files = data.copy_and_resolve_references()
+        with_files.in_memory = False
+        height, width, channels = open_source(with_files, train=True).shape
+        data.channels = channels
+        if height != width:  # a rectangle stays open: the files say it each time
+            return height, width, channels
+        data.image_size = height
+    return data.image_size, data.image_size, data.channels
 
 
 def run_keys(experiment: Experiment) -> dict[str, jax.Array]:
@@ -469,9 +491,11 @@ def save_preview(draw: Generator, params, key, experiment: Experiment, workdir: 
         log.image(step, "samples", picture)
 
 
-def _some_images(source: Source, limit: int = 60_000) -> np.ndarray:
-    indices = np.linspace(0, len(source) - 1, min(limit, len(source))).astype(int)
-    return np.stack([source[int(i)]["image"] for i in indices])
+def _some_images(source: Source, limit: int = 60_000, max_bytes: int = 2**28) -> np.ndarray:
+    """Evenly spaced images, as many as fit."""
+    size = source[0]["image"].nbytes
+    count = min(limit, len(source), max(1, max_bytes // size))
+    return take(source, np.linspace(0, len(source) - 1, count).astype(int))["image"]
 
 
 def _unit(images: np.ndarray, levels: int) -> np.ndarray:
@@ -518,7 +542,7 @@ def run(
             f"{directory} is a run of {trained.name}, not of {config.name}. Leave out --config, or name another --workdir."
         )
     config_lib.override(trained, overrides)
-    check_same(directory, trained, lambda name: name.startswith(MODEL))
+    check_weights(directory, trained)
     if mode == "summarize":
         summarize(trained, directory)
         return

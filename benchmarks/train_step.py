@@ -114,7 +114,7 @@ def open_or_imitate(config: ml_collections.ConfigDict) -> tuple[Source, str]:
     """The training images of `config`, or where they are not on this machine random ones of their shape; and which."""
     size, channels = config.data.image_size, config.data.channels
     try:
-        return open_source(config.data, train=True), f"the data set {config.data.name}"
+        return open_source(config.data, train=True), f"the data set {config.data.source}"
     except UserError:
         if not size or not channels:
             raise

@@ -14,6 +14,7 @@ _HIGH_RESOLUTION = {
     },
     "training": {"batch_size": 64, "steps": 2_400_000},
     "sampling": {"steps": 2000, "snr": 0.075, "batch_size": 8},
+    "eval": {"batch_size": 64},
 }
 
 _MEGAPIXEL = {
@@ -22,6 +23,7 @@ _MEGAPIXEL = {
     | {"nf": 16, "ch_mult": (1, 2, 4, 8, 16, 32, 32, 32), "num_res_blocks": 1},
     "training": {"batch_size": 8, "steps": 2_400_000, "ema_rate": 0.9999},
     "sampling": {"steps": 2000, "snr": 0.15, "batch_size": 4},
+    "eval": {"batch_size": 8},
 }
 
 DATASETS: dict[str, dict[str, dict]] = {
@@ -77,6 +79,7 @@ DATASETS: dict[str, dict[str, dict]] = {
     "folder": {
         "data": {"image_size": 0, "channels": 0},
         "sampling": {"num_samples": 64, "batch_size": 64},
+        "eval": {"batch_size": 128},
     },
     "celeba": {
         "data": {
@@ -88,6 +91,7 @@ DATASETS: dict[str, dict[str, dict]] = {
         },
         "sde": {"sigma_max": 90.0},
         "sampling": {"snr": 0.17},
+        "eval": {"batch_size": 256},
     },
     "church": _HIGH_RESOLUTION
     | {

@@ -109,7 +109,6 @@ def _model(network: str, ve: bool, continuous: bool) -> dict:
 
 def _data(dataset: str, centered: bool) -> dict:
     return {
-        "name": dataset,
         "source": dataset,
         "path": "",
         "image_size": 0,
@@ -126,10 +125,10 @@ def _data(dataset: str, centered: bool) -> dict:
     }
 
 
-def _training(ve: bool, long: bool) -> dict:
+def _training(ve: bool, shorter: bool) -> dict:
     return {
         "batch_size": 128,
-        "steps": 950_000 if long else 1_300_000,
+        "steps": 950_000 if shorter else 1_300_000,
         "steps_per_call": 1,
         "weight": "variance",
         "times": "uniform",
@@ -165,14 +164,22 @@ def _sampling(ve: bool, continuous: bool) -> dict:
 
 
 def _override(values: dict, changes: dict[str, dict], network: str) -> None:
-    """Apply a data set's changes where the recipe has the key: sigma_max means nothing to VP, nor skips to DDPM."""
+    """Apply a data set's changes where the recipe has the key: sigma_max means nothing to VP.
+
+    Progressive input and output are NCSN++'s alone: DDPM++ has none by definition (B.5.8).
+    """
     for section, entries in changes.items():
         known = values[section]
-        known.update({key: value for key, value in entries.items() if key in known})
+        fits = {key: value for key, value in entries.items() if key in known}
+        if network != "ncsnpp":
+            fits = {key: value for key, value in fits.items() if not key.startswith("progressive")}
+        known.update(fits)
     if network == "ddpm" and values["data"]["image_size"] == 256:
         values["model"]["ch_mult"] = (1, 1, 2, 2, 4, 4)  # published for DDPM at 256 pixels, with lr 2e-5
         values["optim"]["lr"] = 2e-5
     if network == "ddpm" and values["data"]["image_size"] == 1024:
         values["model"] |= {"nf": 32, "ch_mult": (1, 1, 2, 4, 8, 16, 16, 16)}  # widths are multiples of 32
-    if "n" in values["sde"]:  # a chain is as long as the published samplers' runs
+    if values["sde"]["name"] == "smld":  # published: as many noise levels as steps of the sampler
         values["sde"]["n"] = max(values["sde"]["n"], values["sampling"]["steps"])
+    if values["sde"]["name"] == "ddpm":  # published: 1000 at every size
+        values["sampling"]["steps"] = min(values["sampling"]["steps"], values["sde"]["n"])

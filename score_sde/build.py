@@ -121,6 +121,9 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         eval=_counts("eval", config.eval, EVAL_COUNTS),
     )
     _check_intervals(experiment.training)
+    _choose("eval.split", {"train": True, "test": False}, config.eval.split)
+    if isinstance(process, GaussianSDE):
+        build_likelihood(config.eval, process)
     with _blame("model"):
         jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
     return experiment
@@ -214,6 +217,11 @@ def build_parameterization(
         label = parameterize.index_label if ascending else parameterize.reversed_index_label(process)
     else:
         label = parameterize.time_label
+    if section.prediction in ("noise", "edm") and section.get("scale_by_sigma"):
+        raise UserError(
+            f"config.model: scale_by_sigma divides the network's output by sigma, and so does prediction={section.prediction}; "
+            "set scale_by_sigma=False"
+        )
     choices = {
         "score": lambda: parameterize.network_score(label),
         "noise": lambda: parameterize.noise_prediction(process, label),
@@ -307,7 +315,8 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> 
             stepper = steppers.chain(steppers.at_start(corrector), predictor)
         else:
             stepper = steppers.chain(predictor, corrector)
-        return Sampler(process, stepper, times, "mean" if compat else section.denoise)
+        sampler = Sampler(process, stepper, times, section.denoise)
+        return dataclasses.replace(sampler, denoise="mean") if compat else sampler
 
 
 def _published_table(process: Perturbation, steps: int) -> Perturbation:
@@ -367,14 +376,14 @@ def _uniform_grid(process, section, compat):
         return times if compat or section.denoise != "tweedie" else times[:-1]
     if compat:
         return grids.published(section.steps, section.t_end)
-    return grids.uniform(process, section.steps, max(section.t_end, process.t_min))
+    return grids.uniform(process, section.steps, section.t_end)
 
 
 def _continuous(grid: Callable) -> Callable:
     def make(process, section, compat):
         if isinstance(process, DiscreteChain) or compat:
             raise ValueError("only grid=uniform exists for discrete chains and for compat=published")
-        return grid(process, section.steps, max(section.t_end, process.t_min))
+        return grid(process, section.steps, section.t_end)
 
     return make
 
@@ -437,7 +446,7 @@ def build_likelihood(
         )
     if ode is None and bound is None:
         raise UserError(
-            "nothing to evaluate: set config.eval.probes to 0 or more, or config.eval.bound_draws to 1 or more"
+            "config.eval leaves no likelihood to evaluate: set probes to 0 or more, or bound_draws to 1 or more"
         )
     return ode, bound
 
@@ -450,7 +459,6 @@ def build_pixel_range(section: ml_collections.ConfigDict) -> PixelRange:
 
 DATA_NAMES = (
     *(
-        "name",
         "source",
         "path",
         "image_size",
@@ -482,6 +490,10 @@ def open_source(section: ml_collections.ConfigDict, train: bool) -> Source:
     """
     _check_names("config.data", section, DATA_NAMES)
     _check_complete("config.data", section, DATA_NAMES)
+    if section.crop and section.source in ("digits", "folder"):
+        raise UserError(
+            f"config.data.crop={section.crop} is for prepared data sets; image folders are cropped by image_size alone"
+        )
     split = section.train_split if train else section.test_split
     size, channels = section.image_size, section.channels
     if section.source == "digits":
@@ -496,7 +508,8 @@ def open_source(section: ml_collections.ConfigDict, train: bool) -> Source:
             crop = functools.partial(crop_resize, size=size, **_crop_options(section))
             source = Mapped(source, crop, (size, size, channels))
     if section.in_memory and source.shape and len(source) * int(np.prod(source.shape)) <= IN_MEMORY_BYTES:
-        source = source if isinstance(source, ArraySource) else in_memory(source, IN_MEMORY_BYTES)
+        with _blame("data"):
+            source = source if isinstance(source, ArraySource) else in_memory(source, IN_MEMORY_BYTES)
     _check_shape(source, size, channels, section.levels)
     return source
 

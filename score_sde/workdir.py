@@ -5,7 +5,6 @@ config.json (resolved; later modes read it)  checkpoints/  metrics.jsonl  tensor
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -26,33 +25,44 @@ CHANGEABLE = (
 )
 """May change from one start of a training run to the next, like the intervals: length, sampling, places."""
 MODEL = ("sde.", "model.", "data.centered", "data.levels", "data.image_size", "data.channels")
-"""What the weights of a run belong to."""
+"""What the weights of a run belong to,"""
+COMPUTE = ("model.remat", "model.dtype", "model.dropout")
+"""but for how they are computed with."""
 
 
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Make the working directory this configuration's; raises UserError where it belongs to another."""
+    """Make a new working directory this configuration's; raises UserError where it belongs to another.
+
+    What may change is saved by `config.save` once training really goes on.
+    """
     path = workdir / "config.json"
     if path.exists():
-        check_same(
-            workdir, config, lambda name: not name.startswith(CHANGEABLE) and not name.endswith("_every")
-        )
+        found = config_lib.differences(config_lib.load_json(path), config)
+        fixed = [name for name in found if not name.startswith(CHANGEABLE) and not name.endswith("_every")]
+        if fixed:
+            listed = "; ".join(f"{name}: {found[name][0]!r} there, {found[name][1]!r} here" for name in fixed)
+            raise UserError(
+                f"{workdir} belongs to another configuration ({listed}). Choose another --workdir."
+            )
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            config_lib.save(config, path)
+            if not path.exists():
+                config_lib.save(config, path)
         except OSError as error:
             raise UserError(
                 f"cannot write to {workdir} ({error.strerror}); choose another --workdir"
             ) from error
 
 
-def check_same(workdir: Path, config: ml_collections.ConfigDict, matters: Callable[[str], bool]) -> None:
-    """Raises UserError where an entry that matters differs from the working directory's configuration."""
+def check_weights(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError where `config` describes another model than the working directory's weights are of."""
     found = config_lib.differences(config_lib.load_json(workdir / "config.json"), config)
-    listed = [f"{name}: {old!r} there, {new!r} here" for name, (old, new) in found.items() if matters(name)]
-    if listed:
+    changed = [name for name in found if name.startswith(MODEL) and name not in COMPUTE]
+    if changed:
         raise UserError(
-            f"{workdir} belongs to another configuration ({'; '.join(listed)}). Choose another --workdir."
+            f"{', '.join(f'config.{name}={found[name][1]!r}' for name in changed)} does not fit the weights in {workdir}, "
+            f"trained with {', '.join(repr(found[name][0]) for name in changed)}. Leave it out, or train another model."
         )
 
 

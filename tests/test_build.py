@@ -372,8 +372,10 @@ def test_predictors_and_grids() -> None:
     np.testing.assert_allclose(
         sampler("vp", *plain, "sampling.grid=karras").times, grids.karras(VP(), 5, 0.1)
     )
-    low = sampler("vp", *plain[:2], "sampling.t_end=0", "sde.t_min=0.001")
-    assert low.times[-1] == 0.001  # not below what the network was trained for
+    with pytest.raises(
+        UserError, match=r"t_end must be in \[t_min, t_max\) = \[0.001, 1.0\); got t_end=0.0005"
+    ):
+        sampler("vp", *plain[:2], "sampling.t_end=0.0005", "sde.t_min=0.001")
     chain = sampler("ddpm", *plain[:2])
     np.testing.assert_array_equal(chain.times, [999, 799, 599, 399, 199])  # then Tweedie's formula, to -1
     assert chain.nfe == 5

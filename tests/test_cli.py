@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import main
 import run_lib
 from golden import REPOSITORY
 from score_sde import config as config_lib
@@ -105,6 +106,21 @@ def test_help_is_quick_because_it_imports_no_jax() -> None:
         "train|sample|eval|likelihood|summarize|report|dry_run",
     ):
         assert flag in process.stdout
+
+
+def test_overrides_are_told_from_other_flags() -> None:
+    words = [
+        "main.py",
+        "--config.data.skip_bad",
+        "--mode",
+        "train",
+        "--config.seed",
+        "3",
+        "--config.sde.t_min=-1",
+    ]
+    rest, overrides = main.split_overrides([*words, "--config.model.fir"])
+    assert rest == ["main.py", "--mode", "train"]
+    assert overrides == [("data.skip_bad", "True"), ("seed", "3"), ("sde.t_min", "-1"), ("model.fir", "True")]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +330,7 @@ def wait_for(workdir: Path, count: int, process: subprocess.Popen) -> None:
     raise AssertionError("no metrics")
 
 
-LONG = ["--config.training.steps=160", "--config.training.eval_every=0", "--config.training.sample_every=0"]
+LONG = ["--config.training.steps=160", "--config.training.eval_every=20", "--config.training.sample_every=0"]
 
 
 def start_training(workdir: Path, *more: str) -> subprocess.Popen:
@@ -354,7 +370,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path: Path, uninterrupted: list[dict
     assert process.returncode == -signal.SIGKILL
     train(tmp_path, *LONG)
     assert rows(tmp_path) == uninterrupted
-    assert len(uninterrupted) == 32
+    assert len(uninterrupted) == 32 + 8  # training and held-out losses
 
 
 def test_loss_that_is_not_finite_stops_and_names_the_step(trained: Path, tmp_path: Path) -> None:
@@ -536,7 +552,7 @@ def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
         **run,
     )
     refused("unknown name 'euler'", "likelihood", "--config.eval.solver=euler", **run)
-    refused("nothing to evaluate", "likelihood", "--config.eval.probes=-1", **run)
+    refused("leaves no likelihood to evaluate", "likelihood", "--config.eval.probes=-1", **run)
     refused("must be 'train' or 'test'", "likelihood", "--config.eval.split=valid", **run)
     refused("steps like 10,20", "likelihood", *BITS, **run, checkpoint="ten")
     refused("no likelihoods of the train images", "summarize", "--config.eval.split=train", **run)

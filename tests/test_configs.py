@@ -39,7 +39,7 @@ def test_all_promised_recipes_and_data_sets_exist() -> None:
 def test_names_and_documentation(file: str) -> None:
     config = load(file)
     assert config.name == f"{Path(file).parent.name}_{Path(file).stem}_cifar10"
-    assert config.data.name == config.data.source == "cifar10"
+    assert config.data.source == "cifar10"
     assert (REPOSITORY / file).read_text().startswith('"""')
     assert load(file, "mnist").name.endswith("_mnist")
     with pytest.raises(UserError, match="unknown data set 'nothing' after the colon; known: digits, mnist"):
@@ -124,6 +124,34 @@ def test_published_settings_of_larger_images(
         assert model.fir and model.dropout == 0.0 and model.embedding == "fourier"
     else:
         assert (model.progressive, model.progressive_input, config.data.crop) == ("none", "residual", 140)
+
+
+def test_published_settings_that_are_not_those_of_ncsnpp() -> None:
+    """DDPM at 256 pixels keeps its 1000 noise levels and steps; DDPM++ has no progressive input or output (B.5.8)."""
+    ddpm = load("configs/vp/ddpm.py", "church")
+    assert (ddpm.sde.n, ddpm.sampling.steps, ddpm.optim.lr) == (1000, 1000, 2e-5)
+    smld = load("configs/ve/ncsnpp.py", "church")
+    assert (smld.sde.n, smld.sampling.steps) == (2000, 2000)
+    plusplus = load("configs/vp/ddpmpp_cont.py", "church").model
+    assert (plusplus.progressive, plusplus.progressive_input, plusplus.fir) == ("none", "none", False)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_evaluation_and_samples_need_no_more_memory_than_training(dataset: str) -> None:
+    config = load("configs/ve/ncsnpp_cont.py", dataset)
+    if config.data.image_size > 64:
+        assert max(config.eval.batch_size, config.sampling.batch_size) <= config.training.batch_size
+
+
+def test_every_entry_of_a_data_set_means_something_to_a_recipe() -> None:
+    known = {}
+    for file in FILES:
+        for section, entries in load(file, "cifar10").items():
+            if isinstance(entries, ml_collections.ConfigDict):
+                known.setdefault(section, set()).update(entries)
+    for dataset, sections in DATASETS.items():
+        for section, entries in sections.items():
+            assert set(entries) <= known[section], (dataset, section)
 
 
 def pieces(config: ml_collections.ConfigDict) -> None:

@@ -9,6 +9,7 @@ from mathcases import mixture_2d, mixture_16d, reference_mixture, reference_sde,
 from scipy.stats import kstest
 
 from golden import assert_close, load, meta
+from score_sde.analytic import GaussianMixture
 from score_sde.flow import Flow, spherical
 from score_sde.sde import EDM, VE, VP, SubVP
 
@@ -19,14 +20,14 @@ def _tight(sde, **more):
     return Flow(sde, diffrax.Dopri8(), 1e-11, 1e-11, **more)
 
 
-@pytest.mark.parametrize("variable", ["t", "log_snr"])
+@pytest.mark.parametrize("variable", ["t", pytest.param("log_snr", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
 class TestPublished:
     def test_high_accuracy(self, name, variable, x64):
         stored = load(f"math/ode_sample_{name}")
         sde = reference_sde(name, stored, float(stored["eps"]))
         score_fn = reference_mixture(stored).score_fn(sde)
-        z, x, success = _decode(_tight(sde, variable=variable), score_fn, stored)
+        x, success = _decode(_tight(sde, variable=variable), score_fn, stored)
         assert success
         # The other side is SciPy's DOP853 at 1e-12.
         assert_close(x, stored["derived_x_plain_highacc"], 1e-8)
@@ -40,22 +41,19 @@ class TestPublished:
         """The default solver at 1e-5 is no farther from the solution than 1e-4 + three times RK45's own error."""
         stored = load(f"math/ode_sample_{name}")
         sde = reference_sde(name, stored, float(stored["eps"]))
-        _, x, success = _decode(
-            Flow(sde, variable=variable), reference_mixture(stored).score_fn(sde), stored
-        )
+        x, success = _decode(Flow(sde, variable=variable), reference_mixture(stored).score_fn(sde), stored)
         assert success
         stated = meta(stored)["max_rel_diff_rk45_vs_highacc"]
         assert_close(x, stored["derived_x_plain_highacc"], 1e-4 + 3 * stated)
 
 
 def _decode(flow, score_fn, stored):
-    z = jnp.asarray(stored["latent"])
-    out = jax.jit(lambda z: flow.decode(score_fn, z))(z)
-    return z, out.state, bool(jnp.all(out.success))
+    out = jax.jit(lambda z: flow.decode(score_fn, z))(jnp.asarray(stored["latent"]))
+    return out.state, bool(jnp.all(out.success))
 
 
 class TestExactMaps:
-    @pytest.mark.parametrize("variable", ["t", "log_snr"])
+    @pytest.mark.parametrize("variable", ["t", pytest.param("log_snr", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("name", SDES)
     def test_round_trip(self, name, variable, x64):
         sde, mixture = SDES[name], mixture_16d()
@@ -70,8 +68,6 @@ class TestExactMaps:
     @pytest.mark.parametrize("name", SDES)
     def test_gaussian_data(self, name, variable, x64):
         """For N(mu, v I) the flow is the affine map that keeps (x - alpha mu)/std: (7.13) in closed form."""
-        from score_sde.analytic import GaussianMixture
-
         sde, mu, v = SDES[name], np.array([0.3, -0.5]), 0.09
         mixture = GaussianMixture.isotropic([1.0], mu[None], v**0.5)
         x = jnp.asarray([[0.1, 0.2], [-0.4, 0.8], [1.5, -2.0]])
@@ -171,28 +167,35 @@ class TestCounts:
 class TestBatch:
     @pytest.mark.parametrize("steps", [0, 20])
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
-    def test_alone_or_together(self, variable, steps):
+    @pytest.mark.parametrize("precision", ["float32", "float64"])
+    def test_alone_or_together(self, precision, variable, steps, request):
+        """To rounding. Adaptive steps follow an error estimate, a small difference, whose rounding they amplify."""
+        if precision == "float64":
+            request.getfixturevalue("x64")
         sde, mixture = VP(), mixture_2d()
-        x = jnp.concatenate([mixture.sample(jax.random.key(0), 5), 30 * jnp.ones((1, 2))])
+        x = jnp.asarray([[-0.8, 0.3], [0.1, 0.2], [0.6, 0.5], [3.0, -4.0]], precision)
+        tol = 1e-9 if precision == "float64" else (1e-6 if steps else 2e-5)
         flow = Flow(sde, variable=variable, steps=steps)
         run = jax.jit(lambda x: flow.encode(mixture.score_fn(sde), x))
         together = run(x)
         assert steps or len(set(together.nfe.tolist())) > 1
         for i in range(len(x)):
             alone = run(x[i : i + 1])
-            np.testing.assert_allclose(alone.state[0], together.state[i], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(alone.state[0], together.state[i], rtol=tol, atol=tol)
             assert int(alone.nfe[0]) == int(together.nfe[i])
 
-    def test_too_many_steps(self):
+    def test_too_many_steps(self, x64):
         sde, mixture = VP(), mixture_2d()
-        x = jnp.concatenate([mixture.sample(jax.random.key(0), 3), 1e3 * jnp.ones((1, 2))])
+        x = mixture.sample(jax.random.key(0), 8, jnp.float64)
         score_fn = mixture.score_fn(sde)
-        full = jax.jit(lambda x: Flow(sde, variable="t").encode(score_fn, x))(x)
-        steps = (np.asarray(full.nfe) - 3) // 6
-        assert bool(jnp.all(full.success)) and steps[3] > steps[:3].max()
-        out = jax.jit(lambda x: Flow(sde, variable="t", max_steps=int(steps[:3].max())).encode(score_fn, x))(x)
-        assert out.success.tolist() == [True, True, True, False]
-        np.testing.assert_allclose(out.state[:3], full.state[:3], rtol=1e-6, atol=1e-6)
+        full = jax.jit(lambda x: Flow(sde).encode(score_fn, x))(x)
+        steps = (np.asarray(full.nfe) - 1) // 6
+        limit = int(steps.min() + steps.max()) // 2
+        enough = steps <= limit
+        assert bool(jnp.all(full.success)) and 0 < enough.sum() < 8
+        out = jax.jit(lambda x: Flow(sde, max_steps=limit).encode(score_fn, x))(x)
+        np.testing.assert_array_equal(out.success, enough)
+        np.testing.assert_allclose(out.state[enough], full.state[enough], rtol=1e-9)
 
     @pytest.mark.parametrize("steps", [0, 20])
     def test_score_that_is_not_finite(self, steps):
@@ -212,12 +215,12 @@ class TestBatch:
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(variable="sigma"), "variable must be 't' or 'log_snr'; got 'sigma'"),
-        (dict(steps=-1), "steps must be >= 0.*got -1"),
-        (dict(max_steps=0), "max_steps >= 1.*got 0, 0"),
-        (dict(solver=diffrax.Euler()), "Euler does not estimate its error.*give steps=N"),
-        (dict(rtol=0.0), "tolerances must be positive; got rtol=0.0"),
-        (dict(atol=-1.0), "tolerances must be positive.*atol=-1.0"),
+        ({"variable": "sigma"}, "variable must be 't' or 'log_snr'; got 'sigma'"),
+        ({"steps": -1}, "steps must be >= 0.*got -1"),
+        ({"max_steps": 0}, "max_steps >= 1.*got 0, 0"),
+        ({"solver": diffrax.Euler()}, "Euler does not estimate its error.*give steps=N"),
+        ({"rtol": 0.0}, "tolerances must be positive; got rtol=0.0"),
+        ({"atol": -1.0}, "tolerances must be positive.*atol=-1.0"),
     ],
 )
 def test_refusals(settings, message):

@@ -14,9 +14,11 @@ from mathcases import (
     reference_sde,
 )
 
+from configs import recipes
 from golden import assert_close, load, meta
 from score_sde import grids
 from score_sde.analytic import GaussianMixture
+from score_sde.build import build_process, build_sampler
 from score_sde.parameterize import index_label, noise_prediction
 from score_sde.sampling import Sampler
 from score_sde.sde import EDM, VP, DiscreteChain, PublishedSteps
@@ -265,6 +267,15 @@ class TestExactDistributions:
             "annealed": chain(at_start(AnnealedLangevin(sde, 0.1)), ReverseDiffusion(sde)),
         }
         _assert_samples_are_exact(mixture_16d(), {k: Sampler(sde, s, times) for k, s in steppers.items()})
+
+    @pytest.mark.parametrize(
+        "sde, network", [("ve", "ncsnpp"), ("vp", "ddpmpp"), ("subvp", "ddpmpp"), ("vp", "ddpm")]
+    )
+    def test_samplers_of_the_recipes(self, sde, network):
+        """As shipped for CIFAR-10: 1000 steps, uniform grid, predictor and corrector of the recipe."""
+        config = recipes.config(sde, network, "cifar10", continuous=network != "ddpm")
+        sampler = build_sampler(config.sampling, build_process(config.sde))
+        _assert_samples_are_exact(mixture_16d(), {"recipe": sampler})
 
     @pytest.mark.parametrize("make", ["smld", "ddpm"])
     def test_chains_by_every_index_and_strided(self, make):

@@ -141,7 +141,7 @@ class TFDSSource:
     """A prepared TensorFlow Datasets folder in array_record format, read without TensorFlow.
 
     Args:
-        name: "mnist", "lsun/church", or with a version: "mnist:3.0.1" (otherwise the newest one found).
+        name: "mnist", "lsun/church_outdoor", or with a version: "mnist:3.0.1" (otherwise the newest one found).
         split: any TFDS split: "train", "test", "train[:90%]", "train+test".
         data_dir: folder of prepared data sets; default: the environment variable TFDS_DATA_DIR, then
             ~/tensorflow_datasets.

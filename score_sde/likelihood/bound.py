@@ -27,7 +27,9 @@ class Bound:
 
     Args:
         sde: gives coefficients, interval and prior.
-        times: `LogSNRUniform(sde)` (importance sampling, far smaller variance) or `UniformTime(sde)`.
+        times: `LogSNRUniform(sde)` (importance sampling) or `UniformTime(sde)`. |z/sigma|^2 being subtracted, the gain is
+            less than in training: more than ten times smaller a variance where the data have detail at the scale of
+            sigma(t_min), as images have, but none for smooth densities.
         draws: times per sample and call; the result is their mean.
         kind: "dsm" or "sm".
         offset: include it; without, the bound is on the model at t_min.

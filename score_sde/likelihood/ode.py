@@ -69,7 +69,7 @@ class ODELikelihood:
 
         def augmented(t, state, v):
             x, _ = state
-            dx, push = jax.linearize(lambda x: field(t, x), x)
+            dx, push = jax.linearize(lambda x: field(t, x, None), x)
             products = jax.vmap(lambda v: jnp.sum(v * push(v)))(v)
             return dx, products if self.probes else jnp.sum(products, keepdims=True)
 

@@ -118,7 +118,11 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
     error = math.sqrt(spread / images) if images > 1 else math.nan
     radius = float(stdtrit(images - 1, 0.975)) * error if images > 1 else math.nan
     within = float(table.var(axis=1, ddof=1).mean()) if passes > 1 else math.nan
-    probe = float(np.mean(rows["standard_error"].astype(np.float64) ** 2)) if "standard_error" in rows else math.nan
+    probe = (
+        float(np.mean(rows["standard_error"].astype(np.float64) ** 2))
+        if "standard_error" in rows
+        else math.nan
+    )
     return {
         "mean": float(means.mean()),
         "standard_error": error,

@@ -46,15 +46,17 @@ class HeldoutLoss:
         return np.stack([self._pass(params, jax.random.fold_in(key, i)) for i in range(self.passes)])
 
     def _pass(self, params: PyTree, key: Key[Array, ""]) -> np.ndarray:
+        devices = self.mesh.size
+        size = min(self.batch_size, -(-self.images // devices) * devices)  # no larger than the images need
         batches = pipeline.batches(
-            self.source, self.pixel_range, self.batch_size, self.seed, train=False, dequantize=self.dequantize
+            self.source, self.pixel_range, size, self.seed, train=False, dequantize=self.dequantize
         )
-        share = self.batch_size // jax.process_count()
+        share = size // jax.process_count()
         mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
         losses: list[np.ndarray] = []
-        for i in range(-(-self.images // self.batch_size)):
+        for i in range(-(-self.images // size)):
             images = next(batches)["image"]
-            filling = np.zeros((self.batch_size - len(images), *images.shape[1:]), images.dtype)
+            filling = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
             batch = put_batch(np.concatenate([images, filling])[mine], self.mesh)
             losses.append(np.asarray(self._losses(params, jax.random.fold_in(key, i), batch)))
         return np.concatenate(losses)[: self.images]
