@@ -185,8 +185,9 @@ def likelihood(
 ) -> Path:
     """Bits/dim of the images of config.eval.split, one Parquet row for each image and pass, under eval/likelihood_SPLIT/.
 
-    A killed evaluation goes on where it stopped. Shard (i, n) evaluates the images i, i + n, i + 2n, ...; the rows do not
-    depend on batch size, devices or shards. Once all rows are there, the summary and its pictures are written.
+    A killed evaluation goes on where it stopped. Shard (i, n) evaluates the images i, i + n, i + 2n, ...; noise and
+    probes do not depend on batch size, devices or shards, so the rows agree to the solver's tolerance.
+    Once all rows are there, the summary and its pictures are written.
     """
     section = config.eval
     if section.split not in ("train", "test"):
