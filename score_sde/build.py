@@ -235,21 +235,24 @@ def build_objective(
 ) -> objectives.DenoisingScoreMatching:
     """Denoising score matching with the times, weight and reduction of config.training."""
     discrete = isinstance(process, DiscreteChain)
-    if discrete and (section.times, section.weight) != ("uniform", "variance"):
+    likelihood = section.likelihood_weighting
+    if discrete and (section.times != "uniform" or likelihood):
         raise UserError(
-            f"a discrete chain is trained with training.times=uniform and training.weight=variance; got "
-            f"times={section.times}, weight={section.weight}. Use a *_cont recipe for the others."
+            f"a discrete chain is trained with training.times=uniform and training.likelihood_weighting=0; got "
+            f"times={section.times}, likelihood_weighting={likelihood}. Use a *_cont recipe for the others."
         )
     times = {
         "uniform": objectives.UniformIndex if discrete else objectives.UniformTime,
         "log_snr": objectives.LogSNRUniform,
     }
-    weights = {"variance": objectives.variance_weight, "likelihood": objectives.likelihood_weight}
     with _blame("training"):
+        weight = objectives.variance_weight(process)
+        if isinstance(process, GaussianSDE):
+            weight = objectives.interpolated_weight(process, likelihood)
         return objectives.DenoisingScoreMatching(
             process,
             _choose("training.times", times, section.times)(process),
-            _choose("training.weight", weights, section.weight)(process),
+            weight,
             section.reduce,
         )
 
@@ -474,7 +477,7 @@ DATA_NAMES = (
 ENTRIES = {
     "data": DATA_NAMES,
     "optim": ("lr", "beta1", "eps", "weight_decay", "warmup", "grad_clip"),
-    "training": (*TRAINING_COUNTS, "weight", "times", "reduce", "ema_rate", "ema_warmup"),
+    "training": (*TRAINING_COUNTS, "likelihood_weighting", "times", "reduce", "ema_rate", "ema_warmup"),
     "sampling": SAMPLING_NAMES,
     "eval": EVAL_NAMES,
 }

@@ -76,13 +76,15 @@ def mixed_types() -> Iterator[None]:
         ("ve", "training.ema_rate=1.0", r"config.training.ema_rate must be in \[0, 1\); got 1.0"),
         (
             "ve",
-            "training.weight=foo",
-            r"config.training.weight: unknown name 'foo'; known: variance, likelihood",
+            "training.likelihood_weighting=2",
+            r"config.training: likelihood_weighting must be in \[0, 1\], .*; got 2.0",
         ),
+        ("vp", "training.likelihood_weighting=-0.1", r"likelihood_weighting must be in \[0, 1\], .*got -0.1"),
+        ("vp", "training.likelihood_weighting=1e999", r"likelihood_weighting must be a finite number"),
         ("ve", "training.times=foo", r"config.training.times: unknown name 'foo'; known: uniform, log_snr"),
         ("ve", "training.reduce=foo", r"config.training: reduce must be 'mean' or 'sum'; got 'foo'"),
         ("ddpm", "training.times=log_snr", r"discrete chain is trained with training.times=uniform.*\*_cont"),
-        ("smld", "training.weight=likelihood", r"got times=uniform, weight=likelihood"),
+        ("smld", "training.likelihood_weighting=0.5", r"got times=uniform, likelihood_weighting=0.5"),
         (
             "ve",
             "sampling.predictor=foo",
@@ -174,7 +176,7 @@ def test_unknown_and_missing_entries_are_refused(section: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["sde.name", "model.prediction", "model.dtype", "optim.lr", "training.weight", "sampling.t_end"]
+    "entry", ["sde.name", "model.prediction", "model.dtype", "optim.lr", "training.times", "sampling.t_end"]
 )
 def test_missing_entry_is_named(entry: str) -> None:
     section, name = entry.split(".")
@@ -267,10 +269,12 @@ def test_objectives() -> None:
     assert made.reduce == "sum" and isinstance(made.times, objectives.UniformTime)
     t = jnp.asarray([0.3])
     np.testing.assert_allclose(made.weight(t), VE().marginal(t)[1] ** 2)
-    values = config("vp", "training.weight=likelihood", "training.times=log_snr").training
-    made = build.build_objective(values, VP())
-    assert made.reduce == "mean" and isinstance(made.times, objectives.LogSNRUniform)
-    np.testing.assert_allclose(made.weight(t), 0.1 + 0.3 * 19.9, rtol=1e-5)  # beta
+    beta, variance = 0.1 + 0.3 * 19.9, VP().marginal(t)[1] ** 2
+    for k, expected in ((0, variance), (0.25, variance**0.75 * beta**0.25), (1, beta)):
+        values = config("vp", f"training.likelihood_weighting={k}", "training.times=log_snr").training
+        made = build.build_objective(values, VP())
+        assert made.reduce == "mean" and isinstance(made.times, objectives.LogSNRUniform)
+        np.testing.assert_allclose(made.weight(t), expected, rtol=1e-5)
     chain = DiscreteChain.ddpm()
     assert isinstance(build.build_objective(config("ddpm").training, chain).times, objectives.UniformIndex)
 

@@ -23,6 +23,7 @@ PROMISED = [
         for deep in ("", "_deep")
     ),
     *("configs/ve/ncsnpp.py", "configs/vp/ddpmpp.py", "configs/vp/ddpm.py"),
+    *(f"configs/{sde}/ddpmpp{deep}_cont_lik.py" for sde in ("vp", "subvp") for deep in ("", "_deep")),
 ]
 
 
@@ -52,7 +53,7 @@ def test_published_settings_on_cifar10(file: str) -> None:
     config, sde, name = load(file), Path(file).parent.name, Path(file).stem
     model = config.model
     assert (config.data.image_size, config.data.channels, config.data.levels) == (32, 3, 256)
-    assert config.data.random_flip and not config.data.dequantize
+    assert config.data.random_flip and config.data.dequantize is name.endswith("_lik")
     assert config.data.centered is (sde != "ve")
     optim = (config.optim.lr, config.optim.beta1, config.optim.eps, config.optim.weight_decay)
     assert optim == (2e-4, 0.9, 1e-8, 0.0)
@@ -73,13 +74,14 @@ def test_published_settings_on_cifar10(file: str) -> None:
         assert model.embedding == ("fourier" if fourier else "positional")
         assert model.scale_by_sigma is (ncsnpp and sde == "ve")
     process = build.build_process(config.sde)
+    subvp_t_min = 1e-2 if name.endswith("_lik") else 1e-5
     wanted = {
-        ("ve", True): VE(0.01, 50.0, 1e-5),
-        ("vp", True): VP(0.1, 20.0, 1e-5),
-        ("subvp", True): SubVP(0.1, 20.0, 1e-5),
+        "ve": VE(0.01, 50.0, 1e-5),
+        "vp": VP(0.1, 20.0, 1e-5),
+        "subvp": SubVP(0.1, 20.0, subvp_t_min),
     }
     if "cont" in name:
-        assert process == wanted[sde, True]
+        assert process == wanted[sde]
     else:
         assert isinstance(process, DiscreteChain) and len(process.sigmas) == 1000
         first, last = (0.01, 50.0) if sde == "ve" else (1e-4**0.5, 1.0)
@@ -90,6 +92,26 @@ def test_published_settings_on_cifar10(file: str) -> None:
     assert (config.sampling.predictor, config.sampling.corrector) == published[sde]
     if sde == "ve":
         assert config.sampling.snr == 0.16 and config.training.reduce == "sum"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("sde", ["vp", "subvp"])
+def test_maximum_likelihood_training(sde: str, deep: bool) -> None:
+    """B.7.1, B.7.2: the recipe of chapter 7, but for weighting, times, dequantization and the first time of sub-VP."""
+    plain = f"configs/{sde}/ddpmpp{'_deep' * deep}_cont.py"
+    found = config_lib.differences(load(plain), load(plain.replace(".py", "_lik.py")))
+    assert found.pop("name")
+    expected = {
+        "training.likelihood_weighting": (0.0, 1.0),
+        "training.times": ("uniform", "log_snr"),
+        "data.dequantize": (False, True),
+    }
+    if sde == "subvp":
+        expected |= {"sde.t_min": (1e-5, 1e-2), "sampling.t_end": (1e-3, 1e-2)}
+    assert found == expected
+    assert load(plain).training.steps == (950_000 if deep else 1_300_000)
+    assert load(plain.replace(".py", "_lik.py"), "digits").training.steps == 7000
+    assert load(plain, "digits").training.steps == 2500
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,11 @@
 """Training objectives: `(key, score_fn, x0) -> per-example loss`."""
 
-from score_sde.objectives.denoising import DenoisingScoreMatching, likelihood_weight, variance_weight
+from score_sde.objectives.denoising import (
+    DenoisingScoreMatching,
+    interpolated_weight,
+    likelihood_weight,
+    variance_weight,
+)
 from score_sde.objectives.times import LogSNRUniform, UniformIndex, UniformTime
 
 __all__ = [
@@ -8,6 +13,7 @@ __all__ = [
     "LogSNRUniform",
     "UniformIndex",
     "UniformTime",
+    "interpolated_weight",
     "likelihood_weight",
     "variance_weight",
 ]

@@ -25,6 +25,28 @@ def likelihood_weight(sde: GaussianSDE) -> Weight:
     return lambda t: sde.coefficients(t)[1]
 
 
+def interpolated_weight(sde: GaussianSDE, likelihood_weighting: float) -> Weight:
+    """lambda(t) = sigma(t)^(2 (1 - k)) g(t)^(2 k): from `variance_weight` (k = 0) to `likelihood_weight` (k = 1).
+
+    Between the ends it trades likelihood for sample quality (section 9.5.3). For VE g^2/sigma^2 is constant, and k
+    without effect but for that constant.
+
+    Args:
+        sde: gives sigma and g.
+        likelihood_weighting: k in [0, 1].
+
+    Raises:
+        ValueError: k outside [0, 1].
+    """
+    k = likelihood_weighting
+    if not 0 <= k <= 1:
+        raise ValueError(
+            f"likelihood_weighting must be in [0, 1], from variance (0) to likelihood weighting (1); got {k}"
+        )
+    variance, likelihood = variance_weight(sde), likelihood_weight(sde)
+    return lambda t: variance(t) ** (1 - k) * likelihood(t) ** k
+
+
 @dataclasses.dataclass(frozen=True)
 class DenoisingScoreMatching:
     """lambda(t) R(|score(x_t, t) + z/sigma(t)|^2) with x_t = alpha x_0 + sigma z (dissertation eq. 7.7, 5.5).
@@ -35,7 +57,8 @@ class DenoisingScoreMatching:
     Args:
         process: the perturbation.
         times: time sampler; its w multiplies the loss.
-        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones.
+        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones, `interpolated_weight`
+            lies between them.
         reduce: R over the D dimensions: "mean", or "sum" for half the sum (both as published).
     """
 

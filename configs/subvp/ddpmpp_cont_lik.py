@@ -1,0 +1,8 @@
+"""DDPM++ cont.: sub-VP SDE, maximum-likelihood training."""
+
+from configs import recipes
+
+
+def get_config(dataset: str = "cifar10"):
+    """See `recipes.config`."""
+    return recipes.config("subvp", "ddpmpp", dataset, likelihood=True)
