@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import mixture_2d, reference_mixture, reference_sde
+from mathcases import mixture_2d, mixture_16d, reference_mixture, reference_sde
 from scipy.integrate import quad, solve_ivp
 
 from golden import assert_close, load
 from score_sde.analytic import GaussianMixture
 from score_sde.data.pixels import PixelRange
-from score_sde.likelihood import Bound
+from score_sde.likelihood import Bound, kl_bound
 from score_sde.objectives.times import LogSNRUniform, UniformTime
 from score_sde.sde import EDM, VE, VP, SubVP
 from score_sde.types import sample_keys
@@ -209,6 +209,15 @@ class TestWrongScore:
 
         return quad(rate, self.sde.t_min, self.sde.t_max, epsabs=1e-10)[0]
 
+    def _model(self):
+        """Variance of the reverse SDE's samples at t_min."""
+
+        def growth(t, variance):
+            beta, marginal = self._curves(t)
+            return 2 * (-0.5 * beta + self.factor * beta / marginal) * variance - beta
+
+        return solve_ivp(growth, (1.0, self.sde.t_min), [1.0], rtol=1e-10, atol=1e-12).y[0, -1]
+
     def _data(self):
         data = GaussianMixture.isotropic([1.0], np.zeros((1, 2)), self.v**0.5)
         return data, data.sample(jax.random.key(0), 16384)
@@ -227,13 +236,7 @@ class TestWrongScore:
     def test_above_the_likelihood_of_the_model(self):
         """-E log p_model < bound = entropy of p_{t_min} + price, for the reverse SDE solved exactly."""
 
-        def growth(t, variance):
-            beta, marginal = self._curves(t)
-            return 2 * (-0.5 * beta + self.factor * beta / marginal) * variance - beta
-
-        start = self.sde.t_min
-        model = solve_ivp(growth, (1.0, start), [1.0], rtol=1e-10, atol=1e-12).y[0, -1]
-        _, marginal = self._curves(start)
+        model, (_, marginal) = self._model(), self._curves(self.sde.t_min)
         assert abs(model / marginal - 1) > 0.05
         data, x = self._data()
         bound = Bound(self.sde, LogSNRUniform(self.sde), 64, offset=False)
@@ -241,6 +244,83 @@ class TestWrongScore:
         _check_mean(wrong, 1 + np.log(2 * np.pi * marginal) + self._price(), 0.5)
         cross_entropy = np.log(2 * np.pi * model) + marginal / model
         assert wrong.mean() - 4 * wrong.std() / np.sqrt(len(wrong)) > cross_entropy
+
+    def test_kl_bound(self):
+        """Theorem 9.1 for a score that is nobody's: the price, and more than the divergence itself."""
+        data, _ = self._data()
+
+        def score_fn(x, t):
+            return self.factor * data.score(self.sde, x, t)
+
+        value, error = kl_bound(jax.random.key(0), self.sde, data, score_fn, 40000)
+        assert 4 * error < 0.1 * self._price()
+        assert abs(value - self._price()) < 4 * error  # the prior is right to 1e-9 nats
+        model, (_, marginal) = self._model(), self._curves(self.sde.t_min)
+        divergence = marginal / model - 1 - np.log(marginal / model)  # in the plane
+        assert 0.01 < divergence < value - 4 * error
+
+
+def _kl(mean, variance, other_mean, other_variance):
+    """D_KL between two Gaussians with diagonal covariances."""
+    ratio = variance / other_variance
+    return 0.5 * np.sum(ratio - 1 - np.log(ratio) + (mean - other_mean) ** 2 / other_variance)
+
+
+SHORT = {  # the prior is wrong by some tenths of a nat, but for the first
+    "vp": VP(),
+    "vp_short": VP(t_min=1e-3, t_max=0.2),
+    "subvp": SubVP(t_min=1e-2, t_max=0.3),
+    "ve": VE(0.1, 0.8),
+    "edm": EDM(0.05, 0.8),
+}
+
+
+class TestKLBound:
+    """Theorem 9.1 against divergences in closed form, which know nothing of f, g or times between the ends."""
+
+    @staticmethod
+    def _law(data, sde, t):
+        alpha, sigma = (float(v) for v in sde.marginal(jnp.asarray(t)))
+        return alpha * data.means[0], alpha**2 * data.variances[0] + sigma**2
+
+    def _prior_term(self, data, sde):
+        mean, variance = self._law(data, sde, sde.t_max)
+        return _kl(mean, variance, np.zeros_like(mean), np.full_like(mean, sde.prior_std**2))
+
+    @pytest.mark.parametrize("name", SHORT)
+    def test_scores_of_gaussians(self, name):
+        """The right score leaves D_KL(p_T || pi); another's adds D_KL(p || q) - D_KL(p_T || q_T)."""
+        sde = SHORT[name]
+        data = GaussianMixture.isotropic([1.0], np.asarray([[0.5, -0.3]]), 0.4)
+        other = GaussianMixture.isotropic([1.0], np.asarray([[-0.2, 0.1]]), 0.6)
+        prior = self._prior_term(data, sde)
+        price = _kl(*self._law(data, sde, sde.t_min), *self._law(other, sde, sde.t_min))
+        price -= _kl(*self._law(data, sde, sde.t_max), *self._law(other, sde, sde.t_max))
+        assert price > 0.2 and (prior < 1e-4 if name == "vp" else prior > 0.1)
+        for model, expected in ((data, prior), (other, prior + price)):
+            value, error = kl_bound(jax.random.key(0), sde, data, model.score_fn(sde), 100_000)
+            assert 4 * error < 0.1 * max(expected, 0.01)
+            assert abs(value - expected) < 4 * error + 1e-6, (value, expected, error)
+
+    def test_mixtures(self):
+        """As in theorem 9.2, D_KL(p || q) at t_min being an average over samples."""
+        sde, data = VP(t_min=1e-3), mixture_2d()
+        other = GaussianMixture.full([0.3, 0.3, 0.4], data.means + 0.1, np.tile(0.1 * np.eye(2), (3, 1, 1)))
+        value, error = kl_bound(jax.random.key(0), sde, data, other.score_fn(sde), 40000)
+        start = jnp.asarray(sde.t_min)
+        x = data.sample_at(jax.random.key(1), sde, start, 40000)
+        ratios = np.asarray(data.log_prob(sde, x, start) - other.log_prob(sde, x, start))
+        total = np.hypot(float(error), ratios.std() / 200)
+        assert 4 * total < 0.1 * ratios.mean()
+        assert abs(value - ratios.mean()) < 4 * total
+
+    def test_standard_error(self):
+        """That of values over keys; images keep their shape."""
+        sde, data = VP(), mixture_16d()
+        score_fn = lambda x, t: 0.9 * data.score(sde, x, t)  # noqa: E731
+        call = jax.jit(lambda key: kl_bound(key, sde, data, score_fn, 256))
+        values, errors = (np.asarray(v) for v in jax.lax.map(call, jax.random.split(jax.random.key(0), 200)))
+        assert abs(values.std() / errors.mean() - 1) < 0.25
 
 
 def test_variance():
