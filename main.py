@@ -11,16 +11,23 @@ flags.DEFINE_string(
     "config",
     None,
     "Configuration, FILE or FILE:DATASET, e.g. configs/vp/ddpmpp_cont.py:digits. Override entries with "
-    "--config.SECTION.NAME=VALUE. Optional where --workdir names an existing run.",
+    "--config.SECTION.NAME=VALUE. Optional where --workdir names an existing run. A,B,C for several runs.",
 )
 flags.DEFINE_enum(
     "mode",
     None,
-    ["train", "sample", "eval", "likelihood", "summarize", "report", "dry_run"],
+    [
+        *("train", "sample", "eval", "likelihood", "summarize"),
+        *("encode", "decode", "interpolate", "report", "dry_run"),
+    ],
     "What to do.",
     required=True,
 )
-flags.DEFINE_string("workdir", None, "Working directory of the run; default runs/<sde>_<recipe>_<dataset>.")
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Working directory of the run; default runs/<sde>_<recipe>_<dataset>. A,B,C after training: several runs, one after another.",
+)
 flags.DEFINE_string(
     "checkpoint", None, "Steps of the checkpoints to use, like 10 or 10,20, or 'all'; default 'latest'."
 )
@@ -28,6 +35,15 @@ flags.DEFINE_alias("checkpoints", "checkpoint")
 flags.DEFINE_string(
     "shard", None, "i/n: do the i-th of n shares of --mode likelihood; then --mode summarize."
 )
+flags.DEFINE_string(
+    "input",
+    None,
+    "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents), or several with commas between "
+    "them, for --mode encode, decode and interpolate; default: images of config.eval.split, or latents drawn from the prior.",
+)
+flags.DEFINE_string("output", None, "Folder for results; default: in the working directory.")
+flags.DEFINE_float("temperature", None, "Factor of the latents in --mode decode and interpolate; default 1.")
+flags.DEFINE_integer("frames", None, "Images of one interpolation, both ends included; default 11.")
 flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
 
 
@@ -77,7 +93,16 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed:
         _join_processes(jax)
     try:
-        run_lib.run(FLAGS.mode, FLAGS.config, OVERRIDES, FLAGS.workdir, FLAGS.checkpoint, FLAGS.shard)
+        flags_of_modes = {name: FLAGS[name].value for name in ("input", "output", "temperature", "frames")}
+        run_lib.run(
+            FLAGS.mode,
+            FLAGS.config,
+            OVERRIDES,
+            FLAGS.workdir,
+            FLAGS.checkpoint,
+            FLAGS.shard,
+            **flags_of_modes,
+        )
     except UserError as error:
         sys.exit(f"error: {error}")
 

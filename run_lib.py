@@ -5,6 +5,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -12,22 +13,31 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from score_sde import __version__, viz
+from score_sde import __version__, results, viz
+from score_sde import codec as codec_lib
 from score_sde import config as config_lib
-from score_sde.build import Experiment, build, build_likelihood, open_source
+from score_sde.arguments import attempt, name_of, parse_options, parse_runs, raise_failed
+from score_sde.build import (
+    Experiment,
+    build,
+    build_flow,
+    build_likelihood,
+    build_process,
+    open_source,
+)
 from score_sde.data import Source, pipeline, take
+from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
 from score_sde.generate import Generator
-from score_sde.likelihood import rows as rows_lib
-from score_sde.likelihood.rows import Pieces, Rows
+from score_sde.likelihood.rows import Pieces
 from score_sde.metrics import neighbor_distances
 from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
-from score_sde.workdir import check_weights, claim, write_json
+from score_sde.workdir import claim, resolve, resolve_trained, write_json
 
 PREVIEW = 64
 """Images in a grid."""
@@ -200,7 +210,7 @@ def likelihood(
     evaluator = Evaluator(experiment.trainer.score_fn, source, experiment.pixel_range, mesh, size, ode, bound)
     settings = {name: section[name] for name in ("probes", "solver", "rtol", "atol", "bound_draws")}
     pieces = Pieces(
-        likelihood_folder(workdir, section.split, step),
+        results.likelihood_folder(workdir, section.split, step),
         settings | {"seed": experiment.seed, "images": images},
     )
     mine = np.arange(images)[shard[0] :: shard[1]]
@@ -214,45 +224,132 @@ def likelihood(
     for number, missing in enumerate(todo):
         for start in range(0, len(missing), size):
             rows = evaluator(state.ema_params, key, missing[start : start + size], number)
-            check_solved(rows)
+            results.check_solved(rows)
             if jax.process_index() == 0:
                 pieces.write(rows)
             bar.update(len(rows["index"]))
     bar.close()
-    if shard[1] == 1:
-        summarize_likelihood(pieces, images, section.passes, source, experiment, step)
-    else:
+    if shard[1] > 1:
         print(
             f"shard {shard[0]}/{shard[1]} done; when all are: python main.py --mode summarize --workdir {workdir}"
         )
+    elif jax.process_index() == 0:
+        results.save_likelihood(pieces, images, section.passes, source, experiment.pixel_range, step)
     return pieces.folder
 
 
-def summarize(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def summarize(config: ml_collections.ConfigDict, workdir: Path) -> dict[int, results.Summary]:
     """Merge the pieces of all likelihood evaluations of a run, refusing gaps and doubles; draw bits/dim against step."""
     split, found = config.eval.split, {}
     source = open_source(config.data, train=split == "train")
-    experiment = build(config, image_shape(config))
-    folders = sorted(
-        (workdir / "eval").glob(f"likelihood_{split}_step_*"), key=lambda f: int(f.name.split("_")[-1])
-    )
-    if not folders:
-        raise UserError(
-            f"{workdir} holds no likelihoods of the {split} images; make them with --mode likelihood"
+    pixels = build(config, image_shape(config)).pixel_range
+    for step, folder in results.likelihood_folders(workdir, split).items():
+        settings = json.loads((folder / "settings.json").read_text())
+        pieces, images = Pieces(folder, settings), settings["images"]
+        found[step] = results.save_likelihood(pieces, images, config.eval.passes, source, pixels, step)
+    results.save_curves({workdir.name: found}, workdir / "eval", split)
+    return found
+
+
+def encode(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    input: list[Path] | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Latents of images by the probability-flow ODE, and how exactly they decode again: latents.npz, round_trip.png.
+
+    `input`: image files, folders, npz files with `images`; by default the images of config.eval.split.
+    """
+    given = inputs_lib.join(read_inputs(config, input, ["images"]) if input else split_images(config))
+    names, images = given.names, given.values
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    codec = make_codec(experiment, config, mesh)
+    with tqdm(total=2 * len(images), unit="image", dynamic_ncols=True, desc="encoding, decoding") as bar:
+        encoded = codec.encode(state.ema_params, images, names, bar.update)
+        decoded = codec.decode(state.ema_params, encoded.values, names, bar.update)
+    folder = output or workdir / "flow" / f"encode_step_{step}"
+    if jax.process_index() == 0:
+        summary = results.save_encoding(folder, codec, given, encoded, decoded, solved_with(config, step))
+        nfe, error = summary["nfe"], summary["round_trip"]
+        print(
+            f"{len(images)} latents of checkpoint {step} ({nfe['mean']:.0f} evaluations, at most {nfe['max']}): {folder}\n"
+            f"round trip: largest error {error['max']:.2g} levels; {error['changed']} images come back with other levels"
+            + ("; smaller config.eval.rtol and atol mend that" if error["changed"] else "")
         )
-    for folder in folders:
-        step, settings = int(folder.name.split("_")[-1]), json.loads((folder / "settings.json").read_text())
-        pieces = Pieces(folder, settings)
-        found[step] = summarize_likelihood(
-            pieces, settings["images"], config.eval.passes, source, experiment, step
+    return folder
+
+
+def decode(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    input: list[Path] | None = None,
+    output: Path | None = None,
+    temperature: float = 1.0,
+) -> Path:
+    """Images of latents by the probability-flow ODE: samples.npz, grid.png and a PNG file for each.
+
+    `input`: npz files with latents `z`; by default config.sampling.num_samples are drawn from the prior, those that
+    --mode sample begins with. `temperature` multiplies them.
+    """
+    given = inputs_lib.join(read_inputs(config, input, ["z"])) if input else None
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    codec = make_codec(experiment, config, mesh)
+    if given:
+        names, z = given.names, given.values
+    else:
+        numbers = np.arange(experiment.sampling["num_samples"])
+        names = [f"sample {i}" for i in numbers]
+        z = codec.prior(run_keys(experiment)["sample"], numbers, experiment.shape)
+    z = np.float32(temperature) * z
+    with tqdm(total=len(z), unit="image", dynamic_ncols=True, desc="decoding") as bar:
+        decoded = codec.decode(state.ema_params, z, names, bar.update)
+    folder = output or workdir / "flow" / f"decode_step_{step}"
+    if jax.process_index() == 0:
+        how = solved_with(config, step) | {"temperature": temperature}
+        nfe = results.save_decoding(folder, codec, names, z, decoded, how)["nfe"]
+        print(
+            f"{len(z)} images of checkpoint {step} ({nfe['mean']:.0f} evaluations, at most {nfe['max']}): {folder}"
         )
-    for column in ("bits_per_dim", "bound_bits_per_dim"):
-        curve = {step: summary[column] for step, summary in found.items() if column in summary}
-        if len(curve) > 1:
-            columns = [[row[name] for row in curve.values()] for name in ("mean", "low", "high")]
-            viz.intervals(
-                list(curve), *columns, column.replace("_", " "), workdir / "eval" / f"{column}_{split}.png"
-            )
+    return folder
+
+
+def interpolate(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    input: list[Path] | None = None,
+    output: Path | None = None,
+    temperature: float = 1.0,
+    frames: int = 11,
+) -> Path:
+    """Spherical interpolations in latents, from each input to the next: grid.png, interpolation.gif, frames.npz.
+
+    `input`: images, encoded first, and npz files with latents `z`; by default the first 8 images of config.eval.split.
+    """
+    given = read_inputs(config, input, ["z", "images"]) if input else split_images(config, first=8)
+    names = [name for part in given for name in part.names]
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    codec = make_codec(experiment, config, mesh)
+    latents = [
+        codec.encode(state.ema_params, part.values, part.names).values
+        if part.kind == "images"
+        else part.values
+        for part in given
+    ]
+    z = codec_lib.interpolate(np.float32(temperature) * np.concatenate(latents), frames, names)
+    flat = z.reshape(-1, *experiment.shape)
+    places = [f"frame {i % frames} of pair {i // frames}" for i in range(len(flat))]
+    with tqdm(total=len(flat), unit="image", dynamic_ncols=True, desc="decoding") as bar:
+        decoded = codec.decode(state.ema_params, flat, places, bar.update)
+    folder = output or workdir / "flow" / f"interpolate_step_{step}"
+    if jax.process_index() == 0:
+        how = solved_with(config, step) | {"temperature": temperature}
+        results.save_interpolation(folder, codec, names, z, decoded, how)
+        print(f"{len(z)} interpolations of {frames} frames, checkpoint {step}: {folder}")
+    return folder
 
 
 def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
@@ -407,48 +504,36 @@ def restore(config, workdir, checkpoint):
     return experiment, mesh, state, int(state.step)
 
 
-def likelihood_folder(workdir: Path, split: str, step: int) -> Path:
-    """Where the rows of a checkpoint lie."""
-    return workdir / "eval" / f"likelihood_{split}_step_{step}"
+def read_inputs(config: ml_collections.ConfigDict, paths: list[Path], kinds: list[inputs_lib.Kind]):
+    """What --input names, checked against the images and the process of the run."""
+    prior_std = build_process(config.sde).prior_std
+    given = inputs_lib.read_inputs(paths, image_shape(config), config.data.levels, kinds, prior_std)
+    if any(part.files for part in given) and config.data.levels != 256 and jax.process_index() == 0:
+        top = config.data.levels - 1
+        print(f"image files: value v of 0 .. 255 is level round({top} v/255) of 0 .. {top}")
+    return given
 
 
-def check_solved(rows: Rows) -> None:
-    """Raises UserError, naming the images, where the ODE solver gave up; nothing of such a batch is written."""
-    failed = rows["index"][~rows["success"]] if "success" in rows else rows["index"][:0]
-    if len(failed):
-        raise UserError(
-            f"the ODE of {len(failed)} images could not be solved (images {failed[:5].tolist()}): too many steps, or values that "
-            "are not finite. Rows written before are kept. Try larger config.eval.rtol and atol, in a fresh folder."
-        )
+def split_images(config: ml_collections.ConfigDict, first: int = 0) -> list[inputs_lib.Inputs]:
+    """The images of config.eval.split, the first ones if so asked, named by their numbers."""
+    section = config.eval
+    source = open_source(config.data, train=section.split == "train")
+    count = min(first or section.num_examples or len(source), len(source))
+    found, names = take(source, np.arange(count)), [f"{section.split} {i}" for i in range(count)]
+    return [inputs_lib.Inputs(names, "images", found["image"], labels=found["label"])]
 
 
-def summarize_likelihood(
-    pieces: Pieces, images: int, passes: int, source: Source, experiment: Experiment, step: int
-) -> dict:
-    """Summary of complete rows: summary.json, histogram.png, and the least and most likely images."""
-    rows = pieces.complete(images, passes)
-    columns = [name for name in ("bits_per_dim", "bound_bits_per_dim") if name in rows]
-    summary: dict = {"step": step} | {name: rows_lib.summarize(rows, name) for name in columns}
-    if "nfe" in rows:
-        summary["nfe"] = {"mean": float(rows["nfe"].mean()), "max": int(rows["nfe"].max())}
-    if jax.process_index() == 0:
-        write_json(pieces.folder / "summary.json", summary)
-        first = rows[columns[0]][rows["pass"] == 0]
-        viz.histogram(
-            first, columns[0].replace("_", " "), pieces.folder / "histogram.png", summary[columns[0]]["mean"]
-        )
-        order = np.argsort(first)
-        for name, chosen in (("most_likely", order[:16]), ("least_likely", order[::-1][:16])):
-            levels = np.stack([source[int(i)]["image"] for i in rows["index"][rows["pass"] == 0][chosen]])
-            picture = viz.image_grid(_unit(levels, experiment.pixel_range.levels), columns=8)
-            viz.save_png(pieces.folder / f"{name}.png", picture)
-        for name in columns:
-            row = summary[name]
-            print(
-                f"step {step}: {name} {row['mean']:.4f}, 95% interval {row['low']:.4f} .. {row['high']:.4f} "
-                f"({row['images']} images, {row['passes']} passes): {pieces.folder}"
-            )
-    return summary
+def solved_with(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
+    """What a result of the probability flow depends on."""
+    return {"step": step} | {name: config.eval[name] for name in ("solver", "rtol", "atol")}
+
+
+def make_codec(experiment: Experiment, config: ml_collections.ConfigDict, mesh: Mesh) -> codec_lib.Codec:
+    """The run's probability-flow ODE, solved as config.eval says, on images as the run was trained on."""
+    sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
+    flow = build_flow(config.eval, experiment.process)
+    dequantized, size = config.data.dequantize, experiment.eval["batch_size"]
+    return codec_lib.Codec(flow, experiment.trainer.score_fn, experiment.pixel_range, dequantized, mesh, size)
 
 
 def make_heldout_loss(
@@ -504,7 +589,15 @@ def _unit(images: np.ndarray, levels: int) -> np.ndarray:
 
 
 FRESH = {"train": train, "dry_run": dry_run}
-TRAINED = {"sample": sample, "eval": evaluate, "report": report, "likelihood": likelihood}
+TRAINED = {
+    "sample": sample,
+    "eval": evaluate,
+    "report": report,
+    "likelihood": likelihood,
+    "encode": encode,
+    "decode": decode,
+    "interpolate": interpolate,
+}
 
 
 def run(
@@ -514,43 +607,74 @@ def run(
     workdir: str | None,
     checkpoints: str | None = None,
     shard: str | None = None,
+    **flags,
 ) -> None:
-    """Resolve configuration and working directory, then run one mode, for each checkpoint asked for.
+    """Resolve configuration and working directory, then run one mode, for each run and each checkpoint asked for.
 
-    The modes after train take the configuration that the run was trained with; --config then only says which run.
+    The modes after train take the configuration that the run was trained with; --config then only says which run. Where
+    several runs or checkpoints are asked for and some fail, the others are done all the same.
     """
-    if config_file:
-        config = config_lib.load(config_file)
-    elif workdir:
-        config = config_lib.load_json(Path(workdir) / "config.json")
-    else:
-        raise UserError("name a configuration with --config, or an existing run with --workdir")
-    config_lib.override(config, overrides)
-    directory = Path(workdir) if workdir else Path("runs") / config.name
-    options = {} if shard is None else {"shard": parse_shard(shard)}
-    if shard and mode != "likelihood":
-        raise UserError(f"--shard splits --mode likelihood; it means nothing to --mode {mode}")
+    options = parse_options(mode, {"shard": shard, **flags})
+    runs = parse_runs(config_file, workdir)
     if mode in FRESH:
         if checkpoints is not None:
             raise UserError(
                 f"--checkpoint means nothing to --mode {mode}; training resumes from the last one by itself"
             )
-        FRESH[mode](config, directory)
-        return
-    trained = config_lib.load_json(directory / "config.json")
-    if config.name != trained.name:
-        raise UserError(
-            f"{directory} is a run of {trained.name}, not of {config.name}. Leave out --config, or name another --workdir."
+        if len(runs) > 1:
+            raise UserError(f"--mode {mode} takes one run; got {len(runs)}")
+        FRESH[mode](*resolve(*runs[0], overrides))
+    elif mode == "summarize":
+        jobs = {name_of(*names): functools.partial(_summarize, *names, overrides) for names in runs}
+        done, failed = attempt(jobs)
+        if len(runs) > 1 and done:
+            folder = options.get("output") or resolve(*runs[0], overrides)[1] / "eval"
+            compare(done, folder)
+        raise_failed(failed, len(jobs))
+    else:
+        if "output" in options and (len(runs) > 1 or "," in str(checkpoints) or checkpoints == "all"):
+            raise UserError(
+                "--output names the folder of one result; leave it out for several runs or checkpoints"
+            )
+        jobs = {
+            name_of(*names): functools.partial(
+                _each_checkpoint, mode, *names, overrides, checkpoints, options
+            )
+            for names in runs
+        }
+        raise_failed(attempt(jobs)[1], len(jobs))
+
+
+def _summarize(config_file, workdir, overrides) -> dict[int, results.Summary]:
+    return summarize(*resolve_trained(config_file, workdir, overrides))
+
+
+def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options) -> None:
+    config, directory = resolve_trained(config_file, workdir, overrides)
+    steps = parse_checkpoints(checkpoints, directory)
+    jobs = {
+        f"checkpoint {step}": functools.partial(_timed, mode, config, directory, step, options)
+        for step in steps
+    }
+    raise_failed(attempt(jobs)[1], len(jobs))
+
+
+def _timed(mode, config, directory, step, options) -> None:
+    start = time.perf_counter()
+    TRAINED[mode](config, directory, step, **options)
+    print(f"{mode}: {time.perf_counter() - start:.1f} s")
+
+
+def compare(found: dict[str, dict[int, results.Summary]], folder: Path) -> None:
+    """One table of all runs, printed and as JSON, and bits/dim against step with one curve for each run."""
+    print(results.comparison(found))
+    if jax.process_index() == 0:
+        write_json(
+            folder / "comparison.json",
+            {run: {str(s): row for s, row in rows.items()} for run, rows in found.items()},
         )
-    config_lib.override(trained, overrides)
-    check_weights(directory, trained)
-    if mode == "summarize":
-        summarize(trained, directory)
-        return
-    for step in parse_checkpoints(checkpoints, directory):
-        start = time.perf_counter()
-        TRAINED[mode](trained, directory, step, **options)
-        print(f"{mode}: {time.perf_counter() - start:.1f} s")
+        results.save_curves(found, folder, "comparison")
+        print(f"compared: {folder}")
 
 
 def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
@@ -565,11 +689,3 @@ def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
         raise UserError(
             f"--checkpoint must be a step, steps like 10,20, 'all' or 'latest'; got {text!r}"
         ) from error
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "i/n" with 0 <= i < n."""
-    first, _, number = text.partition("/")
-    if not (first.isdigit() and number.isdigit() and int(first) < int(number)):
-        raise UserError(f"--shard must be i/n with 0 <= i < n, like 0/4 .. 3/4; got {text!r}")
-    return int(first), int(number)

@@ -429,19 +429,25 @@ EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol")
 SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5, "dopri8": diffrax.Dopri8}
 
 
+def build_flow(section: ml_collections.ConfigDict, process: Perturbation) -> Flow:
+    """The probability-flow ODE with the solver of config.eval."""
+    if not isinstance(process, GaussianSDE):
+        raise UserError(
+            "likelihoods and encodings need a continuous process, whose probability flow is an ODE; train a *_cont recipe"
+        )
+    with _blame("eval"):
+        solver = _choose("eval.solver", SOLVERS, section.solver)()
+        return Flow(process, solver, section.rtol, section.atol)
+
+
 def build_likelihood(
     section: ml_collections.ConfigDict, process: Perturbation
 ) -> tuple[ODELikelihood | None, Bound | None]:
     """(exact likelihood, bound) as config.eval asks: `probes` = -1 leaves the first out, `bound_draws` = 0 the second."""
-    if not isinstance(process, GaussianSDE):
-        raise UserError("likelihoods need a continuous process; train a *_cont recipe")
+    flow = build_flow(section, process)
+    assert isinstance(process, GaussianSDE)
     with _blame("eval"):
-        solver = _choose("eval.solver", SOLVERS, section.solver)()
-        ode = (
-            ODELikelihood(Flow(process, solver, section.rtol, section.atol), section.probes)
-            if section.probes >= 0
-            else None
-        )
+        ode = ODELikelihood(flow, section.probes) if section.probes >= 0 else None
         bound = (
             Bound(process, objectives.LogSNRUniform(process), section.bound_draws)
             if section.bound_draws

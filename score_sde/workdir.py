@@ -1,6 +1,6 @@
 """The working directory of a run: whose it is, and how numbers are written into it.
 
-config.json (resolved; later modes read it)  checkpoints/  metrics.jsonl  tensorboard/  samples/  eval/  report.html
+config.json (resolved; later modes read it)  checkpoints/  metrics.jsonl  tensorboard/  samples/  eval/  flow/  report.html
 """
 
 import json
@@ -64,6 +64,33 @@ def check_weights(workdir: Path, config: ml_collections.ConfigDict) -> None:
             f"{', '.join(f'config.{name}={found[name][1]!r}' for name in changed)} does not fit the weights in {workdir}, "
             f"trained with {', '.join(repr(found[name][0]) for name in changed)}. Leave it out, or train another model."
         )
+
+
+def resolve(
+    config_file: str | None, workdir: str | None, overrides: list[tuple[str, str]]
+) -> tuple[ml_collections.ConfigDict, Path]:
+    """The configuration with its overrides, and the working directory."""
+    if config_file:
+        config = config_lib.load(config_file)
+    else:
+        config = config_lib.load_json(Path(str(workdir)) / "config.json")
+    config_lib.override(config, overrides)
+    return config, Path(workdir) if workdir else Path("runs") / config.name
+
+
+def resolve_trained(
+    config_file: str | None, workdir: str | None, overrides: list[tuple[str, str]]
+) -> tuple[ml_collections.ConfigDict, Path]:
+    """The configuration that the run was trained with, with overrides that fit its weights, and the working directory."""
+    config, directory = resolve(config_file, workdir, overrides)
+    trained = config_lib.load_json(directory / "config.json")
+    if config.name != trained.name:
+        raise UserError(
+            f"{directory} is a run of {trained.name}, not of {config.name}. Leave out --config, or name another --workdir."
+        )
+    config_lib.override(trained, overrides)
+    check_weights(directory, trained)
+    return trained, directory
 
 
 def write_json(path: Path, values: dict) -> None:

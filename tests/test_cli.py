@@ -67,7 +67,13 @@ def refused(message: str, mode: str, *arguments: str, config: str | None = RECIP
     overrides = [tuple(a.removeprefix("--config.").split("=", 1)) for a in arguments]
     with pytest.raises(UserError, match=message):
         run_lib.run(
-            mode, config, overrides, flags.get("workdir"), flags.get("checkpoint"), flags.get("shard")
+            mode,
+            config,
+            overrides,
+            flags.pop("workdir", None),
+            flags.pop("checkpoint", None),
+            flags.pop("shard", None),
+            **flags,
         )
 
 
@@ -103,7 +109,7 @@ def test_help_is_quick_because_it_imports_no_jax() -> None:
         "--mode",
         "--workdir",
         "--checkpoint",
-        "train|sample|eval|likelihood|summarize|report|dry_run",
+        "train|sample|eval|likelihood|summarize|encode|decode|interpolate|report|dry_run",
     ):
         assert flag in process.stdout
 
@@ -488,10 +494,11 @@ def table(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run with likelihoods of its last checkpoint, made in one go."""
+    """The run with likelihoods of both checkpoints, made in one go."""
     workdir = tmp_path_factory.mktemp("likelihood") / "run"
     shutil.copytree(trained, workdir)
-    out, _ = run("--mode", "likelihood", "--workdir", workdir, *BITS)
+    out, _ = run("--mode", "likelihood", "--workdir", workdir, "--checkpoints=all", *BITS)
+    assert "step 10: bits_per_dim" in out
     assert "step 20: bits_per_dim" in out and "(20 images, 2 passes)" in out
     return workdir
 
@@ -515,28 +522,85 @@ def test_likelihood_writes_one_row_for_each_image_and_pass(evaluated: Path) -> N
         assert Image.open(folder / f"{name}.png").size[0] > 100
 
 
-def test_shards_and_a_kill_give_the_same_rows(evaluated: Path, tmp_path: Path) -> None:
+def test_a_sweep_with_shards_and_a_kill_gives_the_same_rows(evaluated: Path, tmp_path: Path) -> None:
+    """Killed in the second checkpoint of the second shard; the same command computes what is missing and nothing else."""
     workdir = tmp_path / "run"
     shutil.copytree(
         evaluated, workdir, ignore=lambda _, names: [n for n in names if n.startswith("likelihood")]
     )
-    folder = workdir / "eval" / "likelihood_test_step_20"
-    process = start("--mode", "likelihood", "--workdir", workdir, "--shard=1/2", *BITS)
-    while process.poll() is None and not list(folder.glob("*.parquet")):
-        time.sleep(0.05)
+    first, second = (workdir / "eval" / f"likelihood_test_step_{step}" for step in (10, 20))
+    sweep = ("--mode", "likelihood", "--workdir", workdir, "--checkpoints=all", *BITS)
+    process = start(*sweep, "--shard=1/2")
+    while process.poll() is None and not list(second.glob("*.parquet")):
+        time.sleep(0.02)
     process.kill()
     process.communicate()
-    refused("lacks", "summarize", *BITS, config=None, workdir=str(workdir))
+    assert process.returncode == -signal.SIGKILL
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("eval/likelihood*/*.parquet")}
+    counts = [sum(path.parent == folder for path in before) for folder in (first, second)]
+    assert counts[0] == 4 and 1 <= counts[1] <= 4  # 10 images in batches of 8, two passes
+    refused(
+        r"lacks \d+ of 40 rows \(first: image 0 in pass 0\)",
+        "summarize",
+        *BITS,
+        config=None,
+        workdir=str(workdir),
+    )
     for shard in ("0/2", "1/2"):
-        out, _ = run("--mode", "likelihood", "--workdir", workdir, f"--shard={shard}", *BITS)
-        assert f"shard {shard} done" in out
+        out, _ = run(*sweep, f"--shard={shard}")
+        assert out.count(f"shard {shard} done") == 2
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     out, _ = run("--mode", "summarize", "--workdir", workdir, *BITS)
-    assert "step 20: bits_per_dim" in out
-    found, expected = table(folder), table(evaluated / "eval" / "likelihood_test_step_20")
-    for name in ("index", "pass", "label"):
-        np.testing.assert_array_equal(found[name], expected[name])
-    # Other batches are other compiled programs on other shapes: equal but for rounding and its effect on step sizes.
-    np.testing.assert_allclose(found["bits_per_dim"], expected["bits_per_dim"], atol=1e-3)
+    assert "step 10: bits_per_dim" in out and "step 20: bits_per_dim" in out
+    assert (workdir / "eval" / "bits_per_dim_test.png").exists()
+    for folder in (first, second):
+        found, expected = table(folder), table(evaluated / "eval" / folder.name)
+        for name in ("index", "pass", "label"):
+            np.testing.assert_array_equal(found[name], expected[name])
+        # Other batches are other compiled programs on other shapes: equal but for rounding and its effect on step sizes.
+        np.testing.assert_allclose(found["bits_per_dim"], expected["bits_per_dim"], atol=1e-3)
+    piece = next(second.glob("*.parquet"))
+    shutil.copy(piece, piece.with_name(f"copy_{piece.name}"))
+    refused("rows twice .*Remove one of the pieces", "summarize", *BITS, config=None, workdir=str(workdir))
+
+
+def test_a_sweep_over_runs_does_the_others_and_compares(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of three runs one has a checkpoint of another network."""
+    good, foreign = tmp_path / "good", tmp_path / "foreign"
+    shutil.copytree(evaluated, good)
+    shutil.copytree(evaluated, foreign)
+    config = json.loads((foreign / "config.json").read_text())
+    config["model"]["nf"] = 16
+    (foreign / "config.json").write_text(json.dumps(config))
+    kept = {path: path.read_bytes() for path in foreign.glob("eval/**/*") if path.is_file()}
+    runs = f"{foreign},{good},{evaluated}"
+    refused(
+        "1 of 3 failed, see above: .*foreign. The others are done",
+        *("eval", "--config.eval.batch_size=8", "--config.eval.num_examples=8"),
+        config=None,
+        workdir=runs,
+    )
+    out, err = capsys.readouterr()
+    assert out.count("held-out loss at step 20") == 2
+    assert "checkpoint 20 in" in err and "of another network than the configuration describes" in err
+    assert {path: path.read_bytes() for path in foreign.glob("eval/**/*") if path.is_file()} == kept
+    run_lib.run(
+        "summarize",
+        None,
+        [tuple(o[9:].split("=")) for o in BITS],
+        f"{good},{evaluated}",
+        output=str(tmp_path / "all"),
+    )
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith((str(good) + " ", str(evaluated) + " "))]
+    assert [row[1] for row in rows] == ["10", "20"] * 2 and rows[0][2] == rows[2][2] != rows[1][2]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "bits_per_dim_comparison.png",
+        "bound_bits_per_dim_comparison.png",
+        "comparison.json",
+    ]
 
 
 def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
@@ -555,7 +619,108 @@ def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
     refused("leaves no likelihood to evaluate", "likelihood", "--config.eval.probes=-1", **run)
     refused("must be 'train' or 'test'", "likelihood", "--config.eval.split=valid", **run)
     refused("steps like 10,20", "likelihood", *BITS, **run, checkpoint="ten")
+    refused("takes one run; got 2", "train", config=None, workdir=f"{evaluated},{evaluated.parent}")
     refused("no likelihoods of the train images", "summarize", "--config.eval.split=train", **run)
+
+
+# Encodings
+
+FLOW = ["--config.eval.batch_size=8", "--config.eval.rtol=1e-5", "--config.eval.atol=1e-5"]
+
+
+def flow(mode: str, workdir: Path, *overrides: str, **flags) -> None:
+    """A mode of the probability flow, in this process (eight devices)."""
+    assignments = [tuple(o.removeprefix("--config.").split("=", 1)) for o in (*FLOW, *overrides)]
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    run_lib.run(mode, None, assignments, str(workdir), **given)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three digits as 8-bit files of 17 greys."""
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(digits("test").images[:3]):
+        grey = np.rint(image[..., 0] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / "pictures" / f"{'abc'[i]}.png")
+    return tmp_path / "pictures"
+
+
+def test_images_encode_and_decode_to_the_same_files(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    out, _ = run(
+        "--mode", "encode", "--workdir", trained, "--input", pictures, "--output", tmp_path / "z", *FLOW
+    )
+    assert "image files: value v of 0 .. 255 is level round(16 v/255) of 0 .. 16" in out
+    assert "3 latents of checkpoint 20" in out and "; 0 images come back with other levels" in out
+    with np.load(tmp_path / "z" / "latents.npz") as file:
+        z, names = file["z"], file["names"]
+        assert file["step"] == 20 and file["prior_std"] == 1.0 and (file["nfe"] > 6).all()
+        assert (file["round_trip"] < 0.5).all()
+    assert z.shape == (3, 8, 8, 1) and z.dtype == np.float32 and names.tolist() == ["a.png", "b.png", "c.png"]
+    assert Image.open(tmp_path / "z" / "round_trip.png").size[0] > 100
+    flow("decode", trained, input=tmp_path / "z" / "latents.npz", output=tmp_path / "x")
+    with np.load(tmp_path / "x" / "samples.npz") as file:
+        np.testing.assert_array_equal(file["images"], digits("test").images[:3])
+    for written, given in zip(
+        sorted((tmp_path / "x" / "images").iterdir()), sorted(pictures.iterdir()), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(Image.open(written)), np.asarray(Image.open(given)))
+
+    both = f"{pictures / 'a.png'},{tmp_path / 'z' / 'latents.npz'}"
+    flow("interpolate", trained, input=both, output=tmp_path / "path", frames=3)
+    with np.load(tmp_path / "path" / "frames.npz") as file:
+        assert file["images"].shape == (3, 3, 8, 8, 1)
+        np.testing.assert_array_equal(file["images"][1:, 0], digits("test").images[:2])
+        np.testing.assert_array_equal(file["images"][1:, -1], digits("test").images[1:3])
+        np.testing.assert_allclose(file["z"][0], np.broadcast_to(z[0], (3, 8, 8, 1)), atol=1e-3)  # a to a
+    assert Image.open(tmp_path / "path" / "interpolation.gif").n_frames >= 4
+    assert (tmp_path / "path" / "grid.png").exists()
+
+
+def test_encoding_a_split_does_not_depend_on_the_batch(trained: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (8, 16):
+        flow(
+            *("encode", trained, "--config.eval.num_examples=11", f"--config.eval.batch_size={size}"),
+            output=tmp_path / str(size),
+        )
+        with np.load(tmp_path / str(size) / "latents.npz") as file:
+            found.append(file["z"])
+            np.testing.assert_array_equal(file["label"], digits("test").labels[:11])
+            assert file["names"][10] == "test 10"
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
+def test_decoding_the_prior_and_its_temperature(trained: Path, tmp_path: Path) -> None:
+    for number, temperature in ((7, None), (3, 0.5)):
+        flow(
+            *("decode", trained, f"--config.sampling.num_samples={number}"),
+            output=tmp_path,
+            temperature=temperature,
+        )
+        with np.load(tmp_path / "samples.npz") as file:
+            if number == 7:
+                z, images = file["z"], file["images"]
+            else:
+                np.testing.assert_allclose(file["z"], 0.5 * z[:3])
+                assert not np.array_equal(file["images"], images[:3])
+    assert len({image.tobytes() for image in images}) == 7
+    assert len(list((tmp_path / "images").iterdir())) == 3  # none of the seven before is left over
+
+
+def test_inputs_that_do_not_fit_are_refused_and_nothing_is_written(trained: Path, tmp_path: Path) -> None:
+    workdir = {"config": None, "workdir": str(trained)}
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    np.savez(tmp_path / "nan.npz", z=np.full((1, 8, 8, 1), np.nan))
+    np.savez(tmp_path / "one.npz", z=np.ones((1, 8, 8, 1)))
+    before = sorted(trained.rglob("*"))
+    refused("wide.png: 8 x 9 pixels, not 8 x 8", "encode", *FLOW, **workdir, input=str(tmp_path / "wide.png"))
+    refused("does not exist", "encode", *FLOW, **workdir, input=str(tmp_path / "none"))
+    refused("not finite", "decode", *FLOW, **workdir, input=str(tmp_path / "nan.npz"))
+    refused("name two or more", "interpolate", *FLOW, **workdir, input=str(tmp_path / "one.npz"))
+    refused("--frames means nothing to --mode decode", "decode", **workdir, frames=3)
+    refused("one result; leave it out", "decode", **workdir, output=str(tmp_path), checkpoint="10,20")
+    refused("does not split over", "encode", "--config.eval.batch_size=7", **workdir)
+    assert sorted(trained.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ OTHERS = {
     "convert": BASE | {"networks"},
 }
 TRAINING = BASE | {"sde", "parameterize", "objectives", "data"}
-DRIVERS = {"generate", "evaluate"}
+DRIVERS = {"generate", "evaluate", "codec"}
 LIBRARY = THEORY | OTHERS.keys() | {"training"} | DRIVERS
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -39,11 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": TRAINING,
     "generate": TRAINING | {"sampling", "training"},
     "evaluate": TRAINING | {"likelihood", "training"},
+    "codec": TRAINING | {"flow", "training"},
+    "results": BASE | {"codec", "data", "likelihood", "viz", "workdir"},
+    "arguments": {"errors"},
     "config": {"errors"},
     "workdir": {"errors", "config", "viz"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,
-    "run_lib": LIBRARY | {"config", "workdir", "build", "__init__"},
+    "run_lib": LIBRARY | {"config", "workdir", "build", "results", "arguments", "__init__"},
     "main": BASE | {"run_lib", "__init__"},
     "configs": set(),
 }

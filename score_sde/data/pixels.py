@@ -24,7 +24,7 @@ class PixelRange:
       one.
     - cells: `dequantize` spreads level k over the cell of width (high - low) / levels that begins at
       low + (high - low) k / levels. The cells tile [low, high), so a density on them gives the levels a
-      probability; `bits_per_dim` belongs to this one.
+      probability; `quantize` is the inverse, and `bits_per_dim` belongs to this one.
 
     All methods take NumPy and JAX arrays and return the same kind.
 
@@ -87,6 +87,22 @@ class PixelRange:
         Source: dissertation, section 9.5.2 (uniform and variational dequantization).
         """
         return self.low + (self.high - self.low) * ((_namespace(k).astype(k, u.dtype) + u) / self.levels)
+
+    def quantize(self, x: Floats) -> Integers:
+        """The level whose cell holds x: k = clip(floor(levels (x - low) / (high - low)), 0, levels - 1).
+
+        The inverse of `dequantize` for any u in (0, 1), whatever the noise, so the way back for a model of dequantized
+        images.
+
+        Args:
+            x: model values; those outside [low, high] go to the nearest end, NaN to level 0.
+
+        Returns:
+            Integers, shape of `x`: uint8, or uint16 for more than 256 levels.
+        """
+        xp = _namespace(x)
+        k = xp.clip(xp.floor(self.unit(x) * self.levels), 0, self.levels - 1)
+        return xp.astype(xp.where(xp.isnan(k), xp.zeros_like(k), k), self.dtype)
 
     def decode(self, x: Floats) -> Integers:
         """The level nearest to x: k = clip(round((levels - 1) (x - low) / (high - low)), 0, levels - 1).

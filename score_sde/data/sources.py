@@ -283,7 +283,7 @@ class FolderSource:
 
     def __getitem__(self, i: int) -> Example:
         try:
-            image = _read_image(self.files[i], self._channels)
+            image = read_image(self.files[i], self._channels)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise UserError(
                 f"cannot read {self.files[i]} any more ({error}); it was readable when the folder was "
@@ -426,8 +426,15 @@ class ScannedFile(NamedTuple):
     problem: str  # "" for a good file
 
 
-def scan_folder(root: Path) -> tuple[ScannedFile, ...]:
+PASS_FOLDER = f"Pass the folder of your images with --config.data.path=DIR. {NO_NETWORK}"
+
+
+def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...]:
     """Check every image file below `root`, sorted by name; an unchanged folder is checked once per process.
+
+    Args:
+        root: the folder.
+        advice: last sentence of the message about a folder without images.
 
     Raises:
         UserError: no image files, or a sub-folder that cannot be listed.
@@ -451,8 +458,7 @@ def scan_folder(root: Path) -> tuple[ScannedFile, ...]:
     if not listing:
         raise UserError(
             f"image folder {root} holds no images: looked in it and in all its sub-folders for names that "
-            f"end in {', '.join(EXTENSIONS)} (any case) and found {others} other file(s). Pass the folder "
-            f"of your images with --config.data.path=DIR. {NO_NETWORK}"
+            f"end in {', '.join(EXTENSIONS)} (any case) and found {others} other file(s). {advice}"
         )
     return _scan(root, tuple(sorted(listing)))
 
@@ -460,10 +466,11 @@ def scan_folder(root: Path) -> tuple[ScannedFile, ...]:
 @functools.lru_cache(maxsize=8)
 def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[ScannedFile, ...]:
     with ThreadPoolExecutor(_threads()) as pool:
-        return tuple(pool.map(lambda entry: _check_file(root, entry[0]), listing))
+        return tuple(pool.map(lambda entry: check_file(root, entry[0]), listing))
 
 
-def _check_file(root: Path, name: str) -> ScannedFile:
+def check_file(root: Path, name: str) -> ScannedFile:
+    """Check one file: readable as far as can be told without decoding a PNG, and 8 bits a channel."""
     file = root / name
     try:
         if not file.exists():
@@ -565,7 +572,8 @@ def _place(name: str) -> float:
     )
 
 
-def _read_image(file: Path, channels: int) -> np.ndarray:
+def read_image(file: Path, channels: int) -> np.ndarray:
+    """Pixels (height, width, channels) uint8, upright, on white where transparent; grey by luma for channels=1."""
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:

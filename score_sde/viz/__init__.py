@@ -2,7 +2,7 @@
 
 from score_sde.viz.animation import save_animation
 from score_sde.viz.curves import loss_curves, read_metrics
-from score_sde.viz.grid import image_grid, neighbor_grid, png_bytes, save_png
+from score_sde.viz.grid import image_grid, neighbor_grid, png_bytes, save_images, save_png
 from score_sde.viz.histogram import histogram, intervals
 from score_sde.viz.report import Report, environment, explain_neighbors
 
@@ -18,5 +18,6 @@ __all__ = [
     "png_bytes",
     "read_metrics",
     "save_animation",
+    "save_images",
     "save_png",
 ]

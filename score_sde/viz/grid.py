@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,27 @@ def png_bytes(array: UInt8[np.ndarray, "height width 3"]) -> bytes:
 def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "height width 3"]) -> None:
     """Write the picture as a PNG file, whole or not at all; folders are made."""
     write_atomic(path, png_bytes(array))
+
+
+def save_images(folder: str | os.PathLike[str], images: ArrayLike) -> None:
+    """Write each image in its own size as FOLDER/00000.png, 00001.png, ..., grey where it has one channel.
+
+    Files so named with higher numbers, left over from more images, are removed.
+
+    Args:
+        folder: made where missing.
+        images: as `image_grid`.
+    """
+    from PIL import Image
+
+    pixels = to_uint8(images)
+    for number, image in enumerate(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
+        write_atomic(Path(folder) / f"{number:05d}.png", buffer.getvalue())
+    for path in Path(folder).glob("*.png"):
+        if re.fullmatch(r"\d{5,}", path.stem) and int(path.stem) >= len(pixels):
+            path.unlink()
 
 
 def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channels"]:

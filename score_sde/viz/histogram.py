@@ -2,14 +2,18 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from score_sde.viz.curves import INK, RULE, TRAIN_COLOR
+from score_sde.viz.curves import HELDOUT_COLOR, INK, RULE, TRAIN_COLOR
 from score_sde.viz.grid import write_atomic
+
+COLORS = (TRAIN_COLOR, HELDOUT_COLOR, "#2f9e6e", "#8a5fd0", "#b8860b", "#c2407a")
+MARKERS = "os^D"
+"""Of the second, third, ... six runs, so that they can be told apart."""
 
 
 def histogram(
@@ -29,21 +33,34 @@ def histogram(
 
 
 def intervals(
-    steps: Sequence[int],
-    means: Sequence[float],
-    lows: Sequence[float],
-    highs: Sequence[float],
-    label: str,
-    path: str | os.PathLike[str],
+    curves: Mapping[str, Mapping[int, Mapping[str, float]]], label: str, path: str | os.PathLike[str]
 ) -> None:
-    """Draw means with their intervals against training steps, and write the PNG."""
+    """Draw means with their intervals against training steps, one curve for each run, and write the PNG.
+
+    Args:
+        curves: {run: {step: {"mean", "low", "high"}}}; with several runs a legend names them.
+        label: of the vertical axis.
+        path: the PNG file.
+    """
     figure, axes = _figure()
-    errors = [np.subtract(means, lows), np.subtract(highs, means)]
-    axes.errorbar(
-        steps, means, yerr=errors, fmt="o-", color=TRAIN_COLOR, capsize=3, linewidth=1.6, markersize=4.5
-    )
+    for number, (run, curve) in enumerate(curves.items()):
+        means, lows, highs = ([row[name] for row in curve.values()] for name in ("mean", "low", "high"))
+        errors = [np.subtract(means, lows), np.subtract(highs, means)]
+        axes.errorbar(
+            list(curve),
+            means,
+            yerr=errors,
+            fmt=f"{MARKERS[number // len(COLORS) % len(MARKERS)]}-",
+            color=COLORS[number % len(COLORS)],
+            capsize=3,
+            linewidth=1.6,
+            markersize=4.5,
+            label=run,
+        )
     axes.set_xlabel("training step", color=INK)
     axes.set_ylabel(label, color=INK)
+    if len(curves) > 1:
+        axes.legend(frameon=False, labelcolor=INK)
     _write(figure, path)
 
 

@@ -53,6 +53,21 @@ def test_decode_rounds_and_clips():
     np.testing.assert_array_equal(pixels.decode(jnp.asarray(x, jnp.float32)), [0, 0, 1, 15, 16, 0])
 
 
+@pytest.mark.parametrize("pixels", [*RANGES[:-1], PixelRange(1000, -3.0, 2.0)])
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_quantize_finds_the_cell(pixels, xp):
+    k = xp.arange(pixels.levels).astype(pixels.dtype)
+    for u in (0.01, 0.5, 0.99):
+        back = pixels.quantize(pixels.dequantize(k, xp.full(k.shape, u, np.float32)))
+        assert back.dtype == pixels.dtype
+        np.testing.assert_array_equal(back, k)
+
+
+def test_quantize_clips():
+    x = np.array([-5.0, -1.0, -1 + 1.99 * 2 / 17, -1 + 2.01 * 2 / 17, 1.0, 9.0, np.nan])
+    np.testing.assert_array_equal(PixelRange(17, -1.0, 1.0).quantize(x), [0, 0, 1, 2, 16, 16, 0])
+
+
 def test_unit_is_for_display():
     np.testing.assert_allclose(
         PixelRange(low=-1.0).unit(np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 3.0])), [0, 0, 0.5, 0.75, 1, 1]

@@ -12,6 +12,7 @@ from score_sde.viz.grid import (
     image_grid,
     neighbor_grid,
     png_bytes,
+    save_images,
     save_png,
     write_atomic,
 )
@@ -104,6 +105,18 @@ def test_png_is_lossless_and_written_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(image), picture)
     assert path.read_bytes() == png_bytes(picture)
     assert [file.name for file in path.parent.iterdir()] == ["grid.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_single_images_are_files_of_their_own_size(tmp_path: Path, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, channels)).astype(np.uint8)
+    tmp_path.joinpath("00007.png").write_bytes(b"left over")
+    tmp_path.joinpath("cat.png").write_bytes(b"not ours")
+    save_images(tmp_path, images)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000.png", "00001.png", "00002.png", "cat.png"]
+    for number, image in enumerate(images):
+        read = np.asarray(Image.open(tmp_path / f"{number:05d}.png"))
+        np.testing.assert_array_equal(read.reshape(image.shape), image)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

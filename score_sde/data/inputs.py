@@ -1,0 +1,185 @@
+"""Images and latents that a user hands to a trained model: image files, folders and npz files."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Integer, Num
+
+from score_sde.data.sources import check_file, read_image, scan_folder
+from score_sde.errors import UserError
+
+Kind = Literal["images", "z"]
+KEYS = {"images": "integer pixel levels", "z": "latents"}
+"""Entries of an npz file."""
+
+
+class Inputs(NamedTuple):
+    """Things of one kind that were read together.
+
+    names: a file's name, below its folder; an npz file's `names`, or FILE[i]. kind: "images" or "z". values: (n, height,
+    width, channels): integer levels of images, float32 latents. files: whether 8-bit image files were mapped to levels.
+    labels: (n,), zeros where there are none.
+    """
+
+    names: list[str]
+    kind: Kind
+    values: Num[np.ndarray, "n h w c"]
+    labels: Integer[np.ndarray, "n"]
+    files: bool = False
+
+
+def join(parts: Sequence[Inputs]) -> Inputs:
+    """Parts of one kind as one."""
+    names = [name for part in parts for name in part.names]
+    values, labels = (np.concatenate(arrays) for arrays in zip(*((p.values, p.labels) for p in parts)))
+    return Inputs(names, parts[0].kind, values, labels, any(part.files for part in parts))
+
+
+def read_inputs(
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    levels: int,
+    accept: Sequence[Kind],
+    prior_std: float | None = None,
+) -> list[Inputs]:
+    """Read image files, folders of images and npz files, in the order given.
+
+    A file's 8-bit value v becomes level round(v (levels - 1)/255). Images are never cropped, resized or made grey: what goes
+    in shall be what the model maps. Transparency is composited onto white, palettes are looked up.
+
+    Args:
+        paths: what to read.
+        shape: (height, width, channels) of the model's images.
+        levels: of a pixel.
+        accept: kinds that are wanted; of an npz file that holds several, the first.
+        prior_std: of the model; latents that name another are refused.
+
+    Raises:
+        UserError: missing, unreadable or empty inputs, another size, channels or range, 16-bit or floating-point images,
+            npz files without the entry, with other shapes or types, or values that are not finite. Files are named.
+    """
+    return [_read(path.expanduser(), shape, levels, accept, prior_std) for path in paths]
+
+
+def _read(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None) -> Inputs:
+    if not path.exists():
+        raise UserError(f"input {path} does not exist")
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, shape, levels, accept, prior_std)
+    if "images" not in accept:
+        raise UserError(f"input {path} is no npz file of latents; make one with --mode encode")
+    if path.is_dir():
+        names = [f.name for f in scan_folder(path, "Name a folder of images with --input")]
+        return _read_files(path, names, shape, levels)
+    return _read_files(path.parent, [path.name], shape, levels)
+
+
+def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], levels: int) -> Inputs:
+    pixels, problems = [], []
+    for name in names:
+        try:
+            pixels.append(_read_pixels(root, name, shape))
+        except UserError as error:
+            problems.append(f"\n  {name}: {error}")
+    if problems:
+        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise UserError(
+            f"{len(problems)} of {len(names)} images in {root} cannot be used:{''.join(problems[:10])}{more}\n"
+            f"The model takes 8-bit images of shape {shape} (height, width, channels). Convert or remove them."
+        )
+    values = np.stack(pixels)
+    if levels < 256 and 0 < values.max() < levels:
+        raise UserError(
+            f"the brightest pixel in {root} is {values.max()}: these look like levels 0 .. {levels - 1}, but image files are "
+            f"read as 0 (black) .. 255 (white). Stretch them by 255/{levels - 1}, or pass levels as `images` of an npz file."
+        )
+    scaled = np.rint(values * ((levels - 1) / 255)).astype(np.uint8 if levels <= 256 else np.uint16)
+    return Inputs(list(names), "images", scaled, np.zeros(len(names), np.int32), files=True)
+
+
+def _read_pixels(root: Path, name: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Of one file; the message of its UserError says only what is wrong."""
+    found = check_file(root, name)
+    if found.problem:
+        raise UserError(found.problem)
+    if found.size != shape[:2]:
+        raise UserError(f"{found.size[0]} x {found.size[1]} pixels, not {shape[0]} x {shape[1]}")
+    try:
+        pixels = read_image(root / name, 3)
+    except Exception as error:  # decoders raise many types on damaged input
+        raise UserError(f"broken: {error}") from error
+    if shape[2] == 3:
+        return pixels
+    if (pixels != pixels[..., :1]).any():
+        raise UserError("in colour, and the model's images are grey")
+    return pixels[..., :1]
+
+
+def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None) -> Inputs:
+    entries = _load(path)
+    kind = next((kind for kind in accept if kind in entries), None)
+    if kind is None:
+        wanted = " or ".join(f"`{key}` ({KEYS[key]})" for key in accept)
+        raise UserError(f"{path} has no entry {wanted}; it holds {', '.join(entries) or 'nothing'}")
+    values = entries[kind]
+    if values.shape[1:] != shape or not len(values):
+        raise UserError(
+            f"`{kind}` in {path} has shape {values.shape}; the model takes (n, {', '.join(map(str, shape))}) with n >= 1: "
+            "(number, height, width, channels)"
+        )
+    if kind == "images":
+        _check_levels(path, values, levels, entries.get("levels"))
+        values = values.astype(np.uint8 if levels <= 256 else np.uint16)
+    else:
+        _check_latents(path, values, prior_std, entries.get("prior_std"))
+        values = values.astype(np.float32)
+    given = entries.get("names", np.zeros(0, str))
+    names = (
+        given.tolist()
+        if given.shape == values.shape[:1]
+        else [f"{path.stem}[{i}]" for i in range(len(values))]
+    )
+    labels = entries.get("label", np.zeros(0, np.int32))
+    if labels.shape != values.shape[:1]:
+        labels = np.zeros(len(values), np.int32)
+    return Inputs([str(name) for name in names], kind, values, labels.astype(np.int32))
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable npz file ({error})") from error
+
+
+def _check_levels(path: Path, values: np.ndarray, levels: int, theirs: Any) -> None:
+    if not np.issubdtype(values.dtype, np.integer):
+        bad = " with values that are not finite" if not np.isfinite(values).all() else ""
+        raise UserError(
+            f"`images` in {path} are {values.dtype}{bad}; they must be integer levels 0 .. {levels - 1}. Round them first"
+        )
+    if theirs is not None and int(theirs) != levels:
+        raise UserError(f"`images` in {path} have {int(theirs)} levels; the model's have {levels}")
+    if values.min() < 0 or values.max() >= levels:
+        raise UserError(
+            f"`images` in {path} have values {values.min()} .. {values.max()}; the model's levels are 0 .. {levels - 1}"
+        )
+
+
+def _check_latents(path: Path, values: np.ndarray, prior_std: float | None, theirs: Any) -> None:
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UserError(f"`z` in {path} is {values.dtype}; latents are floating-point numbers")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
+    if len(bad):
+        raise UserError(
+            f"{len(bad)} of {len(values)} latents in {path} are not finite (numbers {bad[:5].tolist()}); remove them"
+        )
+    if theirs is not None and prior_std is not None and not np.isclose(float(theirs), prior_std):
+        raise UserError(
+            f"the latents in {path} are of a process with prior_std={float(theirs):g}, this model's has {prior_std:g}; "
+            "encode the images with this model"
+        )

@@ -1,0 +1,53 @@
+"""Tables and pictures of several runs."""
+
+import numpy as np
+import pytest
+
+from score_sde.errors import UserError
+from score_sde.results import comparison, likelihood_folders, save_curves, summarize_rows
+
+
+def rows(level: float, bound: bool = False) -> dict[str, np.ndarray]:
+    bits = level + np.linspace(-0.1, 0.1, 9)
+    columns = {
+        "index": np.arange(9),
+        "pass": np.zeros(9, int),
+        "bits_per_dim": bits,
+        "nfe": np.arange(9) + 96,
+    }
+    return columns | ({"bound_bits_per_dim": bits + 0.5} if bound else {})
+
+
+def test_table_has_a_line_for_each_run_and_step() -> None:
+    found = {
+        "one": {10: summarize_rows(rows(2.5, bound=True), 10)},
+        "longer": {5: summarize_rows(rows(3.25), 5), 20: summarize_rows(rows(2.75), 20)},
+    }
+    head, one, five, twenty = comparison(found).splitlines()
+    assert head.split()[:3] == ["run", "step", "bits/dim"]
+    low, high = (2.5 + sign * 2.306004 * np.std(np.linspace(-0.1, 0.1, 9), ddof=1) / 3 for sign in (-1, 1))
+    assert one.split() == [
+        *("one", "10", "2.5000", f"{low:.4f}", "..", f"{high:.4f}"),
+        *("3.0000", f"{low + 0.5:.4f}", "..", f"{high + 0.5:.4f}", "100", "9", "1"),
+    ]
+    assert five.split()[:3] == ["longer", "5", "3.2500"] and twenty.split()[1:3] == ["20", "2.7500"]
+    assert five.split()[-5:] == ["-", "-", "100", "9", "1"]
+
+
+def test_curves_are_drawn_where_there_is_something_to_compare(tmp_path) -> None:
+    one = {10: summarize_rows(rows(2.5), 10)}
+    save_curves({"a": one}, tmp_path, "test")
+    assert not list(tmp_path.iterdir())
+    save_curves({"a": one, "b": one}, tmp_path, "test")
+    assert [path.name for path in tmp_path.iterdir()] == ["bits_per_dim_test.png"]
+
+
+def test_folders_are_ordered_by_step(tmp_path) -> None:
+    for step in (100, 20, 3):
+        folder = tmp_path / "eval" / f"likelihood_test_step_{step}"
+        folder.mkdir(parents=True)
+        (folder / "settings.json").write_text("{}")
+    (tmp_path / "eval" / "likelihood_test_step_7").mkdir()  # killed before the first row
+    assert list(likelihood_folders(tmp_path, "test")) == [3, 20, 100]
+    with pytest.raises(UserError, match="no likelihoods of the train images"):
+        likelihood_folders(tmp_path, "train")
