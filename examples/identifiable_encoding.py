@@ -68,7 +68,7 @@ def draw(a: np.ndarray, b: np.ndarray, path: Path) -> None:
     for (name, marker), code in zip([("A", "o"), ("B", "x")], (a, b)):
         axes["code"].plot(code[0, :64], marker, label=f"model {name}: {list(RECIPES)[name == 'B']}")
     axes["code"].set(title="Code of one held-out image", xlabel="dimension", ylabel="value")
-    axes["code"].legend()
+    axes["code"].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     for other, label in ((b, "same image"), (np.roll(b, 1, axis=0), "different images")):
         axes["difference"].hist((a - other).ravel(), np.linspace(-4, 4, 81), alpha=0.6, label=label)
     axes["difference"].set(title="A - B, all dimensions and images", xlabel="difference")
