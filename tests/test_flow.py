@@ -55,14 +55,17 @@ def _decode(flow, score_fn, stored):
 class TestExactMaps:
     @pytest.mark.parametrize("variable", ["t", pytest.param("log_snr", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("name", SDES)
-    def test_round_trip(self, name, variable, x64):
+    @pytest.mark.parametrize("solver", [diffrax.Dopri5(), diffrax.Dopri8()])
+    @pytest.mark.parametrize("tol", [1e-5, pytest.param(1e-6, marks=pytest.mark.slow)])
+    def test_round_trip(self, name, variable, tol, solver, x64):
+        """To ten times the tolerance."""
         sde, mixture = SDES[name], mixture_16d()
         x = mixture.sample_at(jax.random.key(0), sde, jnp.asarray(sde.t_min), 8, jnp.float64)
-        flow, score_fn = Flow(sde, diffrax.Dopri8(), 1e-6, 1e-6, variable=variable), mixture.score_fn(sde)
+        flow, score_fn = Flow(sde, solver, tol, tol, variable=variable), mixture.score_fn(sde)
         z, back = jax.jit(lambda x: (z := flow.encode(score_fn, x), flow.decode(score_fn, z.state)))(x)
         assert bool(jnp.all(z.success & back.success))
         assert float(jnp.max(jnp.abs(z.state - x))) > 0.1
-        np.testing.assert_allclose(back.state, x, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(back.state, x, rtol=0, atol=10 * tol)
 
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
     @pytest.mark.parametrize("name", SDES)
@@ -169,13 +172,13 @@ class TestBatch:
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
     @pytest.mark.parametrize("precision", ["float32", "float64"])
     def test_alone_or_together(self, precision, variable, steps, request):
-        """To rounding. Adaptive steps follow an error estimate, a small difference, whose rounding they amplify:
-        in float32 such runs agree as well as the solver's tolerance lets them, here 1e-5."""
+        """To rounding. In float32 that of log-SNR as a function of t moves adaptive steps in it, by up to two here."""
         if precision == "float64":
             request.getfixturevalue("x64")
         sde, mixture = VP(), mixture_2d()
         x = jnp.asarray([[-0.8, 0.3], [0.1, 0.2], [0.6, 0.5], [3.0, -4.0]], precision)
-        tol = 1e-9 if precision == "float64" else (1e-6 if steps else 1e-4)
+        moved = precision == "float32" and not steps and variable == "log_snr"
+        tol = 5e-5 if moved else 1e-9 if precision == "float64" else 1e-6 if steps else 1e-5
         flow = Flow(sde, variable=variable, steps=steps)
         run = jax.jit(lambda x: flow.encode(mixture.score_fn(sde), x))
         together = run(x)
@@ -183,8 +186,7 @@ class TestBatch:
         for i in range(len(x)):
             alone = run(x[i : i + 1])
             np.testing.assert_allclose(alone.state[0], together.state[i], rtol=tol, atol=tol)
-            slack = 12 if precision == "float32" and not steps else 0  # two steps
-            assert abs(int(alone.nfe[0]) - int(together.nfe[i])) <= slack
+            assert abs(int(alone.nfe[0]) - int(together.nfe[i])) <= (12 if moved else 0)
 
     def test_too_many_steps(self, x64):
         sde, mixture = VP(), mixture_2d()

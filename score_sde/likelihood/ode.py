@@ -10,6 +10,12 @@ from jaxtyping import Array, Bool, Float, Int
 from score_sde.flow import Flow
 from score_sde.types import Keys, ScoreFn, fold_in, normal
 
+ROUNDING = 64
+"""The log-density, a sum over D entries, is held to the flow's tolerance, but to no less than this times D times epsilon.
+
+Stricter, a network in single precision needs many more steps for its own rounding (digits: 705 evaluations at 44, 961 at 13).
+"""
+
 
 class LogProb(NamedTuple):
     """What `ODELikelihood` returns, for each sample.
@@ -30,7 +36,9 @@ class LogProb(NamedTuple):
 class ODELikelihood:
     """log p(x) = log pi(z) + integral from t_min to t_max of div f~(x_t, t) dt, with f~ the probability flow.
 
-    The state and its divergence are integrated together, in one solve for each sample.
+    The state and its divergence are integrated together, in one solve for each sample. The flow's y = x/S(t) has the
+    divergence of x less D (log S)', whose integral D log(S(t_max)/S(t_min)) is added exactly (with a probe v, |v|^2 for D):
+    what is left to integrate is small, and is held to the tolerance absolutely, as errors of log p are relative errors of p.
 
     Args:
         flow: the ODE and its solver.
@@ -68,14 +76,22 @@ class ODELikelihood:
         field = self.flow.field(score_fn)
 
         def augmented(t, state, v):
-            x, _ = state
-            dx, push = jax.linearize(lambda x: field(t, x, None), x)
+            y, _ = state
+            dy, push = jax.linearize(lambda y: field(t, y, None), y)
             products = jax.vmap(lambda v: jnp.sum(v * push(v)))(v)
-            return dx, products if self.probes else jnp.sum(products, keepdims=True)
+            return dy, products if self.probes else jnp.sum(products, keepdims=True)
 
-        start = (x, jnp.zeros((len(x), self.probes or 1), x.dtype))
         sde = self.flow.sde
-        (z, integrals), nfe, success = self.flow.solve(augmented, start, sde.t_min, sde.t_max, v)
+        first, last = (self.flow.scale(t, x.dtype) for t in (sde.t_min, sde.t_max))
+        start = (x / first, jnp.zeros((len(x), self.probes or 1), x.dtype))
+        rounding = ROUNDING * x[0].size * float(jnp.finfo(x.dtype).eps)
+        tolerances = (self.flow.tolerance, max(self.flow.tolerance, rounding))
+        (y, integrals), nfe, success = self.flow.solve(augmented, start, sde.t_min, sde.t_max, v, tolerances)
+        z = last * y
+        squares = jnp.sum((v**2).reshape(*v.shape[:2], -1), axis=2)
+        if self.probes == 0:
+            squares = jnp.sum(squares, axis=1, keepdims=True)
+        integrals = integrals + squares * jnp.log(last / first)
         if self.probes == 0:
             delta, error = integrals[:, 0], jnp.zeros(len(x), x.dtype)
         else:
