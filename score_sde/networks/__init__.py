@@ -1,6 +1,7 @@
-"""Networks that map noisy images and noise levels to images, in flax.linen."""
+"""Networks that map noisy images and noise levels to images, and the flow of dequantization, in flax.linen."""
 
 from score_sde.networks.ddpm import DDPM
+from score_sde.networks.flowpp import FlowPP
 from score_sde.networks.ncsnpp import NCSNpp
 
-__all__ = ["DDPM", "NCSNpp"]
+__all__ = ["DDPM", "FlowPP", "NCSNpp"]
