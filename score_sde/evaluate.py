@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Integer, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from score_sde.data import Source
 from score_sde.data.pixels import PixelRange
 from score_sde.data.sources import take
 from score_sde.likelihood.bound import Bound
+from score_sde.likelihood.dequantize import Dequantizer, Uniform
 from score_sde.likelihood.ode import ODELikelihood
 from score_sde.likelihood.rows import Rows
 from score_sde.training.sharding import batched, replicated
@@ -22,10 +23,10 @@ from score_sde.types import ScoreFn, fold_in, sample_keys
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluator:
-    """`evaluator(params, key, indices, number_of_pass) -> rows` with uniform dequantization.
+    """`evaluator(params, key, indices, number_of_pass) -> rows`.
 
-    A level k becomes (k + u)/levels of the pixel range with u uniform on [0, 1), and -log2 of the density there, per dimension
-    and in units of the level's width, is an upper bound of the discrete image's -log2 P(k) in expectation over u (chapter 9).
+    A level k becomes (k + u)/levels of the pixel range with u from q(u | image), and -(log p - log q) there, in bits per
+    dimension and units of the level's width, is an upper bound of -log2 P(image)/D in expectation over u (eq. 9.13).
     Noise and probes of an image depend on the key, its index and the pass alone: not on the batch or the devices.
 
     Args:
@@ -36,6 +37,7 @@ class Evaluator:
         batch_size: images at a time, a multiple of the devices; the last batch is filled up and the filling left out.
         ode: exact likelihood, or None to leave it out.
         bound: variational bound, or None to leave it out.
+        dequantizer: makes u and log q.
     """
 
     score_fn: Callable[[PyTree], ScoreFn]
@@ -45,12 +47,14 @@ class Evaluator:
     batch_size: int
     ode: ODELikelihood | None
     bound: Bound | None
+    dequantizer: Dequantizer = dataclasses.field(default_factory=Uniform)
 
     def __call__(
         self, params: PyTree, key: Key[Array, ""], indices: Int[np.ndarray, "n"], number_of_pass: int
     ) -> Rows:
         """Rows of up to `batch_size` images: index, label, pass, and the columns of what is evaluated.
 
+        log_q (nats, of the dequantization).
         ODE: logp (nats, of the dequantized image), bits_per_dim, standard_error (bits/dim, of the probes), nfe, success.
         Bound: bound_bits_per_dim.
         """
@@ -58,36 +62,30 @@ class Evaluator:
         examples = take(self.source, filled)
         keys = sample_keys(jax.random.fold_in(key, number_of_pass), jnp.asarray(filled))
         place = functools.partial(jax.device_put, device=batched(self.mesh))
-        columns = self._columns(params, place(keys), place(examples["image"]))
+        columns = self._columns(self.dequantizer, params, place(keys), place(examples["image"]))
         rows = {name: np.asarray(values)[: len(indices)] for name, values in columns.items()}
         labels = examples["label"][: len(indices)]
         return {"index": indices, "label": labels, "pass": np.full(len(indices), number_of_pass), **rows}
 
     @functools.cached_property
     def _columns(self):
-        def columns(params, keys, images):
+        def columns(dequantizer, params, keys, images):
             score_fn, dimensions = self.score_fn(params), images[0].size
-            x = self.dequantize(fold_in(keys, 0), images)
-            result: dict[str, Array] = {}
+            u, log_q = dequantizer(fold_in(keys, 0), images)
+            x = jnp.asarray(self.pixel_range.dequantize(images, u))
+            result: dict[str, Array] = {"log_q": log_q}
             if self.ode is not None:
                 found = self.ode(fold_in(keys, 1), score_fn, x)
                 result |= {
                     "logp": found.logp,
-                    "bits_per_dim": self.pixel_range.bits_per_dim(found.logp, dimensions),
+                    "bits_per_dim": self.pixel_range.bits_per_dim(found.logp - log_q, dimensions),
                     "standard_error": found.standard_error / (dimensions * np.log(2).item()),
                     "nfe": found.nfe,
                     "success": found.success,
                 }
             if self.bound is not None:
                 nats = self.bound(fold_in(keys, 2), score_fn, x)
-                result["bound_bits_per_dim"] = self.pixel_range.bits_per_dim(-nats, dimensions)
+                result["bound_bits_per_dim"] = self.pixel_range.bits_per_dim(-nats - log_q, dimensions)
             return result
 
         return jax.jit(columns, out_shardings=replicated(self.mesh))
-
-    def dequantize(
-        self, keys: Key[Array, "batch"], images: Integer[Array, "batch h w c"]
-    ) -> Float[Array, "batch h w c"]:
-        """Uniform dequantization, with the key of each image."""
-        u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
-        return jnp.asarray(self.pixel_range.dequantize(images, u))

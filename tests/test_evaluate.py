@@ -10,6 +10,7 @@ from score_sde.data import ArraySource, PixelRange
 from score_sde.evaluate import Evaluator
 from score_sde.flow import Flow
 from score_sde.likelihood.bound import Bound
+from score_sde.likelihood.dequantize import Uniform
 from score_sde.likelihood.ode import ODELikelihood
 from score_sde.objectives import LogSNRUniform
 from score_sde.training.sharding import make_mesh
@@ -36,11 +37,8 @@ def test_bits_per_dim_against_the_gaussian_density():
     np.testing.assert_array_equal(rows["index"], indices)
     np.testing.assert_array_equal(rows["label"], indices % 3)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), indices)
-    x = np.asarray(
-        evaluate.dequantize(
-            jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys), jax.numpy.asarray(images[indices])
-        )
-    )
+    u, _ = Uniform()(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys), jax.numpy.asarray(images[indices]))
+    x = np.asarray(PIXELS.dequantize(images[indices], np.asarray(u)))
     level = (x + 1) / 2 * 5
     assert np.all(np.floor(np.clip(level, 0, 4.999)) == images[indices])
     exact = -norm.logpdf(x, MEAN, STD).sum(axis=(1, 2, 3)) / (4 * np.log(2)) + np.log2(5 / 2)
