@@ -17,7 +17,7 @@ flags.DEFINE_enum(
     "mode",
     None,
     [
-        *("train", "sample", "eval", "likelihood", "summarize"),
+        *("train", "train_dequantizer", "sample", "eval", "likelihood", "summarize"),
         *("encode", "decode", "interpolate", "report", "dry_run"),
     ],
     "What to do.",

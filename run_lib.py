@@ -20,6 +20,7 @@ from score_sde.arguments import attempt, name_of, parse_options, parse_runs, rai
 from score_sde.build import (
     Experiment,
     build,
+    build_dequantizer,
     build_flow,
     build_likelihood,
     build_process,
@@ -30,13 +31,15 @@ from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
 from score_sde.generate import Generator
+from score_sde.likelihood import Dequantizer, Uniform, Variational
 from score_sde.likelihood.rows import Pieces
 from score_sde.metrics import neighbor_distances
 from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
-from score_sde.training.interrupt import Interrupt
-from score_sde.training.log import MetricsLog, check_finite
+from score_sde.training.loop import Loop
+from score_sde.training.state import TrainState
+from score_sde.training.step import Trainer
 from score_sde.workdir import claim, resolve, resolve_trained, write_json
 
 PREVIEW = 64
@@ -54,68 +57,55 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     claim(workdir, config)
 
     keys = run_keys(experiment)
-    state = jax.jit(experiment.trainer.init, static_argnums=1, out_shardings=sharding.replicated(mesh))(
-        keys["init"], experiment.shape
-    )
-    batches = training_batches(experiment, config, source)
-    checkpoints = Checkpoints(workdir / "checkpoints", settings["keep"], settings["keep_every"])
-    window = {}
-    if checkpoints.steps():
-        state, host = checkpoints.restore(state)
-        batches.set_state(host["data"])
-        window = host["window"]
-    step = int(state.step)
-    if step >= settings["steps"]:
-        print(f"{workdir} has been trained for {step} steps already; raise config.training.steps to go on.")
+    loop = Loop(workdir, experiment.trainer, settings, training_batches(experiment, config, source), mesh)
+    if not loop.begin(keys["init"], experiment.shape):
+        print(
+            f"{workdir} has been trained for {loop.step} steps already; raise config.training.steps to go on."
+        )
         return
     if jax.process_index() == 0:
         config_lib.save(config, workdir / "config.json")
 
-    lead = jax.process_index() == 0
-    log = MetricsLog(workdir, settings["log_every"], settings["steps"], step, window) if lead else None
-    train_steps = jax.jit(experiment.trainer.steps, donate_argnums=0)
     heldout_loss = make_heldout_loss(experiment, config, heldout, mesh)
     shown = min(PREVIEW, experiment.sampling["num_samples"], experiment.sampling["batch_size"])
     preview = make_generator(experiment, mesh, shown)
 
-    def save() -> None:
-        window = log.window if log else {}
-        checkpoints.save(state, {"data": batches.get_state(), "window": window})
+    def evaluate(params):
+        return heldout_loss(params, keys["eval"])
 
-    pending = None
-    with Interrupt() as interrupt:
-        try:
-            while step < settings["steps"]:
-                count = min(settings["steps_per_call"], settings["steps"] - step)
-                images = np.stack([next(batches)["image"] for _ in range(count)])
-                before, step = step, step + count
-                state, metrics = train_steps(state, keys["train"], sharding.put_batch(images, mesh, axis=1))
-                record(log, pending)  # of the call before, while this one runs
-                pending = (before, metrics)
-                stop = interrupt.requested(agree=_crossed(before, step, settings["log_every"]))
-                crossed = functools.partial(_crossed, before, step)
-                last = stop or step == settings["steps"]
-                if last or crossed(settings["checkpoint_every"]) or crossed(settings["eval_every"]):
-                    record(log, pending)
-                    pending = None
-                if crossed(settings["eval_every"]) or (step == settings["steps"] and settings["eval_every"]):
-                    losses = heldout_loss(state.ema_params, keys["eval"])
-                    if log:
-                        log.row(step, {"eval_loss": float(np.mean(losses))})
-                if crossed(settings["sample_every"]) and not stop:
-                    save_preview(preview, state.ema_params, keys["sample"], experiment, workdir, step, log)
-                if last or crossed(settings["checkpoint_every"]):
-                    save()
-                if stop:
-                    break
-        finally:
-            checkpoints.close()
-            if log:
-                log.close()
-    if step < settings["steps"]:
-        print(f"stopped by a signal at step {step}, saved; the same command goes on from there.")
-    else:
-        print(f"trained for {step} steps. Sample: python main.py --mode sample --workdir {workdir}")
+    def picture(params, step, log):
+        save_preview(preview, params, keys["sample"], experiment, workdir, step, log)
+
+    if loop.run(keys["train"], evaluate, picture):
+        print(f"trained for {loop.step} steps. Sample: python main.py --mode sample --workdir {workdir}")
+
+
+def train_dequantizer(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None
+) -> None:
+    """Train, or go on training, the dequantizer of a checkpoint's averaged weights, which stay as they are: dequantizer/."""
+    source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
+    experiment, mesh, model, step = restore(config, workdir, checkpoint)
+    trainer, settings = build_dequantizer(config, experiment)
+    sharding.check_divisible("config.dequantizer.batch_size", settings["batch_size"], mesh)
+    sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
+    folder = workdir / "dequantizer"
+    claim_dequantizer(folder, config, step)
+
+    keys = run_keys(experiment, "dequantizer")
+    batches = training_batches(experiment, config, source, settings["batch_size"])
+    loop = Loop(folder, trainer, settings, batches, mesh, frozen=model.ema_params)
+    if not loop.begin(keys["init"], experiment.shape):
+        print(
+            f"{folder} has been trained for {loop.step} steps already; raise config.dequantizer.steps to go on."
+        )
+        return
+    heldout_loss = make_heldout_loss(experiment, config, heldout, mesh, trainer)
+    if loop.run(keys["train"], lambda params: heldout_loss(params, keys["eval"], model.ema_params)):
+        print(
+            f"dequantizer of checkpoint {step} trained for {loop.step} steps. Use it: python main.py --mode likelihood "
+            f"--workdir {workdir} --checkpoint {step} --config.eval.dequantization=variational"
+        )
 
 
 def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
@@ -206,12 +196,15 @@ def likelihood(
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     sharding.check_divisible("config.eval.batch_size", section.batch_size, mesh)
     ode, bound = build_likelihood(section, experiment.process)
+    dequantizer, used = make_dequantizer(config, workdir, experiment, mesh)
     size, images = section.batch_size, min(section.num_examples or len(source), len(source))
-    evaluator = Evaluator(experiment.trainer.score_fn, source, experiment.pixel_range, mesh, size, ode, bound)
+    evaluator = Evaluator(
+        experiment.model.score_fn, source, experiment.pixel_range, mesh, size, ode, bound, dequantizer
+    )
     settings = {name: section[name] for name in ("probes", "solver", "rtol", "atol", "bound_draws")}
     pieces = Pieces(
-        results.likelihood_folder(workdir, section.split, step),
-        settings | {"seed": experiment.seed, "images": images},
+        results.likelihood_folder(workdir, rows_name(section), step),
+        settings | used | {"seed": experiment.seed, "images": images},
     )
     mine = np.arange(images)[shard[0] :: shard[1]]
     if not len(mine):
@@ -240,14 +233,14 @@ def likelihood(
 
 def summarize(config: ml_collections.ConfigDict, workdir: Path) -> dict[int, results.Summary]:
     """Merge the pieces of all likelihood evaluations of a run, refusing gaps and doubles; draw bits/dim against step."""
-    split, found = config.eval.split, {}
-    source = open_source(config.data, train=split == "train")
+    name, found = rows_name(config.eval), {}
+    source = open_source(config.data, train=config.eval.split == "train")
     pixels = build(config, image_shape(config)).pixel_range
-    for step, folder in results.likelihood_folders(workdir, split).items():
+    for step, folder in results.likelihood_folders(workdir, name).items():
         settings = json.loads((folder / "settings.json").read_text())
         pieces, images = Pieces(folder, settings), settings["images"]
         found[step] = results.save_likelihood(pieces, images, config.eval.passes, source, pixels, step)
-    results.save_curves({workdir.name: found}, workdir / "eval", split)
+    results.save_curves({workdir.name: found}, workdir / "eval", name)
     return found
 
 
@@ -424,7 +417,7 @@ def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     mesh = sharding.make_mesh()
     sharding.check_divisible("config.training.batch_size", experiment.training["batch_size"], mesh)
     cost = costs.estimate(
-        experiment.trainer, experiment.shape, experiment.training["batch_size"] // mesh.size
+        experiment.trainer, experiment.model, experiment.shape, experiment.training["batch_size"] // mesh.size
     )
     print(config)
     print(f"working directory    {workdir}")
@@ -455,53 +448,103 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     return data.image_size, data.image_size, data.channels
 
 
-def run_keys(experiment: Experiment) -> dict[str, jax.Array]:
-    """The random keys of a run, by purpose."""
+def run_keys(experiment: Experiment, part: str = "model") -> dict[str, jax.Array]:
+    """The random keys of a run, by purpose; those of training the dequantizer are others."""
     purposes = ("init", "train", "eval", "sample")
-    return dict(zip(purposes, jax.random.split(jax.random.key(experiment.seed), len(purposes)), strict=True))
+    key = jax.random.key(experiment.seed)
+    key = key if part == "model" else jax.random.fold_in(key, 1)
+    return dict(zip(purposes, jax.random.split(key, len(purposes)), strict=True))
 
 
-def training_batches(experiment: Experiment, config: ml_collections.ConfigDict, source: Source):
-    """Endless shuffled batches, this process's part of them."""
+def training_batches(
+    experiment: Experiment, config: ml_collections.ConfigDict, source: Source, batch_size: int | None = None
+):
+    """Endless shuffled batches, this process's part of them; for a dequantizer, of `batch_size` and never dequantized."""
     return pipeline.batches(
         source,
         experiment.pixel_range,
-        experiment.training["batch_size"],
+        batch_size or experiment.training["batch_size"],
         experiment.seed,
         train=True,
         flip=config.data.random_flip,
-        dequantize=config.data.dequantize,
+        dequantize=config.data.dequantize and batch_size is None,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:
-    """Log the metrics of a finished call; raises UserError, on every process, where they are not finite."""
-    if pending:
-        first, metrics = pending
-        values = {name: np.asarray(value) for name, value in metrics.items()}
-        check_finite(first, values)
-        if log:
-            log.steps(first, values)
-
-
-def _crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]; never for every = 0."""
-    return bool(every) and after // every > before // every
 
 
 def restore(config, workdir, checkpoint):
     """(experiment, mesh, train state, step) of a checkpoint."""
     experiment = build(config, image_shape(config))
     mesh = sharding.make_mesh()
-    like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    state = restore_state(experiment.trainer, experiment.shape, mesh, workdir, checkpoint)
+    return experiment, mesh, state, int(state.step)
+
+
+def restore_state(
+    trainer: Trainer, shape: tuple[int, int, int], mesh: Mesh, folder: Path, checkpoint: int | None = None
+) -> TrainState:
+    """The train state of a checkpoint in `folder`, by default the last."""
     placed = sharding.replicated(mesh)
+    like = jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), like)
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     state, _ = checkpoints.restore(like, checkpoint)
     checkpoints.close()
-    return experiment, mesh, state, int(state.step)
+    return state
+
+
+def rows_name(section: ml_collections.ConfigDict) -> str:
+    """What config.eval evaluates, as folders are named: the split, and the dequantization unless it is uniform."""
+    return (
+        section.split if section.dequantization == "uniform" else f"{section.split}_{section.dequantization}"
+    )
+
+
+def dequantizer_settings(config: ml_collections.ConfigDict, step: int) -> dict:
+    """What a dequantizer depends on: its section but for the loop's length and intervals, and the score model's checkpoint."""
+    section = config.dequantizer.to_dict()
+    kept = {name: value for name, value in section.items() if name != "steps" and not name.endswith("_every")}
+    return {"score_checkpoint": step} | kept
+
+
+def claim_dequantizer(folder: Path, config: ml_collections.ConfigDict, step: int) -> None:
+    """Make the folder this dequantizer's; raises UserError where it belongs to another, or to another score checkpoint."""
+    path, mine = folder / "settings.json", dequantizer_settings(config, step)
+    if path.exists():
+        there = json.loads(path.read_text())
+        listed = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in mine.items() if there.get(k) != v]
+        if listed:
+            raise UserError(
+                f"{folder} belongs to another dequantizer ({'; '.join(listed)}). Go on with --checkpoint "
+                f"{there['score_checkpoint']} and its settings, or move the folder away to train one anew."
+            )
+    elif jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
+
+
+def make_dequantizer(
+    config: ml_collections.ConfigDict, workdir: Path, experiment: Experiment, mesh: Mesh
+) -> tuple[Dequantizer, dict]:
+    """What config.eval.dequantization asks for, and what the rows depend on through it.
+
+    A trained dequantizer gives a bound with every score model, tightest with the one it was trained for; rows keep which it
+    was, and its own step.
+    """
+    if config.eval.dequantization == "uniform":
+        return Uniform(), {}
+    folder = workdir / "dequantizer"
+    if not Checkpoints(folder / "checkpoints", read_only=True).steps():
+        raise UserError(
+            f"{folder} holds no dequantizer; train one: python main.py --mode train_dequantizer --workdir {workdir}"
+        )
+    there = json.loads((folder / "settings.json").read_text())
+    config.dequantizer.update({k: v for k, v in there.items() if k in config.dequantizer})
+    trainer, _ = build_dequantizer(config, experiment)
+    state = restore_state(trainer, experiment.shape, mesh, folder)
+    used = {"dequantizer_step": int(state.step), "dequantizer_score_checkpoint": there["score_checkpoint"]}
+    return Variational(state.ema_params, trainer.task.flow, experiment.pixel_range.levels), used
 
 
 def read_inputs(config: ml_collections.ConfigDict, paths: list[Path], kinds: list[inputs_lib.Kind]):
@@ -533,23 +576,27 @@ def make_codec(experiment: Experiment, config: ml_collections.ConfigDict, mesh: 
     sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
     flow = build_flow(config.eval, experiment.process)
     dequantized, size = config.data.dequantize, experiment.eval["batch_size"]
-    return codec_lib.Codec(flow, experiment.trainer.score_fn, experiment.pixel_range, dequantized, mesh, size)
+    return codec_lib.Codec(flow, experiment.model.score_fn, experiment.pixel_range, dequantized, mesh, size)
 
 
 def make_heldout_loss(
-    experiment: Experiment, config: ml_collections.ConfigDict, source: Source, mesh: Mesh
+    experiment: Experiment,
+    config: ml_collections.ConfigDict,
+    source: Source,
+    mesh: Mesh,
+    dequantizer: Trainer | None = None,
 ) -> HeldoutLoss:
-    """The held-out loss of the experiment, on the part of `source` that config.eval says."""
+    """The held-out loss of the experiment, or of its dequantizer, on the part of `source` that config.eval says."""
     wanted = experiment.eval["num_examples"] or len(source)
     return HeldoutLoss(
-        experiment.trainer,
+        dequantizer or experiment.trainer,
         source,
         experiment.pixel_range,
         mesh,
         experiment.eval["batch_size"],
         images=min(wanted, len(source)),
         passes=experiment.eval["passes"],
-        dequantize=config.data.dequantize,
+        dequantize=config.data.dequantize and dequantizer is None,
         seed=experiment.seed,
     )
 
@@ -558,7 +605,7 @@ def make_generator(experiment: Experiment, mesh: Mesh, batch_size: int, frames: 
     """The experiment's sampler, compiled for the mesh."""
     return Generator(
         experiment.sampler,
-        experiment.trainer.score_fn,
+        experiment.model.score_fn,
         experiment.shape,
         experiment.pixel_range,
         mesh,
@@ -590,6 +637,7 @@ def _unit(images: np.ndarray, levels: int) -> np.ndarray:
 
 FRESH = {"train": train, "dry_run": dry_run}
 TRAINED = {
+    "train_dequantizer": train_dequantizer,
     "sample": sample,
     "eval": evaluate,
     "report": report,

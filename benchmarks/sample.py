@@ -46,11 +46,9 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
 
     x = np.random.default_rng(0).normal(size=(draw.batch_size, *experiment.shape)).astype(np.float32)
     times = np.full(draw.batch_size, np.asarray(experiment.sampler.times).max(), np.float32)
-    labels = np.asarray(experiment.trainer.parameterization.c_noise(times))
+    labels = np.asarray(experiment.model.parameterization.c_noise(times))
     x, labels = sharding.put_batch((x, labels), mesh)
-    network = jax.jit(
-        lambda params, x, labels: experiment.trainer.network.apply({"params": params}, x, labels)
-    )
+    network = jax.jit(lambda params, x, labels: experiment.model.network.apply({"params": params}, x, labels))
     _, network_first_s = common.timed(lambda: network(params, x, labels))
 
     seconds = common.in_turns(

@@ -128,15 +128,14 @@ def open_or_imitate(config: ml_collections.ConfigDict) -> tuple[Source, str]:
 
 def bare_network(experiment: Experiment, params, x, mesh) -> Callable[[], Any]:
     """The step without all but the network: its output, dropout included, and the gradients of its weights, at fixed inputs."""
-    trainer = experiment.trainer
-    key = jax.random.key(0)
-    times, _ = trainer.objective.times(key, x.shape[0])  # type: ignore[attr-defined]
-    labels = sharding.put_batch(np.asarray(trainer.parameterization.c_noise(times.astype(x.dtype))), mesh)
+    model, key = experiment.model, jax.random.key(0)
+    times, _ = experiment.trainer.task.objective.times(key, x.shape[0])  # type: ignore[attr-defined]
+    labels = sharding.put_batch(np.asarray(model.parameterization.c_noise(times.astype(x.dtype))), mesh)
 
     @jax.jit
     def gradients(params, key, x, labels, direction):
         def output(params):
-            return trainer.network.apply({"params": params}, x, labels, train=True, rngs={"dropout": key})
+            return model.network.apply({"params": params}, x, labels, train=True, rngs={"dropout": key})
 
         y, pullback = jax.vjp(output, params)
         return jnp.sum(y * direction), pullback(direction)[0]

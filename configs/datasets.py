@@ -15,6 +15,7 @@ _HIGH_RESOLUTION = {
     "training": {"batch_size": 64, "steps": 2_400_000},
     "sampling": {"steps": 2000, "snr": 0.075, "batch_size": 8},
     "eval": {"batch_size": 64},
+    "dequantizer": {"heads": 0, "batch_size": 64},
 }
 
 _MEGAPIXEL = {
@@ -24,6 +25,7 @@ _MEGAPIXEL = {
     "training": {"batch_size": 8, "steps": 2_400_000, "ema_rate": 0.9999},
     "sampling": {"steps": 2000, "snr": 0.15, "batch_size": 4},
     "eval": {"batch_size": 8},
+    "dequantizer": {"heads": 0, "batch_size": 8},
 }
 
 DATASETS: dict[str, dict[str, dict]] = {
@@ -50,6 +52,19 @@ DATASETS: dict[str, dict[str, dict]] = {
             "batch_size": 250,
         },
         "eval": {"batch_size": 360},
+        "dequantizer": {
+            "filters": 32,
+            "components": 4,
+            "blocks": 1,
+            "heads": 2,
+            "context_filters": 16,
+            "context_layers": 2,
+            "batch_size": 64,
+            "steps": 2000,
+            "lr": 1e-3,
+            "eval_every": 250,
+            "checkpoint_every": 500,
+        },
     },
     "mnist": {
         "data": {"image_size": 28, "channels": 1, "random_flip": False},
@@ -74,6 +89,19 @@ DATASETS: dict[str, dict[str, dict]] = {
         },
         "sampling": {"steps": 250, "num_samples": 100, "batch_size": 100},
         "eval": {"batch_size": 256, "num_examples": 2048},
+        "dequantizer": {
+            "filters": 32,
+            "components": 4,
+            "blocks": 1,
+            "heads": 0,
+            "context_filters": 16,
+            "context_layers": 2,
+            "batch_size": 64,
+            "steps": 5000,
+            "lr": 1e-3,
+            "eval_every": 1000,
+            "checkpoint_every": 1000,
+        },
     },
     "cifar10": {"data": {"image_size": 32, "channels": 3}},
     "folder": {
@@ -91,6 +119,7 @@ DATASETS: dict[str, dict[str, dict]] = {
         },
         "sde": {"sigma_max": 90.0},
         "sampling": {"snr": 0.17},
+        "dequantizer": {"heads": 0},
         "eval": {"batch_size": 256},
     },
     "church": _HIGH_RESOLUTION

@@ -76,6 +76,23 @@ def config(
             "rtol": 1e-5,
             "atol": 1e-5,
             "bound_draws": 0,
+            "dequantization": "uniform",
+        },
+        "dequantizer": {
+            "filters": 96,
+            "components": 32,
+            "blocks": 2,
+            "heads": 4,
+            "couplings": 4,
+            "context_filters": 32,
+            "context_layers": 3,
+            "context_heads": 0,
+            "batch_size": 128,
+            "steps": 300_000,
+            "lr": 2e-4,
+            "log_every": 50,
+            "eval_every": 5000,
+            "checkpoint_every": 10_000,
         },
     }
     _override(values, DATASETS[dataset], network)

@@ -32,7 +32,7 @@ from score_sde.data import (
 from score_sde.errors import UserError
 from score_sde.flow import Flow
 from score_sde.likelihood import Bound, ODELikelihood
-from score_sde.networks import DDPM, NCSNpp
+from score_sde.networks import DDPM, FlowPP, NCSNpp
 from score_sde.sampling import Sampler
 from score_sde.sde import (
     EDM,
@@ -45,7 +45,8 @@ from score_sde.sde import (
     PublishedSteps,
     SubVP,
 )
-from score_sde.training.step import Trainer
+from score_sde.training.dequantizer import Dequantization
+from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
 PROCESSES: dict[str, Callable[..., Perturbation]] = {
     "ve": VE,
@@ -73,6 +74,7 @@ class Experiment:
     name: str
     seed: int
     process: Perturbation
+    model: ScoreModel
     trainer: Trainer
     sampler: Sampler
     pixel_range: PixelRange
@@ -82,7 +84,7 @@ class Experiment:
     eval: dict[str, Any]
 
 
-SECTIONS = ("sde", "model", "data", "optim", "training", "sampling", "eval")
+SECTIONS = ("sde", "model", "data", "optim", "training", "sampling", "eval", "dequantizer")
 
 
 def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None = None) -> Experiment:
@@ -100,10 +102,9 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         )
     process = build_process(config.sde)
     network = build_network(config, process)
+    model = ScoreModel(network, build_parameterization(config.model, process))
     trainer = Trainer(
-        network=network,
-        parameterization=build_parameterization(config.model, process),
-        objective=build_objective(config.training, process),
+        task=ScoreMatching(model, build_objective(config.training, process)),
         optimizer=build_optimizer(config.optim),
         ema_rate=_fraction("training.ema_rate", config.training.ema_rate),
         ema_warmup=config.training.ema_warmup,
@@ -112,6 +113,7 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         name=config.name,
         seed=config.seed,
         process=process,
+        model=model,
         trainer=trainer,
         sampler=build_sampler(config.sampling, process),
         pixel_range=build_pixel_range(config.data),
@@ -122,10 +124,13 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
     )
     _check_intervals(experiment.training)
     _choose("eval.split", {"train": True, "test": False}, config.eval.split)
+    _choose("eval.dequantization", dict.fromkeys(("uniform", "variational")), config.eval.dequantization)
     if isinstance(process, GaussianSDE):
         build_likelihood(config.eval, process)
     with _blame("model"):
         jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
+    if isinstance(process, GaussianSDE):
+        build_dequantizer(config, experiment)
     return experiment
 
 
@@ -425,7 +430,12 @@ SAMPLING_NAMES = (
     ),
 )
 EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1, "probes": -1, "bound_draws": 0}
-EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol")
+EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol", "dequantization")
+DEQUANTIZER_COUNTS = {"batch_size": 1, "steps": 1, "log_every": 1, "eval_every": 0, "checkpoint_every": 1}
+FLOW_NAMES = (
+    *("filters", "components", "blocks", "heads", "couplings"),
+    *("context_filters", "context_layers", "context_heads"),
+)
 SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5, "dopri8": diffrax.Dopri8}
 
 
@@ -460,6 +470,34 @@ def build_likelihood(
     return ode, bound
 
 
+def build_dequantizer(
+    config: ml_collections.ConfigDict, experiment: Experiment
+) -> tuple[Trainer, dict[str, Any]]:
+    """The training of config.dequantizer's flow against the experiment's score model, and the settings of its loop.
+
+    Optimizer and moving average are the score model's, but for the rate `lr`.
+    """
+    section, process = config.dequantizer, experiment.process
+    if not isinstance(process, GaussianSDE):
+        raise UserError("a dequantizer is trained with a likelihood bound: train a *_cont recipe")
+    optim = config.optim.copy_and_resolve_references()
+    optim.lr = section.lr
+    with _blame("dequantizer"):
+        flow = FlowPP(**{name: section[name] for name in FLOW_NAMES})
+        task = Dequantization(
+            flow,
+            Bound(process, objectives.LogSNRUniform(process)),
+            experiment.pixel_range,
+            experiment.model.score_fn,
+        )
+        trainer = Trainer(
+            task, build_optimizer(optim), experiment.trainer.ema_rate, experiment.trainer.ema_warmup
+        )
+        jax.eval_shape(lambda: trainer.init(jax.random.key(0), experiment.shape))
+    loop = _counts("dequantizer", section, DEQUANTIZER_COUNTS)
+    return trainer, loop | {"steps_per_call": 1, "keep": 1, "keep_every": 0, "sample_every": 0}
+
+
 def build_pixel_range(section: ml_collections.ConfigDict) -> PixelRange:
     """[-1, 1] for centered data, else [0, 1], with the data set's number of levels."""
     with _blame("data"):
@@ -486,6 +524,7 @@ ENTRIES = {
     "training": (*TRAINING_COUNTS, "likelihood_weighting", "times", "reduce", "ema_rate", "ema_warmup"),
     "sampling": SAMPLING_NAMES,
     "eval": EVAL_NAMES,
+    "dequantizer": (*DEQUANTIZER_COUNTS, *FLOW_NAMES, "lr"),
 }
 """Entries of the sections that are the same for every recipe: these and no others."""
 NEEDED = {"sde": ("name",), "model": ("name", "prediction", "dtype")}

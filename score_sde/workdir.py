@@ -1,6 +1,7 @@
 """The working directory of a run: whose it is, and how numbers are written into it.
 
 config.json (resolved; later modes read it)  checkpoints/  metrics.jsonl  tensorboard/  samples/  eval/  flow/  report.html
+dequantizer/ (settings.json, its own checkpoints/ and metrics.jsonl)
 """
 
 import json
@@ -17,6 +18,7 @@ from score_sde.viz.grid import write_atomic
 CHANGEABLE = (
     "sampling.",
     "eval.",
+    "dequantizer.",
     "data.path",
     "data.in_memory",
     "training.steps",

@@ -217,7 +217,7 @@ def test_experiment_holds_what_the_configuration_says() -> None:
     assert experiment.training["batch_size"] == 48
     assert (experiment.pixel_range.low, experiment.pixel_range.high) == (0.0, 1.0)
     assert experiment.trainer.ema_rate == 0.999 and experiment.trainer.ema_warmup
-    network = experiment.trainer.network
+    network = experiment.model.network
     assert isinstance(network, NCSNpp) and network.fir and network.scale_by_sigma and not network.centered
     assert build.build(config("vp")).pixel_range.low == -1.0
     assert build.build(config("ve"), (16, 24, 3)).shape == (16, 24, 3)

@@ -10,8 +10,9 @@ from score_sde.data import ArraySource, PixelRange
 from score_sde.evaluate import Evaluator
 from score_sde.flow import Flow
 from score_sde.likelihood.bound import Bound
-from score_sde.likelihood.dequantize import Uniform
+from score_sde.likelihood.dequantize import Uniform, Variational
 from score_sde.likelihood.ode import ODELikelihood
+from score_sde.networks import FlowPP
 from score_sde.objectives import LogSNRUniform
 from score_sde.training.sharding import make_mesh
 
@@ -20,42 +21,63 @@ SDE = VP(t_min=1e-4)
 MEAN, STD = 0.1, 0.5
 
 
-def evaluator(batch_size, bound=None):
+def evaluator(batch_size, bound=None, dequantizer=None):
     model = GaussianMixture.isotropic([1.0], np.full((1, 2, 2, 1), MEAN), STD)
     images = np.random.default_rng(0).integers(0, 5, size=(24, 2, 2, 1)).astype(np.uint8)
     source = ArraySource(images, labels=np.arange(24) % 3, levels=5)
     ode = ODELikelihood(Flow(SDE, rtol=1e-4, atol=1e-4), probes=2)
-    found = Evaluator(lambda params: model.score_fn(SDE), source, PIXELS, make_mesh(), batch_size, ode, bound)
+    score_fn, dequantizer = model.score_fn(SDE), dequantizer or Uniform()
+    found = Evaluator(
+        lambda params: score_fn, source, PIXELS, make_mesh(), batch_size, ode, bound, dequantizer
+    )
     return found, images
 
 
-def test_bits_per_dim_against_the_gaussian_density():
-    """-log2 p(x) of the cell positions drawn, times the cell width 2/5, averaged over the four pixels."""
-    evaluate, images = evaluator(16, Bound(SDE, LogSNRUniform(SDE), draws=400))
+def variational():
+    """A flow far from uniform."""
+    flow = FlowPP(
+        filters=4, components=2, blocks=1, heads=0, couplings=2, context_filters=4, context_layers=1
+    )
+    x = np.zeros((1, 2, 2, 1), np.float32)
+    params = jax.jit(flow.init)(jax.random.key(0), x, x)["params"]
+    return Variational(jax.tree.map(lambda a: a + 0.2, params), flow, 5)
+
+
+@pytest.mark.parametrize("make", [Uniform, variational])
+def test_bits_per_dim_against_the_gaussian_density(make):
+    """-log2 p(x)/q(u) at the cell positions drawn, times the cell width 2/5, averaged over the four pixels."""
+    dequantizer = make()
+    evaluate, images = evaluator(16, Bound(SDE, LogSNRUniform(SDE), draws=400), dequantizer)
     key, indices = jax.random.key(3), np.arange(24)[5:15]
     rows = evaluate({}, key, indices, 0)
     np.testing.assert_array_equal(rows["index"], indices)
     np.testing.assert_array_equal(rows["label"], indices % 3)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), indices)
-    u, _ = Uniform()(jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys), jax.numpy.asarray(images[indices]))
+    u, log_q = dequantizer(
+        jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys), jax.numpy.asarray(images[indices])
+    )
     x = np.asarray(PIXELS.dequantize(images[indices], np.asarray(u)))
     level = (x + 1) / 2 * 5
     assert np.all(np.floor(np.clip(level, 0, 4.999)) == images[indices])
-    exact = -norm.logpdf(x, MEAN, STD).sum(axis=(1, 2, 3)) / (4 * np.log(2)) + np.log2(5 / 2)
+    logp = norm.logpdf(x, MEAN, STD).sum(axis=(1, 2, 3))
+    exact = -(logp - log_q) / (4 * np.log(2)) + np.log2(5 / 2)
+    np.testing.assert_allclose(rows["log_q"], log_q, rtol=1e-4, atol=1e-4)
+    assert (np.abs(rows["log_q"]) > 0.1).all() == (make is variational)
     np.testing.assert_allclose(rows["bits_per_dim"], exact, atol=2e-3)
-    np.testing.assert_allclose(rows["logp"], -(exact - np.log2(5 / 2)) * 4 * np.log(2), atol=6e-3)
+    np.testing.assert_allclose(rows["logp"], logp, atol=6e-3)
     assert rows["success"].all() and (rows["nfe"] > 6).all()
     difference = rows["bound_bits_per_dim"] - exact
     assert abs(difference.mean()) < 0.15, difference  # 400 draws of 10 images: standard error about 0.03
 
 
-def test_rows_do_not_depend_on_the_batch():
-    evaluate, _ = evaluator(24)
-    small, _ = evaluator(8)
+@pytest.mark.parametrize("make", [Uniform, variational])
+def test_rows_do_not_depend_on_the_batch(make):
+    evaluate, _ = evaluator(24, dequantizer=make())
+    small, _ = evaluator(8, dequantizer=make())
     key = jax.random.key(1)
     together = evaluate({}, key, np.arange(24), 2)
     alone = small({}, key, np.asarray([20, 21, 7]), 2)
-    for name in ("bits_per_dim", "standard_error", "logp"):
+    for name in ("bits_per_dim", "standard_error", "logp", "log_q"):
         np.testing.assert_allclose(alone[name], together[name][[20, 21, 7]], atol=1e-4)
     other = small({}, key, np.asarray([20, 21, 7]), 3)
     assert np.all(np.abs(other["logp"] - alone["logp"]) > 1e-3)

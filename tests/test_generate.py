@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.tiny import SHAPE, trainer
+from training.tiny import SHAPE, model, trainer
 
 from score_sde import grids, steppers
 from score_sde.data import PixelRange
@@ -25,7 +25,7 @@ def generator(process: Perturbation | None = None, steps: int = 6, wanted: int =
     times = grids.uniform(sde, steps, 1e-3)
     return Generator(
         sampler=Sampler(sde, steppers.chain(steppers.Ancestral(sde), steppers.Langevin(0.1)), times),
-        score_fn=trainer().score_fn,
+        score_fn=model().score_fn,
         shape=SHAPE,
         pixel_range=RANGE,
         mesh=sharding.make_mesh(jax.devices()[:1]),
@@ -41,7 +41,7 @@ def params():
 def test_samples_are_those_of_the_sampler() -> None:
     draw = generator()
     images, frames = draw(params(), KEY)
-    plain = draw.sampler(sample_keys(KEY, jnp.arange(8)), trainer().score_fn(params()), (8, *SHAPE))
+    plain = draw.sampler(sample_keys(KEY, jnp.arange(8)), model().score_fn(params()), (8, *SHAPE))
     np.testing.assert_allclose(images, plain.x, rtol=1e-4, atol=1e-5)
     assert frames.size == 0
 

@@ -29,7 +29,7 @@ OTHERS = {
     "viz": BASE | {"metrics"},
     "convert": BASE | {"networks"},
 }
-TRAINING = BASE | {"sde", "parameterize", "objectives", "data"}
+TRAINING = BASE | {"sde", "parameterize", "objectives", "data", "likelihood"}
 DRIVERS = {"generate", "evaluate", "codec"}
 LIBRARY = THEORY | OTHERS.keys() | {"training"} | DRIVERS
 

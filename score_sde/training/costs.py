@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from score_sde.training.step import Trainer
+from score_sde.training.step import ScoreModel, Trainer
 
 
 def count(tree: PyTree) -> int:
@@ -20,8 +20,10 @@ def count_bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def estimate(trainer: Trainer, shape: tuple[int, int, int], batch_size: int) -> dict[str, Any]:
-    """Costs of training on a batch of one device.
+def estimate(
+    trainer: Trainer, model: ScoreModel, shape: tuple[int, int, int], batch_size: int
+) -> dict[str, Any]:
+    """Costs of training `model` on a batch of one device.
 
     Returns:
         parameters: number of weights. state_bytes: weights, moving average and optimizer. activation_bytes: what the forward
@@ -35,7 +37,7 @@ def estimate(trainer: Trainer, shape: tuple[int, int, int], batch_size: int) -> 
         return jax.vjp(lambda p: trainer.loss(p, jax.random.key(0), images), params)[1]
 
     def forward(params, images):
-        return trainer.score_fn(params)(images, jnp.full((1,), 0.5))
+        return model.score_fn(params)(images, jnp.full((1,), 0.5))
 
     # What does not grow with the batch are weights.
     kept = [count_bytes(jax.eval_shape(residuals, state.params, images)) for images in (one, two)]

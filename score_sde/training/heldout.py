@@ -15,12 +15,12 @@ from score_sde.training.step import Trainer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldoutLoss:
-    """`heldout(params, key) -> losses (passes, images)`; the same key gives the same times and noise.
+    """`heldout(params, key, frozen) -> losses (passes, images)`; the same key gives the same times and noise.
 
     So curves over training steps have no noise of their own beyond what the choice of times and noise fixes.
 
     Args:
-        trainer: gives the objective.
+        trainer: gives the losses; `frozen` is what they need beside the parameters.
         source: held-out images; the first `images` of them are used.
         pixel_range, dequantize, seed: as in training.
         batch_size: a multiple of the devices; the last batch is filled up and the filling left out.
@@ -41,11 +41,14 @@ class HeldoutLoss:
     def _losses(self):
         return jax.jit(self.trainer.eval_losses, out_shardings=replicated(self.mesh))
 
-    def __call__(self, params: PyTree, key: Key[Array, ""]) -> Float[np.ndarray, "passes images"]:
+    def __call__(
+        self, params: PyTree, key: Key[Array, ""], frozen: PyTree = None
+    ) -> Float[np.ndarray, "passes images"]:
         """Losses of all images, in order."""
-        return np.stack([self._pass(params, jax.random.fold_in(key, i)) for i in range(self.passes)])
+        keys = [jax.random.fold_in(key, i) for i in range(self.passes)]
+        return np.stack([self._pass(params, key, frozen) for key in keys])
 
-    def _pass(self, params: PyTree, key: Key[Array, ""]) -> np.ndarray:
+    def _pass(self, params: PyTree, key: Key[Array, ""], frozen: PyTree) -> np.ndarray:
         devices = self.mesh.size
         size = min(self.batch_size, -(-self.images // devices) * devices)  # no larger than the images need
         batches = pipeline.batches(
@@ -58,5 +61,5 @@ class HeldoutLoss:
             images = next(batches)["image"]
             filling = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
             batch = put_batch(np.concatenate([images, filling])[mine], self.mesh)
-            losses.append(np.asarray(self._losses(params, jax.random.fold_in(key, i), batch)))
+            losses.append(np.asarray(self._losses(params, jax.random.fold_in(key, i), batch, frozen)))
         return np.concatenate(losses)[: self.images]

@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from training.tiny import SHAPE, trainer
+from training.tiny import SHAPE, model, trainer
 
 from score_sde.training import costs
 
@@ -18,7 +18,7 @@ def test_counts() -> None:
 
 def test_estimate_of_a_dense_network() -> None:
     small = trainer()
-    one, four = (costs.estimate(small, SHAPE, batch) for batch in (1, 4))
+    one, four = (costs.estimate(small, model(), SHAPE, batch) for batch in (1, 4))
     assert one["parameters"] == PARAMETERS
     # weights, their average and momentum in float32, and the step
     assert one["state_bytes"] == 3 * 4 * PARAMETERS + 4

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from training.tiny import SHAPE, trainer
+from training.tiny import SHAPE, model, trainer
 
 from score_sde import config
 from score_sde.build import Experiment, build
@@ -110,7 +110,7 @@ def test_samples_are_the_same_on_1_and_on_8_devices() -> None:
     small, sde = trainer(), VP()
     params = small.init(KEY, SHAPE).params
     sampler = Sampler(sde, chain(EulerMaruyama(sde), Langevin(0.1)), uniform(sde, 5, 1e-3))
-    plain = Generator(sampler, small.score_fn, SHAPE, PixelRange(17, -1.0, 1.0), meshes()[0], 16, frames=2)
+    plain = Generator(sampler, model().score_fn, SHAPE, PixelRange(17, -1.0, 1.0), meshes()[0], 16, frames=2)
     spread = dataclasses.replace(plain, mesh=meshes()[1])
     (first, frames), (second, others) = plain(params, KEY), spread(params, KEY)
     assert first.std() > 0.1

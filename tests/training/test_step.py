@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from training.tiny import SHAPE, Dense, images, trainer
+from training.tiny import SHAPE, Dense, images, model, trainer
 
 from score_sde.training.ema import ema_decay
+from score_sde.training.step import ScoreMatching, Trainer
 
 KEY = jax.random.key(3)
 
@@ -111,12 +112,10 @@ def test_dropout_differs_from_step_to_step_and_is_off_in_evaluation() -> None:
         masks.append(mask)
         return mask.reshape(len(x0), -1).mean(axis=1)
 
-    probe = dataclasses.replace(
-        trainer(), network=Probe(), objective=objective, optimizer=optax.set_to_zero()
-    )
-    raw = dataclasses.replace(
-        probe, parameterization=dataclasses.replace(probe.parameterization, c_out=jnp.ones_like)
-    )
+    plain = model(Probe())
+    unscaled = dataclasses.replace(plain.parameterization, c_out=jnp.ones_like)
+    probe = dataclasses.replace(plain, parameterization=unscaled)
+    raw = Trainer(ScoreMatching(probe, objective), optax.set_to_zero(), ema_rate=0.9)
     state = raw.init(KEY, SHAPE)
     losses = []
     for _ in range(3):
@@ -149,7 +148,7 @@ def test_loss_is_the_mean_over_the_batch() -> None:
 
 
 def test_step_works_in_double_precision(x64: None) -> None:
-    wide = dataclasses.replace(trainer(), network=Dense(dtype=jnp.float64))
+    wide = trainer(network=Dense(dtype=jnp.float64))
     state = wide.init(KEY, SHAPE)
     state, metrics = jax.jit(wide.step)(state, KEY, images(4).astype(jnp.float64))
     assert metrics["loss"].dtype == jnp.float64

@@ -9,7 +9,7 @@ import optax
 
 from score_sde import objectives, parameterize
 from score_sde.sde import VP
-from score_sde.training.step import Trainer
+from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
 SHAPE = (4, 4, 1)
 
@@ -29,15 +29,25 @@ class Dense(nn.Module):
         return nn.Dense(x[0].size, param_dtype=self.dtype)(h).reshape(x.shape)
 
 
-def trainer(dropout: float = 0.0, optimizer: Any = None, **settings: Any) -> Trainer:
-    """A noise predictor on the VP process. (optax's Adam mixes types, which the tests forbid.)"""
+def model(network: nn.Module | None = None) -> ScoreModel:
+    """A noise predictor on the VP process."""
+    return ScoreModel(network or Dense(), parameterize.noise_prediction(VP(), parameterize.time_label))
+
+
+def trainer(
+    dropout: float = 0.0,
+    optimizer: Any = None,
+    network: nn.Module | None = None,
+    objective: Any = None,
+    **settings: Any,
+) -> Trainer:
+    """Fits `model` or another network. (optax's Adam mixes types, which the tests forbid.)"""
     sde = VP()
+    objective = objective or objectives.DenoisingScoreMatching(
+        sde, objectives.UniformTime(sde), objectives.variance_weight(sde)
+    )
     return Trainer(
-        network=Dense(dropout=dropout),
-        parameterization=parameterize.noise_prediction(sde, parameterize.time_label),
-        objective=objectives.DenoisingScoreMatching(
-            sde, objectives.UniformTime(sde), objectives.variance_weight(sde)
-        ),
+        task=ScoreMatching(model(network or Dense(dropout=dropout)), objective),
         optimizer=optimizer or optax.sgd(0.1, momentum=0.9),
         **{"ema_rate": 0.9, **settings},
     )
