@@ -723,6 +723,63 @@ def test_inputs_that_do_not_fit_are_refused_and_nothing_is_written(trained: Path
     assert sorted(trained.rglob("*")) == before
 
 
+FLOW = [
+    *(
+        "--config.dequantizer.filters=4",
+        "--config.dequantizer.components=2",
+        "--config.dequantizer.couplings=2",
+    ),
+    *("--config.dequantizer.context_filters=4", "--config.dequantizer.context_layers=1"),
+    *("--config.dequantizer.heads=0", "--config.dequantizer.batch_size=16", "--config.dequantizer.steps=10"),
+    *("--config.dequantizer.log_every=5", "--config.dequantizer.eval_every=5"),
+    "--config.dequantizer.checkpoint_every=5",
+]
+
+
+def test_a_trained_dequantizer_is_used_and_goes_on(evaluated: Path, tmp_path: Path) -> None:
+    """Trained for 5 and then 5 more steps as for 10 at once; its rows lie beside the uniform ones."""
+    workdir, variational = tmp_path / "run", "--config.eval.dequantization=variational"
+    shutil.copytree(evaluated, workdir)
+    run_of = {"config": None, "workdir": str(workdir)}
+    refused(
+        "holds no dequantizer; train one: .*--mode train_dequantizer", "likelihood", variational, **run_of
+    )
+    refused("heads, width 4", "train_dequantizer", *FLOW, "--config.dequantizer.heads=3", **run_of)
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    out, _ = run("--mode", "train_dequantizer", "--workdir", workdir, *FLOW, *BITS)
+    assert (
+        "dequantizer of checkpoint 20 trained for 10 steps. Use it: python main.py --mode likelihood" in out
+    )
+    for steps in (5, 10):
+        run(
+            "--mode",
+            "train_dequantizer",
+            "--workdir",
+            again,
+            *FLOW,
+            *BITS,
+            f"--config.dequantizer.steps={steps}",
+        )
+    assert rows(again / "dequantizer") == rows(workdir / "dequantizer")
+    assert [row["step"] for row in rows(workdir / "dequantizer") if "eval_loss" in row] == [5, 10]
+    other = ("train_dequantizer", *FLOW, "--config.dequantizer.lr=0.1")
+    refused("belongs to another dequantizer .lr: 0.001 there, 0.1 here", *other, **run_of)
+    refused("score_checkpoint: 20 there, 10 here", "train_dequantizer", *FLOW, **run_of, checkpoint="10")
+    assert (workdir / "metrics.jsonl").read_text() == (evaluated / "metrics.jsonl").read_text()
+
+    out, _ = run("--mode", "likelihood", "--workdir", workdir, variational, *BITS)
+    folder = workdir / "eval" / "likelihood_test_variational_step_20"
+    found, uniform = table(folder), table(workdir / "eval" / "likelihood_test_step_20")
+    assert (np.abs(found["log_q"]) > 1e-3).all() and (uniform["log_q"] == 0).all()
+    logp = -(found["bits_per_dim"] - np.log2(17) + 1) * 64 * np.log(2)
+    np.testing.assert_allclose(logp, found["logp"] - found["log_q"], rtol=1e-4)
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["dequantizer_score_checkpoint"] == 20 and settings["dequantizer_step"] == 10
+    out, _ = run("--mode", "summarize", "--workdir", workdir, variational, *BITS)
+    assert "likelihood_test_variational_step_20" in out
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Also across a restart: 3 steps, then on to 6, on 2 x 4 devices against 1 device."""
