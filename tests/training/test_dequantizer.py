@@ -167,3 +167,18 @@ def test_dequantizers_draw_by_the_image_s_own_key() -> None:
         np.testing.assert_allclose(log_few[0], log_q[4], atol=1e-4)
         assert np.abs(u[1:] - u[:-1]).min() > 1e-7
     assert (Uniform()(keys, levels)[1] == 0).all()
+
+
+class Echo(nn.Module):
+    """Gives back what it is conditioned on."""
+
+    @nn.compact
+    def __call__(self, eps, images):
+        return images * self.param("one", nn.initializers.ones, ()), jnp.zeros(len(images))
+
+
+def test_the_flow_sees_levels_scaled_to_the_unit_interval() -> None:
+    levels = jnp.asarray([0, 2, 3])[:, None, None, None]
+    keys = sample_keys(jax.random.key(0), jnp.arange(3))
+    u, _ = Variational({"one": jnp.ones(())}, Echo(), 4)(keys, levels)
+    np.testing.assert_allclose(u.ravel(), [0, 2 / 3, 1], rtol=1e-6)
