@@ -80,7 +80,7 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
     images = take(open_source(config.data, train=False), np.arange(batch))["image"]
     noise = np.random.default_rng(0).uniform(size=images.shape)
     x = jnp.asarray(experiment.pixel_range.dequantize(images, noise), jnp.float32)
-    score_fn = experiment.trainer.score_fn(state.ema_params)
+    score_fn = experiment.model.score_fn(state.ema_params)
     v = ode.draw(jax.random.key(1), x)
     solve = jax.jit(lambda x, v: ode.with_probes(score_fn, x, v))
     conventional = Conventional(ode, score_fn, x, v)

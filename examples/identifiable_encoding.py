@@ -43,8 +43,8 @@ def encodings(recipe: str, seed: int, workdir: Path, images: int, overrides: lis
     source = open_source(config.data, train=False)
     # Seed 0 for every model: the same dequantization noise.
     batches = pipeline.batches(source, experiment.pixel_range, images, 0, train=False, dequantize=True)
-    flow, trainer = Flow(experiment.process), experiment.trainer
-    encode = jax.jit(lambda params, x: flow.encode(trainer.score_fn(params), x))
+    flow, model = Flow(experiment.process), experiment.model
+    encode = jax.jit(lambda params, x: flow.encode(model.score_fn(params), x))
     solution = encode(state.ema_params, next(batches)["image"])
     assert solution.success.all()
     return np.asarray(solution.state).reshape(images, -1)
