@@ -76,7 +76,7 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
     ode, _ = build_likelihood(config.eval, experiment.process)
     if ode is None or ode.probes != 1:
         raise run_lib.UserError("this benchmark compares with one probe: leave config.eval.probes at 1")
-    tolerance, batch = ode.flow.tolerance, common.FLAGS.batch or 64
+    tolerance, batch = ode.flow.atol, common.FLAGS.batch or 64
     images = take(open_source(config.data, train=False), np.arange(batch))["image"]
     noise = np.random.default_rng(0).uniform(size=images.shape)
     x = jnp.asarray(experiment.pixel_range.dequantize(images, noise), jnp.float32)
