@@ -195,13 +195,14 @@ def likelihood(
     source = open_source(config.data, train=section.split == "train")
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     sharding.check_divisible("config.eval.batch_size", section.batch_size, mesh)
-    ode, bound = build_likelihood(section, experiment.process)
+    ode, bound = build_likelihood(section, experiment.process, experiment.shape)
     dequantizer, used = make_dequantizer(config, workdir, experiment, mesh)
     size, images = section.batch_size, min(section.num_examples or len(source), len(source))
     evaluator = Evaluator(
         experiment.model.score_fn, source, experiment.pixel_range, mesh, size, ode, bound, dequantizer
     )
-    settings = {name: section[name] for name in ("probes", "solver", "rtol", "atol", "bound_draws")}
+    names = ("probes", "solver", "rtol", "atol", "variable", "bits_tol", "bound_draws")
+    settings = {name: section[name] for name in names}
     pieces = Pieces(
         results.likelihood_folder(workdir, rows_name(section), step),
         settings | used | {"seed": experiment.seed, "images": images},
@@ -568,7 +569,7 @@ def split_images(config: ml_collections.ConfigDict, first: int = 0) -> list[inpu
 
 def solved_with(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
     """What a result of the probability flow depends on."""
-    return {"step": step} | {name: config.eval[name] for name in ("solver", "rtol", "atol")}
+    return {"step": step} | {name: config.eval[name] for name in ("solver", "rtol", "atol", "variable")}
 
 
 def make_codec(experiment: Experiment, config: ml_collections.ConfigDict, mesh: Mesh) -> codec_lib.Codec:

@@ -73,7 +73,7 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
             config.training.steps = common.FLAGS.train_steps
             run_lib.train(config, workdir)
         experiment, _, state, step = run_lib.restore(config, workdir, None)
-    ode, _ = build_likelihood(config.eval, experiment.process)
+    ode, _ = build_likelihood(config.eval, experiment.process, experiment.shape)
     if ode is None or ode.probes != 1:
         raise run_lib.UserError("this benchmark compares with one probe: leave config.eval.probes at 1")
     tolerance, batch = ode.flow.atol, common.FLAGS.batch or 64

@@ -75,6 +75,8 @@ def config(
             "solver": "dopri5",
             "rtol": 1e-5,
             "atol": 1e-5,
+            "variable": "t",
+            "bits_tol": 1e-4,
             "bound_draws": 0,
             "dequantization": "uniform",
         },

@@ -126,7 +126,7 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
     _choose("eval.split", {"train": True, "test": False}, config.eval.split)
     _choose("eval.dequantization", dict.fromkeys(("uniform", "variational")), config.eval.dequantization)
     if isinstance(process, GaussianSDE):
-        build_likelihood(config.eval, process)
+        build_likelihood(config.eval, process, shape)
     with _blame("model"):
         jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
     if isinstance(process, GaussianSDE):
@@ -430,7 +430,7 @@ SAMPLING_NAMES = (
     ),
 )
 EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1, "probes": -1, "bound_draws": 0}
-EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol", "dequantization")
+EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol", "variable", "bits_tol", "dequantization")
 DEQUANTIZER_COUNTS = {"batch_size": 1, "steps": 1, "log_every": 1, "eval_every": 0, "checkpoint_every": 1}
 FLOW_NAMES = (
     *("filters", "components", "blocks", "heads", "couplings"),
@@ -447,17 +447,21 @@ def build_flow(section: ml_collections.ConfigDict, process: Perturbation) -> Flo
         )
     with _blame("eval"):
         solver = _choose("eval.solver", SOLVERS, section.solver)()
-        return Flow(process, solver, section.rtol, section.atol)
+        return Flow(process, solver, section.rtol, section.atol, variable=section.variable)
 
 
 def build_likelihood(
-    section: ml_collections.ConfigDict, process: Perturbation
+    section: ml_collections.ConfigDict, process: Perturbation, shape: tuple[int, int, int]
 ) -> tuple[ODELikelihood | None, Bound | None]:
-    """(exact likelihood, bound) as config.eval asks: `probes` = -1 leaves the first out, `bound_draws` = 0 the second."""
+    """(exact likelihood, bound) as config.eval asks: `probes` = -1 leaves the first out, `bound_draws` = 0 the second.
+
+    A step of the ODE may err by `bits_tol` bits/dim.
+    """
     flow = build_flow(section, process)
     assert isinstance(process, GaussianSDE)
     with _blame("eval"):
-        ode = ODELikelihood(flow, section.probes) if section.probes >= 0 else None
+        nats = section.bits_tol * math.prod(shape) * math.log(2)
+        ode = ODELikelihood(flow, section.probes, tolerance=nats) if section.probes >= 0 else None
         bound = (
             Bound(process, objectives.LogSNRUniform(process), section.bound_draws)
             if section.bound_draws

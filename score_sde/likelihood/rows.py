@@ -88,14 +88,18 @@ class Pieces:
         return rows
 
     def complete(self, images: int, passes: int) -> Rows:
-        """All rows; raises UserError, naming the first gaps, where images 0 .. images-1 in each pass are not all there."""
+        """All rows, of `passes` passes or of more where more were begun.
+
+        Raises UserError, naming the first gap, where images 0 .. images-1 in each pass are not all there.
+        """
         rows = self.read()
+        passes = max(passes, int(rows["pass"].max()) + 1) if rows else passes
         have = set(zip(rows["index"].tolist(), rows["pass"].tolist())) if rows else set()
         gaps = [(i, p) for p in range(passes) for i in range(images) if (i, p) not in have]
         if gaps:
             raise UserError(
                 f"{self.folder} lacks {len(gaps)} of {images * passes} rows (first: image {gaps[0][0]} in pass {gaps[0][1]}). "
-                "Run the missing shards first."
+                "Run the missing shards, or finish the pass begun, first."
             )
         return rows
 

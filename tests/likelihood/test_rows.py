@@ -38,6 +38,16 @@ def test_gaps_and_doubles_are_refused(tmp_path):
         pieces.read()
 
 
+def test_every_pass_begun_counts(tmp_path):
+    pieces = Pieces(tmp_path / "rows", {})
+    pieces.write(rows([0, 1]))
+    pieces.write(rows([0], number_of_pass=1))
+    with pytest.raises(UserError, match=r"lacks 1 of 4 rows \(first: image 1 in pass 1\)"):
+        pieces.complete(2, 1)
+    pieces.write(rows([1], number_of_pass=1))
+    assert len(pieces.complete(2, 1)["index"]) == 4
+
+
 def test_other_settings_are_refused_and_damage_is_named(tmp_path):
     folder = tmp_path / "rows"
     Pieces(folder, {"rtol": 1e-5}).write(rows([0, 1]))
