@@ -147,7 +147,7 @@ class Flow:
             limit = self.steps + 1  # rounding may leave a sliver
         else:
             control = diffrax.PIDController(
-                0.0, 1.0, pcoeff=0.3, icoeff=0.4, norm=lambda errors: _worst(errors, tolerances)
+                0.0, 1.0, pcoeff=0.2, icoeff=0.7, norm=lambda errors: _worst(errors, tolerances)
             )
             first, limit = 1e-3 * (ends[1] - ends[0]), self.max_steps
 
