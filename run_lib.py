@@ -26,7 +26,7 @@ from score_sde.build import (
     build_process,
     open_source,
 )
-from score_sde.data import Source, pipeline, take
+from score_sde.data import Source, fingerprint, pipeline, take
 from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
@@ -187,7 +187,7 @@ def likelihood(
 
     A killed evaluation goes on where it stopped. Shard (i, n) evaluates the images i, i + n, i + 2n, ...; noise and
     probes do not depend on batch size, devices or shards, so the rows agree to the solver's tolerance.
-    Once all rows are there, the summary and its pictures are written.
+    Without shards the summary and its pictures are written in the end.
     """
     section = config.eval
     if section.split not in ("train", "test"):
@@ -197,19 +197,20 @@ def likelihood(
     sharding.check_divisible("config.eval.batch_size", section.batch_size, mesh)
     ode, bound = build_likelihood(section, experiment.process, experiment.shape)
     dequantizer, used = make_dequantizer(config, workdir, experiment, mesh)
-    size, images = section.batch_size, min(section.num_examples or len(source), len(source))
+    images = min(section.num_examples or len(source), len(source))
+    mine = np.arange(images)[shard[0] :: shard[1]]
+    if not len(mine):
+        raise UserError(f"shard {shard[0]}/{shard[1]} is empty: there are {images} images")
+    size = min(section.batch_size, math.ceil(len(mine) / mesh.size) * mesh.size)
     evaluator = Evaluator(
         experiment.model.score_fn, source, experiment.pixel_range, mesh, size, ode, bound, dequantizer
     )
     names = ("probes", "solver", "rtol", "atol", "variable", "bits_tol", "bound_draws")
-    settings = {name: section[name] for name in names}
+    settings = {name: section[name] for name in names} | {"dtype": config.model.dtype}
     pieces = Pieces(
         results.likelihood_folder(workdir, rows_name(section), step),
-        settings | used | {"seed": experiment.seed, "images": images},
+        settings | used | {"seed": experiment.seed, "images": images, "source": fingerprint(source)},
     )
-    mine = np.arange(images)[shard[0] :: shard[1]]
-    if not len(mine):
-        raise UserError(f"shard {shard[0]}/{shard[1]} is empty: there are {images} images")
 
     key = run_keys(experiment)["eval"]
     todo = [pieces.missing(mine, number) for number in range(section.passes)]
@@ -452,9 +453,10 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 def run_keys(experiment: Experiment, part: str = "model") -> dict[str, jax.Array]:
     """The random keys of a run, by purpose; those of training the dequantizer are others."""
     purposes = ("init", "train", "eval", "sample")
-    key = jax.random.key(experiment.seed)
-    key = key if part == "model" else jax.random.fold_in(key, 1)
-    return dict(zip(purposes, jax.random.split(key, len(purposes)), strict=True))
+    *keys, dequantizer = jax.random.split(jax.random.key(experiment.seed), len(purposes) + 1)
+    if part == "dequantizer":
+        keys = list(jax.random.split(dequantizer, len(purposes)))
+    return dict(zip(purposes, keys, strict=True))
 
 
 def training_batches(
@@ -503,10 +505,12 @@ def rows_name(section: ml_collections.ConfigDict) -> str:
 
 
 def dequantizer_settings(config: ml_collections.ConfigDict, step: int) -> dict:
-    """What a dequantizer depends on: its section but for the loop's length and intervals, and the score model's checkpoint."""
+    """What a dequantizer depends on: its section but for the loop's length and intervals, how it is trained, and on what."""
     section = config.dequantizer.to_dict()
     kept = {name: value for name, value in section.items() if name != "steps" and not name.endswith("_every")}
-    return {"score_checkpoint": step} | kept
+    training = {name: config.training[name] for name in ("ema_rate", "ema_warmup")}
+    optim = {name: value for name, value in config.optim.to_dict().items() if name != "lr"}
+    return {"score_checkpoint": step, "seed": config.seed} | kept | training | optim
 
 
 def claim_dequantizer(folder: Path, config: ml_collections.ConfigDict, step: int) -> None:
@@ -530,8 +534,8 @@ def make_dequantizer(
 ) -> tuple[Dequantizer, dict]:
     """What config.eval.dequantization asks for, and what the rows depend on through it.
 
-    A trained dequantizer gives a bound with every score model, tightest with the one it was trained for; rows keep which it
-    was, and its own step.
+    A trained dequantizer gives a bound with every score model, tightest with the one it was trained for. Its own settings
+    count, whatever config.dequantizer says; rows keep them, and its step.
     """
     if config.eval.dequantization == "uniform":
         return Uniform(), {}
@@ -541,10 +545,11 @@ def make_dequantizer(
             f"{folder} holds no dequantizer; train one: python main.py --mode train_dequantizer --workdir {workdir}"
         )
     there = json.loads((folder / "settings.json").read_text())
+    config = config.copy_and_resolve_references()
     config.dequantizer.update({k: v for k, v in there.items() if k in config.dequantizer})
     trainer, _ = build_dequantizer(config, experiment)
     state = restore_state(trainer, experiment.shape, mesh, folder)
-    used = {"dequantizer_step": int(state.step), "dequantizer_score_checkpoint": there["score_checkpoint"]}
+    used = {"dequantizer": there | {"step": int(state.step)}}
     return Variational(state.ema_params, trainer.task.flow, experiment.pixel_range.levels), used
 
 

@@ -60,6 +60,8 @@ PROCESSES: dict[str, Callable[..., Perturbation]] = {
 CHAIN_ENTRIES = {"smld": ("sigma_min", "sigma_max", "n"), "ddpm": ("beta_min", "beta_max", "n")}
 NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+EXACT_DIMENSIONS = 1024
+"""Largest images whose divergence may be computed exactly."""
 IN_MEMORY_BYTES = 2**30
 """Image sets up to this size are decoded once and kept."""
 
@@ -460,6 +462,11 @@ def build_likelihood(
     flow = build_flow(section, process)
     assert isinstance(process, GaussianSDE)
     with _blame("eval"):
+        if section.probes == 0 and math.prod(shape) > EXACT_DIMENSIONS:
+            raise UserError(
+                f"config.eval.probes=0, the exact trace, takes one derivative for each of {math.prod(shape)} dimensions, too "
+                f"many above {EXACT_DIMENSIONS}; use probes >= 1"
+            )
         nats = section.bits_tol * math.prod(shape) * math.log(2)
         ode = ODELikelihood(flow, section.probes, tolerance=nats) if section.probes >= 0 else None
         bound = (
@@ -599,7 +606,10 @@ def _check_names(section: str, given, known) -> None:
 def _check_complete(section: str, given, needed) -> None:
     missing = [name for name in needed if name not in given]
     if missing:
-        raise UserError(f"{section} lacks {', '.join(missing)}; the files in configs/ have every entry")
+        raise UserError(
+            f"{section} lacks {', '.join(missing)}; the files in configs/ have every entry. To a run of an older version add "
+            "them in its config.json"
+        )
 
 
 def _fraction(entry: str, value: float) -> float:

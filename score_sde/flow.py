@@ -51,7 +51,8 @@ class Flow:
         sde: gives the coefficients and the interval [t_min, t_max].
         solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5, Dopri8, ...).
         rtol, atol: a step may err by (atol + rtol)/4 in y, which is of order 1, by the root mean square over a sample's
-            entries. Errors grow on the way: there and back, mixtures in 2 to 64 dimensions return to within 5 (atol + rtol).
+            entries; what is integrated beside it has tolerances of its own. Errors grow on the way: there and back, mixtures
+            in 2 to 64 dimensions return to within 5 (atol + rtol).
         steps: number of equal steps; 0 chooses them by the error.
         variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. t is the
             cheaper or the more exact: evaluations for log p at 1e-5 (median error in nats), t against log_snr: mixtures in 64

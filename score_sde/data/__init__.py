@@ -11,6 +11,7 @@ from score_sde.data.sources import (
     Source,
     TFDSSource,
     digits,
+    fingerprint,
     in_memory,
     take,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "center_crop",
     "crop_resize",
     "digits",
+    "fingerprint",
     "in_memory",
     "resize",
     "resize_crop",

@@ -73,10 +73,13 @@ class Pieces:
                 ) from error
         if not tables:
             return {}
-        rows = {
-            name: column.to_numpy()
-            for name, column in zip(tables[0].column_names, pyarrow.concat_tables(tables).columns)
-        }
+        try:
+            table = pyarrow.concat_tables(tables)
+        except pyarrow.ArrowException as error:
+            raise UserError(
+                f"{self.folder} holds pieces with different columns, of different versions; move it away to evaluate anew"
+            ) from error
+        rows = {name: column.to_numpy() for name, column in zip(table.column_names, table.columns)}
         order = np.lexsort((rows["index"], rows["pass"]))
         rows = {name: column[order] for name, column in rows.items()}
         twice = (np.diff(rows["index"]) == 0) & (np.diff(rows["pass"]) == 0)
@@ -109,7 +112,8 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
 
     Images are the independent units; the passes of an image are averaged first. With several passes the variance between
     passes of one image is that of dequantization and probes together; the probes' share is known where several were drawn
-    (`standard_error` column), the rest is dequantization; what remains between images is the data's.
+    (`standard_error` column), the rest is dequantization; what remains between images is the data's. Of a bound the draws of
+    time and noise come in between, and only the data's share is told.
     """
     from scipy.special import stdtrit
 
@@ -122,11 +126,8 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
     error = math.sqrt(spread / images) if images > 1 else math.nan
     radius = float(stdtrit(images - 1, 0.975)) * error if images > 1 else math.nan
     within = float(table.var(axis=1, ddof=1).mean()) if passes > 1 else math.nan
-    probe = (
-        float(np.mean(rows["standard_error"].astype(np.float64) ** 2))
-        if "standard_error" in rows
-        else math.nan
-    )
+    exact = column == "bits_per_dim" and "standard_error" in rows  # whose probes the standard error is of
+    probe = float(np.mean(rows["standard_error"].astype(np.float64) ** 2)) if exact else math.nan
     return {
         "mean": float(means.mean()),
         "standard_error": error,

@@ -54,7 +54,10 @@ class Loop:
             self.batches.set_state(host["data"])
             self._window = host["window"]
         self.step = int(self.state.step)
-        return self.step < self.settings["steps"]
+        if self.step < self.settings["steps"]:
+            return True
+        self._checkpoints.close()
+        return False
 
     def run(
         self,

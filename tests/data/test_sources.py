@@ -16,6 +16,7 @@ from score_sde.data.sources import (
     Source,
     TFDSSource,
     digits,
+    fingerprint,
     in_memory,
     take,
 )
@@ -442,3 +443,14 @@ def test_in_memory_keeps_everything_in_order(tmp_path):
     np.testing.assert_array_equal(memory.labels, np.arange(600))
     with pytest.raises(UserError, match="need 0 MB in memory; the limit is"):
         in_memory(source, max_bytes=1000)
+
+
+def test_fingerprints_tell_image_sets_apart():
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
+    one = fingerprint(ArraySource(images, name="a"))
+    assert one == fingerprint(ArraySource(images.copy(), name="a"))
+    changed = images.copy()
+    changed[-1, 0, 0, 0] ^= 1
+    assert one != fingerprint(ArraySource(changed, name="a"))
+    assert one != fingerprint(ArraySource(images[:-1], name="a"))
+    assert one != fingerprint(ArraySource(images, name="b"))

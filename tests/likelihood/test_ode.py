@@ -61,8 +61,8 @@ FAST = {
     ("2", "ve", "log_snr", "dopri5"),
     ("2", "subvp", "t", "tsit5"),
     ("16", "edm", "t", "dopri8"),
-    ("8x8", "vp", "log_snr", "dopri5"),
-    ("8x8", "subvp", "t", "dopri5"),
+    ("8x8", "vp", "t", "dopri5"),
+    ("8x8", "subvp", "log_snr", "dopri5"),
     ("8x8", "edm", "log_snr", "dopri5"),
 }
 
