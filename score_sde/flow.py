@@ -56,8 +56,8 @@ class Flow:
         steps: number of equal steps; 0 chooses them by the error.
         variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. t is the
             cheaper or the more exact: evaluations for log p at 1e-5 (median error in nats), t against log_snr: mixtures in 64
-            dimensions, VP 141 (7e-7), 189 (8e-6), sub-VP 158 (2e-6), 226 (3e-6), EDM 201 (2e-6), 181 (5e-6), for VE both are
-            one; DDPM++ trained on digits, in single precision 591 (1e-2), 594 (2e-2), at 1e-3 357 (1e-2), 334 (4e-2).
+            dimensions, VP 129 (2e-6), 179 (5e-6), sub-VP 146 (2e-6), 241 (5e-6), EDM 174 (4e-6), 179 (3e-6), for VE both are
+            one; DDPM++ trained on digits, in single precision, at 1e-4 246 (5e-2), 289 (4e-2), at 1e-3 150 (3e-2), 120 (7e-2).
         max_steps: per sample, accepted and rejected together.
     """
 
