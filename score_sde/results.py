@@ -1,6 +1,7 @@
 """What the modes after training leave in a folder: summaries of likelihoods, encodings, decoded latents, interpolations."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def likelihood_folder(workdir: Path, split: str, step: int) -> Path:
 
 def likelihood_folders(workdir: Path, split: str) -> dict[int, Path]:
     """Step -> folder of rows, ascending; raises UserError where there is none."""
-    paths = (workdir / "eval").glob(f"likelihood_{split}_step_*")
-    found = {int(path.name.split("_")[-1]): path for path in paths if (path / "settings.json").exists()}
+    found = {}
+    for path in (workdir / "eval").glob(f"likelihood_{split}_step_*"):
+        name = re.fullmatch(rf"likelihood_{split}_step_([0-9]+)", path.name)  # not one that was moved away
+        if name and (path / "settings.json").exists():
+            found[int(name[1])] = path
     if not found:
         raise UserError(
             f"{workdir} holds no likelihoods of the {split} images; make them with --mode likelihood"

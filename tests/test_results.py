@@ -43,7 +43,7 @@ def test_curves_are_drawn_where_there_is_something_to_compare(tmp_path) -> None:
 
 
 def test_folders_are_ordered_by_step(tmp_path) -> None:
-    for step in (100, 20, 3):
+    for step in ("100", "20", "3", "20_old", "20_1", "9.bak"):  # the last three were moved away
         folder = tmp_path / "eval" / f"likelihood_test_step_{step}"
         folder.mkdir(parents=True)
         (folder / "settings.json").write_text("{}")
