@@ -1,9 +1,9 @@
 """Images and latents that a user hands to a trained model: image files, folders and npz files."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, Num
@@ -131,10 +131,10 @@ def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std:
             "(number, height, width, channels)"
         )
     if kind == "images":
-        _check_levels(path, values, levels, entries.get("levels"))
+        _check_levels(path, values, levels, _scalar(path, entries, "levels"))
         values = values.astype(np.uint8 if levels <= 256 else np.uint16)
     else:
-        _check_latents(path, values, prior_std, entries.get("prior_std"))
+        _check_latents(path, values, prior_std, _scalar(path, entries, "prior_std"))
         values = values.astype(np.float32)
     given = entries.get("names", np.zeros(0, str))
     names = (
@@ -145,6 +145,10 @@ def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std:
     labels = entries.get("label", np.zeros(0, np.int32))
     if labels.shape != values.shape[:1]:
         labels = np.zeros(len(values), np.int32)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"`label` in {path} is {labels.dtype}; labels are integers. Number them, or leave it out"
+        )
     return Inputs([str(name) for name in names], kind, values, labels.astype(np.int32))
 
 
@@ -156,21 +160,34 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is no readable npz file ({error})") from error
 
 
-def _check_levels(path: Path, values: np.ndarray, levels: int, theirs: Any) -> None:
+def _scalar(path: Path, entries: Mapping[str, np.ndarray], name: str) -> float | None:
+    """An entry that is one number, or None where there is no such entry."""
+    if name not in entries:
+        return None
+    entry = entries[name]
+    if entry.size != 1 or entry.dtype.kind not in "iuf":
+        raise UserError(
+            f"`{name}` in {path} is {entry.dtype} of shape {entry.shape}; it must be one number. Correct it, or leave it out"
+        )
+    return float(entry.item())
+
+
+def _check_levels(path: Path, values: np.ndarray, levels: int, theirs: float | None) -> None:
     if not np.issubdtype(values.dtype, np.integer):
-        bad = " with values that are not finite" if not np.isfinite(values).all() else ""
+        floating = np.issubdtype(values.dtype, np.floating)
+        bad = " with values that are not finite" if floating and not np.isfinite(values).all() else ""
         raise UserError(
             f"`images` in {path} are {values.dtype}{bad}; they must be integer levels 0 .. {levels - 1}. Round them first"
         )
-    if theirs is not None and int(theirs) != levels:
-        raise UserError(f"`images` in {path} have {int(theirs)} levels; the model's have {levels}")
+    if theirs is not None and theirs != levels:
+        raise UserError(f"`images` in {path} have {theirs:g} levels; the model's have {levels}")
     if values.min() < 0 or values.max() >= levels:
         raise UserError(
             f"`images` in {path} have values {values.min()} .. {values.max()}; the model's levels are 0 .. {levels - 1}"
         )
 
 
-def _check_latents(path: Path, values: np.ndarray, prior_std: float | None, theirs: Any) -> None:
+def _check_latents(path: Path, values: np.ndarray, prior_std: float | None, theirs: float | None) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"`z` in {path} is {values.dtype}; latents are floating-point numbers")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
@@ -178,8 +195,8 @@ def _check_latents(path: Path, values: np.ndarray, prior_std: float | None, thei
         raise UserError(
             f"{len(bad)} of {len(values)} latents in {path} are not finite (numbers {bad[:5].tolist()}); remove them"
         )
-    if theirs is not None and prior_std is not None and not np.isclose(float(theirs), prior_std):
+    if theirs is not None and prior_std is not None and not np.isclose(theirs, prior_std):
         raise UserError(
-            f"the latents in {path} are of a process with prior_std={float(theirs):g}, this model's has {prior_std:g}; "
+            f"the latents in {path} are of a process with prior_std={theirs:g}, this model's has {prior_std:g}; "
             "encode the images with this model"
         )

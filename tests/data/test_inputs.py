@@ -135,6 +135,26 @@ def test_npz_files_that_do_not_fit(tmp_path: Path, arrays: dict, message: str) -
     refused(message, npz(tmp_path / "a.npz", **arrays))
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"levels": [256, 256]}, r"`levels` in .* is int64 of shape \(2,\); it must be one number"),
+        ({"levels": 256.5}, "have 256.5 levels; the model's have 256"),
+        ({"levels": "many"}, r"`levels` in .* is <U4 of shape \(\); it must be one number"),
+        ({"label": ["cat"]}, "`label` in .* is <U3; labels are integers"),
+        ({"images": np.full((1, *GREY), "x")}, "`images` in .* are <U1; they must be integer levels"),
+    ],
+)
+def test_entries_beside_images_that_make_no_sense(tmp_path: Path, more: dict, message: str) -> None:
+    refused(message, npz(tmp_path / "a.npz", **{"images": np.zeros((1, *GREY), int)} | more))
+
+
+@pytest.mark.parametrize("prior_std", ["one", [1.0, 1.0], [], True])
+def test_prior_std_is_one_number(tmp_path: Path, prior_std) -> None:
+    path = npz(tmp_path / "a.npz", z=np.zeros((1, *GREY)), prior_std=prior_std)
+    refused(r"`prior_std` in .* of shape .*; it must be one number", path, prior_std=1.0)
+
+
 def test_damaged_npz(tmp_path: Path) -> None:
     path = npz(tmp_path / "a.npz", z=np.zeros((1, *GREY)))
     path.write_bytes(path.read_bytes()[:60])
