@@ -260,13 +260,14 @@ def encode(
     given = inputs_lib.join(read_inputs(config, input, ["images"]) if input else split_images(config))
     names, images = given.names, given.values
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    folder = result_folder(output, workdir, f"encode_step_{step}")
     codec = make_codec(experiment, config, mesh)
     with tqdm(total=2 * len(images), unit="image", dynamic_ncols=True, desc="encoding, decoding") as bar:
         encoded = codec.encode(state.ema_params, images, names, bar.update)
         decoded = codec.decode(state.ema_params, encoded.values, names, bar.update)
-    folder = output or workdir / "flow" / f"encode_step_{step}"
     if jax.process_index() == 0:
-        summary = results.save_encoding(folder, codec, given, encoded, decoded, solved_with(config, step))
+        with results.writing(folder):
+            summary = results.save_encoding(folder, codec, given, encoded, decoded, solved_with(config, step))
         nfe, error = summary["nfe"], summary["round_trip"]
         print(
             f"{len(images)} latents of checkpoint {step} ({nfe['mean']:.0f} evaluations, at most {nfe['max']}): {folder}\n"
@@ -291,6 +292,7 @@ def decode(
     """
     given = inputs_lib.join(read_inputs(config, input, ["z"])) if input else None
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    folder = result_folder(output, workdir, f"decode_step_{step}")
     codec = make_codec(experiment, config, mesh)
     if given:
         names, z = given.names, given.values
@@ -301,10 +303,10 @@ def decode(
     z = np.float32(temperature) * z
     with tqdm(total=len(z), unit="image", dynamic_ncols=True, desc="decoding") as bar:
         decoded = codec.decode(state.ema_params, z, names, bar.update)
-    folder = output or workdir / "flow" / f"decode_step_{step}"
     if jax.process_index() == 0:
         how = solved_with(config, step) | {"temperature": temperature}
-        nfe = results.save_decoding(folder, codec, names, z, decoded, how)["nfe"]
+        with results.writing(folder):
+            nfe = results.save_decoding(folder, codec, names, z, decoded, how)["nfe"]
         print(
             f"{len(z)} images of checkpoint {step} ({nfe['mean']:.0f} evaluations, at most {nfe['max']}): {folder}"
         )
@@ -327,6 +329,7 @@ def interpolate(
     given = read_inputs(config, input, ["z", "images"]) if input else split_images(config, first=8)
     names = [name for part in given for name in part.names]
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    folder = result_folder(output, workdir, f"interpolate_step_{step}")
     codec = make_codec(experiment, config, mesh)
     latents = [
         codec.encode(state.ema_params, part.values, part.names).values
@@ -339,10 +342,10 @@ def interpolate(
     places = [f"frame {i % frames} of pair {i // frames}" for i in range(len(flat))]
     with tqdm(total=len(flat), unit="image", dynamic_ncols=True, desc="decoding") as bar:
         decoded = codec.decode(state.ema_params, flat, places, bar.update)
-    folder = output or workdir / "flow" / f"interpolate_step_{step}"
     if jax.process_index() == 0:
         how = solved_with(config, step) | {"temperature": temperature}
-        results.save_interpolation(folder, codec, names, z, decoded, how)
+        with results.writing(folder):
+            results.save_interpolation(folder, codec, names, z, decoded, how)
         print(f"{len(z)} interpolations of {frames} frames, checkpoint {step}: {folder}")
     return folder
 
@@ -570,6 +573,14 @@ def split_images(config: ml_collections.ConfigDict, first: int = 0) -> list[inpu
     count = min(first or section.num_examples or len(source), len(source))
     found, names = take(source, np.arange(count)), [f"{section.split} {i}" for i in range(count)]
     return [inputs_lib.Inputs(names, "images", found["image"], labels=found["label"])]
+
+
+def result_folder(output: Path | None, workdir: Path, name: str) -> Path:
+    """Where a result of the probability flow goes; raises UserError, before the ODE is solved, where it cannot."""
+    folder = output or workdir / "flow" / name
+    if jax.process_index() == 0:
+        results.check_writable(folder)
+    return folder
 
 
 def solved_with(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What the modes after training leave in a folder: summaries of likelihoods, encodings, decoded latents, interpolations."""
 
+import contextlib
 import io
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,30 @@ COLUMNS = ("bits_per_dim", "bound_bits_per_dim")
 SHOWN = 64
 """Images in a grid."""
 Summary = dict[str, Any]
+
+
+# Folders
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises UserError where something in this context cannot be written into `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}); choose another folder with --output"
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError where `folder` could not be made or written to; makes nothing."""
+    with writing(folder):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(None, f"{there} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(None, f"no permission to write into {there}")
 
 
 # Likelihoods

@@ -720,6 +720,8 @@ def test_inputs_that_do_not_fit_are_refused_and_nothing_is_written(trained: Path
     refused("--frames means nothing to --mode decode", "decode", **workdir, frames=3)
     refused("one result; leave it out", "decode", **workdir, output=str(tmp_path), checkpoint="10,20")
     refused("does not split over", "encode", "--config.eval.batch_size=7", **workdir)
+    for mode in ("encode", "decode", "interpolate"):
+        refused("wide.png is a file", mode, *FLOW, **workdir, output=str(tmp_path / "wide.png"))
     assert sorted(trained.rglob("*")) == before
 
 

@@ -1,10 +1,19 @@
 """Tables and pictures of several runs."""
 
+import os
+
 import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.results import comparison, likelihood_folders, save_curves, summarize_rows
+from score_sde.results import (
+    check_writable,
+    comparison,
+    likelihood_folders,
+    save_curves,
+    summarize_rows,
+    writing,
+)
 
 
 def rows(level: float, bound: bool = False) -> dict[str, np.ndarray]:
@@ -51,3 +60,22 @@ def test_folders_are_ordered_by_step(tmp_path) -> None:
     assert list(likelihood_folders(tmp_path, "test")) == [3, 20, 100]
     with pytest.raises(UserError, match="no likelihoods of the train images"):
         likelihood_folders(tmp_path, "train")
+
+
+def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(tmp_path, monkeypatch) -> None:
+    check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "deep")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=rf"cannot write to {folder} \(.*file is a file\); .*--output"):
+            check_writable(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match="no permission to write into"):
+        check_writable(tmp_path / "new")
+
+
+def test_a_failure_to_write_is_a_message(tmp_path) -> None:
+    (tmp_path / "latents.npz").mkdir()
+    with pytest.raises(UserError, match=r"cannot write to .*Is a directory"), writing(tmp_path):
+        (tmp_path / "latents.npz").write_bytes(b"")
