@@ -40,7 +40,7 @@ from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Trainer
-from score_sde.workdir import claim, resolve, resolve_trained, write_json
+from score_sde.workdir import check_apart, claim, resolve, resolve_trained, write_json
 
 PREVIEW = 64
 """Images in a grid."""
@@ -681,6 +681,7 @@ def run(
     """
     options = parse_options(mode, {"shard": shard, **flags})
     runs = parse_runs(config_file, workdir)
+    check_apart(runs, overrides)
     if mode in FRESH:
         if checkpoints is not None:
             raise UserError(

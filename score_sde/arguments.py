@@ -45,10 +45,7 @@ def parse_runs(config_files: str | None, workdirs: str | None) -> list[tuple[str
         )
     if not (configs or directories):
         raise UserError("name a configuration with --config, or an existing run with --workdir")
-    runs: list[tuple[str | None, str | None]] = list(itertools.zip_longest(configs, directories))
-    if len(set(runs)) < len(runs):
-        raise UserError(f"a run is named twice in {workdirs or config_files}")
-    return runs
+    return list(itertools.zip_longest(configs, directories))
 
 
 def name_of(config_file: str | None, workdir: str | None) -> str:

@@ -6,6 +6,7 @@ dequantizer/ (settings.json, its own checkpoints/ and metrics.jsonl)
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -93,6 +94,19 @@ def resolve_trained(
     config_lib.override(trained, overrides)
     check_weights(directory, trained)
     return trained, directory
+
+
+def check_apart(runs: Sequence[tuple[str | None, str | None]], overrides: list[tuple[str, str]]) -> None:
+    """Raises UserError where two of several runs (configuration, working directory) lie in one directory, however written."""
+    seen: dict[Path, str] = {}
+    for config_file, workdir in runs if len(runs) > 1 else ():
+        place = Path(workdir) if workdir else resolve(config_file, None, overrides)[1]
+        name = f"{config_file or ''} {workdir or ''}".strip()
+        if place.resolve() in seen:
+            raise UserError(
+                f"{seen[place.resolve()]!r} and {name!r} are both in {place}: that run is named twice. Name each run once."
+            )
+        seen[place.resolve()] = name
 
 
 def write_json(path: Path, values: dict) -> None:

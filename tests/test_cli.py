@@ -603,6 +603,11 @@ def test_a_sweep_over_runs_does_the_others_and_compares(
     ]
 
 
+def test_several_runs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    one = str(tmp_path / "one")
+    refused("named twice", "eval", config=None, workdir=f"{one},{one}/")
+
+
 def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
     run = {"config": None, "workdir": str(evaluated)}
     refused("must be i/n", "likelihood", **run, shard="2/2")
