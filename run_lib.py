@@ -691,11 +691,19 @@ def run(
             raise UserError(f"--mode {mode} takes one run; got {len(runs)}")
         FRESH[mode](*resolve(*runs[0], overrides))
     elif mode == "summarize":
+        output = options.get("output")
+        if output and len(runs) == 1:
+            raise UserError(
+                "--output is where --mode summarize compares several runs; leave it out for one, whose summaries lie in its eval/"
+            )
+        if output:
+            results.check_writable(output)
         jobs = {name_of(*names): functools.partial(_summarize, *names, overrides) for names in runs}
         done, failed = attempt(jobs)
         if len(runs) > 1 and done:
-            folder = options.get("output") or resolve(*runs[0], overrides)[1] / "eval"
-            compare(done, folder)
+            folder = output or resolve(*runs[0], overrides)[1] / "eval"
+            with results.writing(folder):
+                compare(done, folder)
         raise_failed(failed, len(jobs))
     else:
         if "output" in options and (len(runs) > 1 or "," in str(checkpoints) or checkpoints == "all"):

@@ -606,6 +606,10 @@ def test_a_sweep_over_runs_does_the_others_and_compares(
 def test_several_runs_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     one = str(tmp_path / "one")
     refused("named twice", "eval", config=None, workdir=f"{one},{one}/")
+    refused("several runs; leave it out for one", "summarize", config=None, workdir=one, output=one)
+    (tmp_path / "file").write_text("")
+    several = {"config": None, "workdir": f"{one},{tmp_path}"}
+    refused("file is a file", "summarize", **several, output=str(tmp_path / "file"))
 
 
 def test_bad_likelihood_requests_are_refused(evaluated: Path) -> None:
