@@ -219,7 +219,7 @@ def likelihood(
     for number, missing in enumerate(todo):
         for start in range(0, len(missing), size):
             rows = evaluator(state.ema_params, key, missing[start : start + size], number)
-            results.check_solved(rows)
+            results.check_solved(rows, pieces.folder)
             if jax.process_index() == 0:
                 pieces.write(rows)
             bar.update(len(rows["index"]))

@@ -73,14 +73,24 @@ def likelihood_folders(workdir: Path, split: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def check_solved(rows: Rows) -> None:
-    """Raises UserError, naming the images, where the ODE solver gave up; nothing of such a batch is written."""
+def check_solved(rows: Rows, folder: Path) -> None:
+    """Raises UserError, naming the images, where the ODE solver gave up or a result is not finite: such rows are not written.
+
+    `folder` holds the rows written before.
+    """
     failed = rows["index"][~rows["success"]] if "success" in rows else rows["index"][:0]
     if len(failed):
         raise UserError(
             f"the ODE of {len(failed)} images could not be solved (images {failed[:5].tolist()}): too many steps, or values that "
-            "are not finite. Rows written before are kept. Try larger config.eval.rtol and atol, in a fresh folder."
+            f"are not finite. Rows written before are kept in {folder}; for larger config.eval.rtol and atol move it away first."
         )
+    for name in COLUMNS:
+        bad = rows["index"][~np.isfinite(rows[name])] if name in rows else rows["index"][:0]
+        if len(bad):
+            raise UserError(
+                f"{name} of {len(bad)} images is not finite (images {bad[:5].tolist()}): the weights give no usable score there. "
+                f"Rows written before are kept in {folder}. Try another --checkpoint, or config.model.dtype=float32."
+            )
 
 
 def summarize_rows(rows: Rows, step: int) -> Summary:

@@ -7,6 +7,7 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.results import (
+    check_solved,
     check_writable,
     comparison,
     likelihood_folders,
@@ -79,3 +80,22 @@ def test_a_failure_to_write_is_a_message(tmp_path) -> None:
     (tmp_path / "latents.npz").mkdir()
     with pytest.raises(UserError, match=r"cannot write to .*Is a directory"), writing(tmp_path):
         (tmp_path / "latents.npz").write_bytes(b"")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("column", ["bits_per_dim", "bound_bits_per_dim"])
+def test_rows_that_are_not_finite_are_refused_by_image(tmp_path, column: str, bad: float) -> None:
+    found = rows(2.5, bound=True)
+    check_solved(found, tmp_path)
+    found["index"] = found["index"] + 40
+    found[column][3] = bad
+    with pytest.raises(UserError, match=rf"^{column} of 1 images .*images \[43\].*kept in {tmp_path}"):
+        check_solved(found, tmp_path)
+
+
+def test_unsolved_rows_say_what_to_move_away(tmp_path) -> None:
+    found = rows(2.5) | {"success": np.arange(9) % 4 != 2}
+    with pytest.raises(
+        UserError, match=rf"ODE of 2 images .*images \[2, 6\].*kept in {tmp_path}; .*move it away"
+    ):
+        check_solved(found, tmp_path)
