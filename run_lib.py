@@ -157,7 +157,10 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
 def evaluate(
     config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None
 ) -> dict[str, float]:
-    """Held-out loss of the averaged weights, with its standard error: eval/step_N.json."""
+    """Held-out loss of the averaged weights, with its standard error: eval/step_N_TIMES.json.
+
+    TIMES is config.training.times: the losses of one checkpoint with other times lie side by side.
+    """
     heldout = open_source(config.data, train=False)
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
@@ -166,11 +169,12 @@ def evaluate(
     )
     images = losses.mean(axis=0)
     error = float(images.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan
+    how = {name: config.training[name] for name in ("times", "likelihood_weighting")}
     result = {"step": step, "eval_loss": float(images.mean()), "standard_error": error, "images": len(images)}
     if jax.process_index() == 0:
         folder = workdir / "eval"
         folder.mkdir(exist_ok=True)
-        write_json(folder / f"step_{step}.json", result)
+        write_json(folder / f"step_{step}_{how['times']}.json", result | how)
         print(
             f"held-out loss at step {step}: {result['eval_loss']:.6g} +- {error:.2g} ({len(images)} images)"
         )

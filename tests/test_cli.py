@@ -156,7 +156,7 @@ def test_default_workdir_is_named_after_the_recipe(trained: Path) -> None:
     out, _ = run(
         "--config", REPOSITORY / RECIPE, "--mode", "eval", "--checkpoint", "10", cwd=trained.parents[1]
     )
-    assert "held-out loss at step 10" in out and (trained / "eval" / "step_10.json").exists()
+    assert "held-out loss at step 10" in out and (trained / "eval" / "step_10_uniform.json").exists()
 
 
 # What a run leaves behind
@@ -205,12 +205,18 @@ def test_sample_writes_all_samples_of_any_checkpoint(trained: Path) -> None:
 
 def test_eval_repeats_the_held_out_loss_of_training(trained: Path) -> None:
     out, _ = run("--mode", "eval", "--workdir", trained)
-    result = json.loads((trained / "eval" / "step_20.json").read_text())
+    result = json.loads((trained / "eval" / "step_20_uniform.json").read_text())
     wanted = next(row["eval_loss"] for row in reversed(rows(trained)) if "eval_loss" in row)
     assert result["step"] == 20 and result["images"] == len(digits("test")) == 360
     np.testing.assert_allclose(result["eval_loss"], wanted, rtol=1e-5)
     assert 0 < result["standard_error"] < 0.1
     assert "held-out loss at step 20" in out
+    assert result["times"] == "uniform" and result["likelihood_weighting"] == 0
+    few = [("eval.num_examples", "8"), ("eval.batch_size", "8"), ("training.times", "log_snr")]
+    run_lib.run("eval", None, few, str(trained))
+    assert json.loads((trained / "eval" / "step_20_uniform.json").read_text()) == result
+    other = json.loads((trained / "eval" / "step_20_log_snr.json").read_text())
+    assert other["times"] == "log_snr" and other["images"] == 8
 
 
 def test_report_is_one_offline_page(trained: Path) -> None:
