@@ -109,7 +109,7 @@ def test_help_is_quick_because_it_imports_no_jax() -> None:
         "--mode",
         "--workdir",
         "--checkpoint",
-        "train|sample|eval|likelihood|summarize|encode|decode|interpolate|report|dry_run",
+        "train|train_dequantizer|sample|eval|likelihood|summarize|encode|decode|interpolate|report|dry_run",
     ):
         assert flag in process.stdout
 
@@ -132,7 +132,7 @@ def test_overrides_are_told_from_other_flags() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode", "walk"], "train|sample|eval"),
+        (["--mode", "walk"], "train|train_dequantizer|sample|eval"),
         ([], "--mode"),
         (["--mode", "train", "--stepz=3"], "stepz"),
         (["--mode", "train", "file.py"], "file.py"),
