@@ -56,7 +56,7 @@ class Flow:
         steps: number of equal steps; 0 chooses them by the error.
         variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. t is the
             cheaper or the more exact: evaluations for log p at 1e-5 (median error in nats), t against log_snr: mixtures in 64
-            dimensions, VP 129 (2e-6), 179 (5e-6), sub-VP 146 (2e-6), 241 (5e-6), EDM 174 (4e-6), 179 (3e-6), for VE both are
+            dimensions, VP 156 (4e-7), 220 (1e-6), sub-VP 184 (3e-7), 276 (6e-7), EDM 227 (1e-6), 211 (9e-7), for VE both are
             one; DDPM++ trained on digits, in single precision, at 1e-4 246 (5e-2), 289 (4e-2), at 1e-3 150 (3e-2), 120 (7e-2).
         max_steps: per sample, accepted and rejected together.
     """

@@ -48,7 +48,8 @@ class ODELikelihood:
         probes: number of random directions v in Hutchinson's estimate v^T (df~/dx) v of the divergence, fixed along the
             path; 0 takes the exact trace, D derivatives per evaluation.
         distribution: of v: "rademacher" (signs; smaller variance) or "gaussian".
-        tolerance: nats that a step may err by in log p, by default the flow's atol. Of an image hundredths of a nat are
+        tolerance: nats that a step may err by in log p, by default half the flow's tolerance of y: then 64 samples of mixtures in
+            64 dimensions err by less than 1e-4 at rtol = atol = 1e-5 in double precision. Of an image hundredths of a nat are
             mostly enough, and cost half the evaluations or less. Nothing to a flow with fixed steps.
     """
 
@@ -93,7 +94,7 @@ class ODELikelihood:
         first, last = (self.flow.scale(t, x.dtype) for t in (sde.t_min, sde.t_max))
         start = (x / first, jnp.zeros((len(x), self.probes or 1), x.dtype))
         rounding = ROUNDING * x[0].size * float(jnp.finfo(x.dtype).eps)
-        tolerance = self.flow.atol if self.tolerance is None else self.tolerance
+        tolerance = self.flow.tolerance / 2 if self.tolerance is None else self.tolerance
         tolerances = (self.flow.tolerance, max(tolerance, rounding))
         (y, integrals), nfe, success = self.flow.solve(augmented, start, sde.t_min, sde.t_max, v, tolerances)
         z = last * y
