@@ -791,8 +791,8 @@ def test_a_trained_dequantizer_is_used_and_goes_on(evaluated: Path, tmp_path: Pa
     assert (np.abs(found["log_q"]) > 1e-3).all() and (uniform["log_q"] == 0).all()
     logp = -(found["bits_per_dim"] - np.log2(17) + 1) * 64 * np.log(2)
     np.testing.assert_allclose(logp, found["logp"] - found["log_q"], rtol=1e-4)
-    settings = json.loads((folder / "settings.json").read_text())
-    assert settings["dequantizer_score_checkpoint"] == 20 and settings["dequantizer_step"] == 10
+    used = json.loads((folder / "settings.json").read_text())["dequantizer"]
+    assert used["score_checkpoint"] == 20 and used["step"] == 10
     out, _ = run("--mode", "summarize", "--workdir", workdir, variational, *BITS)
     assert "likelihood_test_variational_step_20" in out
 
