@@ -147,8 +147,14 @@ class Flow:
             first = (ends[1] - ends[0]) / self.steps
             limit = self.steps + 1  # rounding may leave a sliver
         else:
+            # Growth is limited: of a step much longer than the last the error estimate may be small by accident.
             control = diffrax.PIDController(
-                0.0, 1.0, pcoeff=0.2, icoeff=0.7, norm=lambda errors: _worst(errors, tolerances)
+                0.0,
+                1.0,
+                pcoeff=0.2,
+                icoeff=0.7,
+                factormax=3.0,
+                norm=lambda errors: _worst(errors, tolerances),
             )
             first, limit = 1e-3 * (ends[1] - ends[0]), self.max_steps
 
