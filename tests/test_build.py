@@ -474,3 +474,12 @@ def test_open_source_checks_shape_and_levels() -> None:
         build.open_source(config("ve", "data.levels=256").data, train=True)
     with pytest.raises(UserError, match=r"no split 'foo'; known splits: train, test"):
         build.open_source(config("ve", "data.train_split=foo").data, train=True)
+
+
+def test_likelihood_tolerance_is_in_bits_per_dimension():
+    section = config("vp", "eval.bits_tol=1e-3", "eval.rtol=1e-2", "eval.variable=log_snr").eval
+    ode, bound = build.build_likelihood(section, VP(), (4, 8, 3))
+    assert bound is None and ode.flow.rtol == 1e-2 and ode.flow.variable == "log_snr"
+    np.testing.assert_allclose(ode.tolerance, 1e-3 * 96 * np.log(2))
+    with pytest.raises(UserError, match="one derivative for each of 3072 dimensions, too many above 1024"):
+        build.build_likelihood(config("vp", "eval.probes=0").eval, VP(), (32, 32, 3))

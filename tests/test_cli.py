@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -740,7 +742,7 @@ def test_inputs_that_do_not_fit_are_refused_and_nothing_is_written(trained: Path
     assert sorted(trained.rglob("*")) == before
 
 
-FLOW = [
+SMALL_FLOW = [
     *(
         "--config.dequantizer.filters=4",
         "--config.dequantizer.components=2",
@@ -761,10 +763,10 @@ def test_a_trained_dequantizer_is_used_and_goes_on(evaluated: Path, tmp_path: Pa
     refused(
         "holds no dequantizer; train one: .*--mode train_dequantizer", "likelihood", variational, **run_of
     )
-    refused("heads, width 4", "train_dequantizer", *FLOW, "--config.dequantizer.heads=3", **run_of)
+    refused("heads, width 4", "train_dequantizer", *SMALL_FLOW, "--config.dequantizer.heads=3", **run_of)
     again = tmp_path / "again"
     shutil.copytree(workdir, again)
-    out, _ = run("--mode", "train_dequantizer", "--workdir", workdir, *FLOW, *BITS)
+    out, _ = run("--mode", "train_dequantizer", "--workdir", workdir, *SMALL_FLOW, *BITS)
     assert (
         "dequantizer of checkpoint 20 trained for 10 steps. Use it: python main.py --mode likelihood" in out
     )
@@ -774,15 +776,18 @@ def test_a_trained_dequantizer_is_used_and_goes_on(evaluated: Path, tmp_path: Pa
             "train_dequantizer",
             "--workdir",
             again,
-            *FLOW,
+            *SMALL_FLOW,
             *BITS,
             f"--config.dequantizer.steps={steps}",
         )
     assert rows(again / "dequantizer") == rows(workdir / "dequantizer")
     assert [row["step"] for row in rows(workdir / "dequantizer") if "eval_loss" in row] == [5, 10]
-    other = ("train_dequantizer", *FLOW, "--config.dequantizer.lr=0.1")
+    other = ("train_dequantizer", *SMALL_FLOW, "--config.dequantizer.lr=0.1")
     refused("belongs to another dequantizer .lr: 0.001 there, 0.1 here", *other, **run_of)
-    refused("score_checkpoint: 20 there, 10 here", "train_dequantizer", *FLOW, **run_of, checkpoint="10")
+    refused("warmup: .* there, 3 here", "train_dequantizer", *SMALL_FLOW, "--config.optim.warmup=3", **run_of)
+    refused(
+        "score_checkpoint: 20 there, 10 here", "train_dequantizer", *SMALL_FLOW, **run_of, checkpoint="10"
+    )
     assert (workdir / "metrics.jsonl").read_text() == (evaluated / "metrics.jsonl").read_text()
 
     out, _ = run("--mode", "likelihood", "--workdir", workdir, variational, *BITS)
@@ -791,7 +796,9 @@ def test_a_trained_dequantizer_is_used_and_goes_on(evaluated: Path, tmp_path: Pa
     assert (np.abs(found["log_q"]) > 1e-3).all() and (uniform["log_q"] == 0).all()
     logp = -(found["bits_per_dim"] - np.log2(17) + 1) * 64 * np.log(2)
     np.testing.assert_allclose(logp, found["logp"] - found["log_q"], rtol=1e-4)
-    used = json.loads((folder / "settings.json").read_text())["dequantizer"]
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["source"].startswith("digits") and "360 images" in settings["source"]
+    used = settings["dequantizer"]
     assert used["score_checkpoint"] == 20 and used["step"] == 10
     out, _ = run("--mode", "summarize", "--workdir", workdir, variational, *BITS)
     assert "likelihood_test_variational_step_20" in out
@@ -812,3 +819,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert a.keys() == b.keys()
         for name in a:
             assert a[name] == pytest.approx(b[name], rel=1e-5 if "loss" in name else 1e-4), (a, b)
+
+
+def test_keys_of_a_dequantizer_are_none_of_the_models() -> None:
+    experiment = SimpleNamespace(seed=42)
+    model, other = run_lib.run_keys(experiment), run_lib.run_keys(experiment, "dequantizer")
+    steps = [jax.random.fold_in(model["train"], step) for step in range(8)]
+    seen = [tuple(jax.random.key_data(key).tolist()) for key in (*model.values(), *other.values(), *steps)]
+    assert len(set(seen)) == len(seen)

@@ -173,7 +173,7 @@ class TestHutchinson:
         flat = normal.transpose(1, 0, 2, 3, 4).reshape(6, -1)
         assert np.abs(np.corrcoef(flat) - np.eye(6)).max() < 5 / np.sqrt(flat.shape[1])
 
-    @pytest.mark.parametrize("settings", [{"probes": -1}, {"distribution": "sphere"}])
+    @pytest.mark.parametrize("settings", [{"probes": -1}, {"tolerance": 0.0}, {"distribution": "sphere"}])
     def test_refusals(self, settings):
         # The type checker of the tests would refuse a wrong literal before the class does.
         with pytest.raises(Exception if "distribution" in settings else ValueError):

@@ -88,3 +88,13 @@ def test_interval_of_few_images_is_students():
     assert found["mean"] == pytest.approx(3.0)
     assert found["standard_error"] == pytest.approx(np.sqrt(2.5 / 5))
     assert found["high"] == pytest.approx(3.0 + 2.776445 * np.sqrt(0.5))  # t quantile, 4 degrees of freedom
+
+
+def test_the_probes_of_the_ode_say_nothing_of_a_bound():
+    parts = [rows(np.arange(6), p) for p in range(2)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found["bound_bits_per_dim"] = found["bits_per_dim"] + np.repeat([0.0, 0.5], 6)
+    assert summarize(found)["variance_probe"] == pytest.approx(0.0004)
+    of_bound = summarize(found, "bound_bits_per_dim")
+    assert np.isnan(of_bound["variance_probe"]) and np.isnan(of_bound["variance_dequantization"])
+    assert of_bound["variance_data"] == pytest.approx(0.035 - 0.125 / 2)  # means 0 .. 0.5, passes 0.5 apart
