@@ -2,6 +2,7 @@
 
 from score_sde.networks.ddpm import DDPM
 from score_sde.networks.flowpp import FlowPP
+from score_sde.networks.ncsn import NCSN, NCSNv2
 from score_sde.networks.ncsnpp import NCSNpp
 
-__all__ = ["DDPM", "FlowPP", "NCSNpp"]
+__all__ = ["DDPM", "NCSN", "FlowPP", "NCSNpp", "NCSNv2"]

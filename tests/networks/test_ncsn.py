@@ -1,0 +1,207 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks.weights import FAST_COMPILE, compiled
+
+from score_sde.errors import UserError
+from score_sde.networks import NCSN, NCSNv2
+
+SMALL = NCSN(nf=4, num_classes=3)
+SMALLV2 = NCSNv2(nf=4, sigmas=(20.0, 2.0, 0.2))
+X = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 12, 3)), jnp.float32)
+LABELS = jnp.asarray([0, 1, 2], jnp.int32)
+
+
+@functools.lru_cache
+def _params(network):
+    """Parameters none of which is zero, so that every part matters."""
+    made = jax.eval_shape(network.init, jax.random.key(0), X, LABELS)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda a: jnp.asarray(0.15 * rng.normal(size=a.shape), jnp.float32), made)
+
+
+def _apply(network, params, x=X, labels=LABELS):
+    return np.asarray(compiled(network)(params, jnp.asarray(x), jnp.asarray(labels)))
+
+
+def test_ncsn_depends_on_the_level_of_each_image():
+    params = _params(SMALL)
+    output = _apply(SMALL, params)
+    for labels, same in (([0, 1, 0], [True, True, False]), ([2, 1, 2], [False, True, True])):
+        other = _apply(SMALL, params, labels=np.asarray(labels, np.int32))
+        changed = np.abs(other - output).max(axis=(1, 2, 3)) / np.abs(output).max(axis=(1, 2, 3))
+        assert [bool(c < 1e-5) for c in changed] == same, changed
+
+
+def test_labels_beyond_the_levels_take_the_nearest():
+    for network in (SMALL, SMALLV2):
+        params = _params(network)
+        outside = _apply(network, params, labels=np.asarray([-3.0, 1.9, 7.0], np.float32))
+        np.testing.assert_allclose(outside, _apply(network, params), rtol=1e-4, atol=1e-5)
+
+
+def test_ncsnv2_depends_on_sigma_by_division_only():
+    params = _params(SMALLV2)
+    plain = _apply(SMALLV2.clone(scale_by_sigma=False), params)
+    sigma = np.asarray(SMALLV2.sigmas)[:, None, None, None]
+    np.testing.assert_allclose(_apply(SMALLV2, params) * sigma, plain, rtol=1e-4, atol=1e-5)
+    again = _apply(SMALLV2.clone(scale_by_sigma=False), params, labels=LABELS[::-1])
+    np.testing.assert_array_equal(again, plain)
+
+
+@pytest.mark.parametrize("network", [SMALL, SMALLV2])
+def test_images_in_zero_to_one_are_centred_inside(network):
+    params = _params(network)
+    centred = _apply(network.clone(centered=True), params, x=2 * X - 1)
+    scale = np.abs(centred).max(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(_apply(network, params) / scale, centred / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [SMALL, SMALLV2])
+def test_transposed_kernels_transpose_the_output_of_images_that_are_not_square(network):
+    params = _params(network)
+    turned = jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 4 else a, params)
+    wide = _apply(network, params)
+    high = _apply(network, turned, x=X.swapaxes(1, 2)).swapaxes(1, 2)
+    scale = np.abs(wide).max(axis=(1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(high / scale, wide / scale, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [SMALL, SMALLV2])
+def test_remat_changes_no_gradient_and_every_parameter_has_one(network):
+    params = _params(network)
+
+    @functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
+    @functools.partial(jax.grad)
+    def gradient(params, remat):
+        output = network.clone(remat=remat).apply({"params": params}, X, LABELS, train=True)
+        return jnp.mean(jnp.square(output))
+
+    plain, again = gradient(params, False), gradient(params, True)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
+        assert float(jnp.abs(leaf).max()) > 1e-7 * scale, jax.tree_util.keystr(path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain)
+
+
+@pytest.mark.parametrize("network", [SMALL, SMALLV2])
+def test_bfloat16_computes_roughly_the_same_with_float32_parameters(network):
+    low = network.clone(dtype=jnp.bfloat16)
+    made = jax.eval_shape(low.init, jax.random.key(0), X, LABELS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+    expected, actual = _apply(network, _params(network)), _apply(low, _params(network))
+    assert actual.dtype == jnp.float32
+    error = np.abs(actual - expected).max(axis=(1, 2, 3)) / np.abs(expected).max(axis=(1, 2, 3))
+    assert 1e-4 < error.max() < 0.2
+
+
+def _count(network, size=32):
+    labels = jnp.zeros((1,), jnp.int32)
+    made = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, size, size, 3)), labels)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(made))
+
+
+def _conv(inside, outside, bias=True):
+    return 9 * inside * outside + (outside if bias else 0)
+
+
+def _by_hand(cascades, refined, norm, refine_norm):
+    """Parameters of a network of the tables: norm(c) of each normalization of c channels."""
+    total = _conv(3, refined[-1]) + norm(refined[-1]) + _conv(refined[-1], 3)
+    c = cascades[0][0]
+    for i, (d, dilation) in enumerate(cascades):
+        if i == 0:
+            total += 2 * (norm(c) + _conv(c, c))
+        else:
+            total += 2 * norm(c) + _conv(c, c) + _conv(c, d) + (c * d + d if dilation == 1 else _conv(c, d))
+        total += 2 * (norm(d) + _conv(d, d))
+        c = d
+    for i, (f, (d, _)) in enumerate(zip(refined, reversed(cascades))):
+        inputs = [d] if i == 0 else [d, c]
+        total += sum(4 * (refine_norm(e) + _conv(e, e, bias=False)) for e in inputs)
+        if i > 0:
+            total += sum(refine_norm(e) + _conv(e, f) for e in inputs)
+        last = 6 if i == len(refined) - 1 else 2
+        total += (2 + last) * (refine_norm(f) + _conv(f, f, bias=False))
+        c = f
+    return total
+
+
+# As tables B.7 and B.8 print them, with one more cascade in "256" as in the published codes.
+SHALLOW = [(128, 1), (256, 1), (256, 2), (256, 4)]
+DEEP = [(128, 1), (256, 1), (256, 1), (512, 2), (512, 4)]
+DEEPEST = [(128, 1), (256, 1), (256, 1), (256, 1), (512, 2), (512, 4)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "cascades", "refined"),
+    [
+        ("64", SHALLOW, [256, 256, 128, 128]),
+        ("128", DEEP, [512, 256, 256, 128, 128]),
+        ("256", DEEPEST, [512, 256, 256, 256, 128, 128]),
+    ],
+)
+def test_published_networks_have_the_parameters_of_the_tables(variant, cascades, refined):
+    unconditional = _by_hand(cascades, refined, lambda c: 3 * c, lambda c: 0)
+    assert _count(NCSNv2(variant=variant, sigmas=(1.0,))) == unconditional
+    conditional = _by_hand(cascades, refined, lambda c: 30 * c, lambda c: 30 * c)
+    assert _count(NCSN(variant=variant)) == conditional
+
+
+def test_last_refine_block_narrows_where_asked():
+    third, last = NCSNv2(nf=8, sigmas=(1.0,)), NCSNv2(nf=8, sigmas=(1.0,), narrowed="last")
+    shapes = {}
+    for name, network in {"third": third, "last": last}.items():
+        made = jax.eval_shape(network.init, jax.random.key(0), X, LABELS)["params"]["refinenet"]
+        shapes[name] = [made[f"refine_{i}"]["fusion"]["conv_0"]["kernel"].shape[-1] for i in (1, 2, 3)]
+    assert shapes == {"third": [16, 8, 8], "last": [16, 16, 8]}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("variant", ["64", "128", "256"])
+@pytest.mark.parametrize("resize", ["half_pixel", "corner_aligned", "nearest"])
+def test_options_combine_for_any_number_of_channels(variant, resize, channels):
+    for network in (NCSN(nf=4, variant=variant), NCSNv2(nf=4, variant=variant, sigmas=(1.0,))):
+        x = jnp.zeros((2, 8, 24, channels))
+        network = network.clone(resize=resize)
+        output, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), x, jnp.zeros((2,), jnp.int32))
+        assert output.shape == x.shape
+
+
+def test_smallest_images_give_finite_output():
+    for network in (SMALL, SMALLV2):
+        output = _apply(network, _params(network), x=X[:, :2, :2])
+        assert np.isfinite(output).all()
+
+
+@pytest.mark.parametrize("network", [NCSN, NCSNv2])
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("variant", "'64', '128', '256'"),
+        ("activation", "'swish', 'relu', 'elu', 'lrelu'"),
+        ("resize", "'half_pixel', 'corner_aligned', 'nearest'"),
+        ("channel_variance", "'C', 'C-1'"),
+        ("narrowed", "'third', 'last'"),
+    ],
+)
+def test_unknown_options_name_the_known_ones(network, field, known):
+    with pytest.raises(UserError, match=f"{network.__name__}: {field} must be one of {known}; got 'sam'"):
+        network(**{field: "sam"})
+
+
+@pytest.mark.parametrize(("variant", "multiple", "up"), [("64", 2, 30), ("128", 4, 32), ("256", 8, 32)])
+def test_refuses_images_that_cannot_be_halved(variant, multiple, up):
+    network, labels = NCSN(nf=4, variant=variant), jnp.zeros((1,), jnp.int32)
+    with pytest.raises(UserError, match=rf"multiples of {multiple}; got 28 x 29.* x {up}"):
+        jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 29, 1)), labels)
+
+
+def test_ncsnv2_needs_noise_levels():
+    with pytest.raises(UserError, match="sigmas"):
+        NCSNv2()
+    with pytest.raises(UserError, match="descending"):
+        NCSNv2(sigmas=(1.0, 2.0))
