@@ -1,4 +1,4 @@
-"""The recipes: which SDE with which network. Each file in ve/, vp/ and subvp/ names one of them.
+"""The recipes: which SDE with which network. Each file in ve/, vp/ and subvp/ names one of them; `langevin.py` has others.
 
 Defaults are the published CIFAR-10 settings (Song 2022, B.5.8 and appendix C); `datasets.py` says what other data sets change.
 """
@@ -55,7 +55,7 @@ def config(
         "seed": 42,
         "sde": _sde(sde, continuous),
         "model": _model(network, ve, continuous),
-        "data": _data(dataset, centered=not ve),
+        "data": data(dataset, centered=not ve),
         "optim": {
             "lr": 2e-4,
             "beta1": 0.9,
@@ -66,36 +66,8 @@ def config(
         },
         "training": _training(ve, deep or (continuous and network == "ncsnpp")),
         "sampling": _sampling(ve, continuous),
-        "eval": {
-            "batch_size": 1024,
-            "num_examples": 0,
-            "passes": 1,
-            "split": "test",
-            "probes": 1,
-            "solver": "dopri5",
-            "rtol": 1e-4,
-            "atol": 1e-4,
-            "variable": "t",
-            "bits_tol": 1e-4,
-            "bound_draws": 0,
-            "dequantization": "uniform",
-        },
-        "dequantizer": {
-            "filters": 96,
-            "components": 32,
-            "blocks": 2,
-            "heads": 4,
-            "couplings": 4,
-            "context_filters": 32,
-            "context_layers": 3,
-            "context_heads": 0,
-            "batch_size": 128,
-            "steps": 300_000,
-            "lr": 2e-4,
-            "log_every": 50,
-            "eval_every": 5000,
-            "checkpoint_every": 10_000,
-        },
+        "eval": evaluation(),
+        "dequantizer": dequantizer(),
     }
     _override(values, DATASETS[dataset], network)
     if deep:
@@ -103,6 +75,44 @@ def config(
     if likelihood:
         _likelihood(values, sde, dataset)
     return ml_collections.ConfigDict(values)
+
+
+def evaluation() -> dict:
+    """The section eval of every recipe."""
+    return {
+        "batch_size": 1024,
+        "num_examples": 0,
+        "passes": 1,
+        "split": "test",
+        "probes": 1,
+        "solver": "dopri5",
+        "rtol": 1e-4,
+        "atol": 1e-4,
+        "variable": "t",
+        "bits_tol": 1e-4,
+        "bound_draws": 0,
+        "dequantization": "uniform",
+    }
+
+
+def dequantizer() -> dict:
+    """The section dequantizer of every recipe."""
+    return {
+        "filters": 96,
+        "components": 32,
+        "blocks": 2,
+        "heads": 4,
+        "couplings": 4,
+        "context_filters": 32,
+        "context_layers": 3,
+        "context_heads": 0,
+        "batch_size": 128,
+        "steps": 300_000,
+        "lr": 2e-4,
+        "log_every": 50,
+        "eval_every": 5000,
+        "checkpoint_every": 10_000,
+    }
 
 
 def _sde(sde: str, continuous: bool) -> dict:
@@ -137,7 +147,8 @@ def _model(network: str, ve: bool, continuous: bool) -> dict:
     return model
 
 
-def _data(dataset: str, centered: bool) -> dict:
+def data(dataset: str, centered: bool) -> dict:
+    """The section data of every recipe; `datasets.py` gives the sizes."""
     return {
         "source": dataset,
         "path": "",
@@ -184,6 +195,7 @@ def _sampling(ve: bool, continuous: bool) -> dict:
         "variance": "posterior" if ve else "forward",
         "steps": 1000,
         "grid": "uniform",
+        "start": "prior",
         "t_end": 1e-5 if ve else 1e-3,
         "denoise": "tweedie",
         "compat": "none",

@@ -32,7 +32,7 @@ from score_sde.data import (
 from score_sde.errors import UserError
 from score_sde.flow import Flow
 from score_sde.likelihood import Bound, ODELikelihood
-from score_sde.networks import DDPM, FlowPP, NCSNpp
+from score_sde.networks import DDPM, NCSN, FlowPP, NCSNpp, NCSNv2
 from score_sde.sampling import Sampler
 from score_sde.sde import (
     EDM,
@@ -58,7 +58,7 @@ PROCESSES: dict[str, Callable[..., Perturbation]] = {
     "ddpm": DiscreteChain.ddpm,
 }
 CHAIN_ENTRIES = {"smld": ("sigma_min", "sigma_max", "n"), "ddpm": ("beta_min", "beta_max", "n")}
-NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM}
+NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsn": NCSN, "ncsnv2": NCSNv2}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 EXACT_DIMENSIONS = 1024
 """Largest images whose divergence may be computed exactly."""
@@ -117,7 +117,7 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         process=process,
         model=model,
         trainer=trainer,
-        sampler=build_sampler(config.sampling, process),
+        sampler=build_sampler(config.sampling, process, build_pixel_range(config.data)),
         pixel_range=build_pixel_range(config.data),
         shape=shape,
         training=_counts("training", config.training, TRAINING_COUNTS),
@@ -182,13 +182,21 @@ def build_network(config: ml_collections.ConfigDict, process: Perturbation) -> n
     values = dict(config.model)
     values.pop("prediction")
     make = _choose("model.name", NETWORKS, values.pop("name"))
-    fields = {f.name for f in dataclasses.fields(make)} - {"parent", "name", "sigmas", "centered"}
+    derived = {"parent", "name", "sigmas", "num_classes", "centered"}
+    fields = {f.name for f in dataclasses.fields(make)} - derived
     _check_names("config.model", values, sorted(fields))
     _check_sizes(values)
     values["dtype"] = _choose("model.dtype", DTYPES, values["dtype"])
     values["centered"] = config.data.centered
     if isinstance(process, DiscreteChain) and values.get("scale_by_sigma"):
         values["sigmas"] = tuple(float(s) for s in process.sigmas[::-1])
+    if make is NCSN:
+        if not isinstance(process, DiscreteChain):
+            raise UserError(
+                "config.model.name=ncsn has parameters for each noise level of a discrete chain; set sde.name=smld, or take "
+                "another network"
+            )
+        values["num_classes"] = len(process.sigmas)
     with _blame("model"):
         return make(**values)
 
@@ -297,8 +305,8 @@ def _trained(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: "frequencies" not in str(path[-1]), params)
 
 
-def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> Sampler:
-    """The sampler of config.sampling.
+def build_sampler(section: ml_collections.ConfigDict, process: Perturbation, pixels: PixelRange) -> Sampler:
+    """The sampler of config.sampling, for images in the range `pixels`.
 
     compat = "none": the mathematics as it should be: steps that fit the grid, predictor before corrector, Tweedie at the end
     (as `denoise` says). compat = "published": the updates of the published codes: their grid and tables, dt = 1/N, corrector
@@ -309,7 +317,7 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> 
     _choose("sampling.norm", dict.fromkeys(("sample", "batch")), section.norm)
     if section.snr <= 0:
         raise UserError(f"config.sampling.snr must be positive; got {section.snr}")
-    if not 0 <= section.t_end < process.t_max:
+    if not isinstance(process, DiscreteChain) and not 0 <= section.t_end < process.t_max:
         raise UserError(f"config.sampling.t_end must be in [0, {process.t_max}); got {section.t_end}")
     compat = _choose("sampling.compat", {"none": False, "published": True}, section.compat)
     with _blame("sampling"):
@@ -325,7 +333,9 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation) -> 
             stepper = steppers.chain(steppers.at_start(corrector), predictor)
         else:
             stepper = steppers.chain(predictor, corrector)
-        sampler = Sampler(process, stepper, times, section.denoise)
+        ranges = {"prior": None, "uniform": (pixels.low, pixels.high)}
+        start = _choose("sampling.start", ranges, section.start)
+        sampler = Sampler(process, stepper, times, section.denoise, start)
         return dataclasses.replace(sampler, denoise="mean") if compat else sampler
 
 
@@ -392,14 +402,26 @@ def _uniform_grid(process, section, compat):
 def _continuous(grid: Callable) -> Callable:
     def make(process, section, compat):
         if isinstance(process, DiscreteChain) or compat:
-            raise ValueError("only grid=uniform exists for discrete chains and for compat=published")
+            raise ValueError(
+                "only grid=uniform and levels exist for discrete chains and for compat=published"
+            )
         return grid(process, section.steps, section.t_end)
 
     return make
 
 
+def _levels(process, section, compat):
+    if not isinstance(process, DiscreteChain) or section.predictor != "none" or section.corrector == "none":
+        raise ValueError(
+            "grid=levels stays at each noise level of a discrete chain, so predictor must be none and a corrector must move "
+            f"the samples; got predictor={section.predictor}, corrector={section.corrector}"
+        )
+    return grids.levels(process, section.steps)
+
+
 GRIDS: dict[str, Callable] = {
     "uniform": _uniform_grid,
+    "levels": _levels,
     "log_snr": _continuous(grids.log_snr_uniform),
     "karras": _continuous(grids.karras),
 }
@@ -426,6 +448,7 @@ SAMPLING_NAMES = (
         "norm",
         "variance",
         "grid",
+        "start",
         "t_end",
         "denoise",
         "compat",

@@ -10,15 +10,49 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from score_sde.data.pixels import PixelRange
 from score_sde.sampling import Sampler
+from score_sde.steppers import InpaintingLangevin
 from score_sde.training.sharding import batched, replicated
 from score_sde.types import ScoreFn, sample_keys
 
 SEGMENTS = 40
 """How often a run of the sampler reports its progress."""
+
+
+def advance(
+    sampler: Sampler,
+    given: PyTree,
+    keys: Key[Array, "batch"],
+    score_fn: ScoreFn,
+    x: Float[Array, "batch ..."],
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
+    """Steps first .. last-1 of the sampler as it is; nothing is given."""
+    return sampler.advance(keys, score_fn, x, first, last)
+
+
+def inpaint(sampler, given, keys, score_fn, x, first, last):
+    """Steps of annealed Langevin dynamics that keep what is known (alg. B.2): given {"image", "known"}, each (batch, ...)."""
+    stepper = InpaintingLangevin(sampler.stepper, given["image"], given["known"])
+    return dataclasses.replace(sampler, stepper=stepper).advance(keys, score_fn, x, first, last)
+
+
+def between(sampler, given, keys, score_fn, x, first, last):
+    """Steps with noise cos(angle) z + sin(angle) z', z' that of other samples: given {"keys", "angle"}, each (batch,) (B.4.1).
+
+    The start is the first sample's.
+    """
+
+    def draw(i):
+        angle = given["angle"][(None, slice(None), *[None] * (x.ndim - 1))].astype(x.dtype)
+        z, other = (sampler.noise(k, i, x) for k in (keys, given["keys"]))
+        return jnp.cos(angle) * z + jnp.sin(angle) * other
+
+    return sampler.follow(score_fn, x, draw, first, last)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,6 +69,7 @@ class Generator:
         mesh: devices; the batch is split over them.
         wanted: images per call, rounded up to a multiple of the devices (`batch_size`).
         frames: number of intermediate pictures; at most `PICTURES` images are in them.
+        advance: how the sampler steps; `inpaint` and `between` are others, which depend on something given.
     """
 
     sampler: Sampler
@@ -44,6 +79,7 @@ class Generator:
     mesh: Mesh
     wanted: int
     frames: int = 0
+    advance: Callable = advance
 
     PICTURES = 64
 
@@ -58,18 +94,24 @@ class Generator:
         key: Key[Array, ""],
         first: int = 0,
         tick: Callable[[int], object] = lambda steps: None,
+        given: PyTree = None,
     ) -> tuple[Float[np.ndarray, "batch h w c"], Float[np.ndarray, "..."]]:
-        """(images, frames): frames (frames + 1, some, h, w, c) in [0, 1] at constant contrast; tick(n) after n steps."""
-        keys = jax.device_put(
-            sample_keys(key, jnp.arange(first, first + self.batch_size)), batched(self.mesh)
-        )
+        """(images, frames): frames (frames + 1, some, h, w, c) in [0, 1] at constant contrast; tick(n) after n steps.
+
+        `given`: what `advance` depends on, arrays with a row for each sample.
+        """
+        return self.draw(params, sample_keys(key, jnp.arange(first, first + self.batch_size)), tick, given)
+
+    def draw(self, params: PyTree, keys: Key[Array, "batch"], tick, given: PyTree = None):
+        """The samples with these keys, `batch_size` of them; see `__call__`."""
+        keys, given = jax.device_put((keys, given), batched(self.mesh))
         x = mean = self._begin(keys)
         bounds = np.unique(np.linspace(0, self.sampler.steps, (self.frames or SEGMENTS) + 1).astype(np.int32))
         pictures = []
         for start, end in itertools.pairwise(bounds):
             if self.frames:
                 pictures.append(self._picture(x, int(start)))
-            x, mean = self._advance(params, keys, x, start, end)
+            x, mean = self._advance(params, given, keys, x, start, end)
             x.block_until_ready()
             tick(int(end - start))
         images = np.asarray(self._finish(params, x, mean))
@@ -84,8 +126,8 @@ class Generator:
 
     @functools.cached_property
     def _advance(self):
-        def advance(params, keys, x, first, last):
-            return self.sampler.advance(keys, self.score_fn(params), x, first, last)
+        def advance(params, given, keys, x, first, last):
+            return self.advance(self.sampler, given, keys, self.score_fn(params), x, first, last)
 
         return jax.jit(advance)
 

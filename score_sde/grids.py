@@ -67,6 +67,19 @@ def chain_steps(chain: DiscreteChain, n: int | None = None) -> np.ndarray:
     return np.round(np.linspace(size - 1, -1, n + 1))
 
 
+def levels(chain: DiscreteChain, n: int | None = None) -> np.ndarray:
+    """Steps that stay at one noise level each, from index N-1 to 0: all N, or n evenly spread; (n, 2) pairs.
+
+    For annealed Langevin dynamics (algorithms 5.1, 6.1), which moves between levels by nothing but Langevin steps.
+    """
+    size = len(chain.alphas)
+    n = size if n is None else n
+    if not 1 <= n <= size:
+        raise ValueError(f"a chain of {size} noise levels has 1 to {size} of them to visit; got n={n}")
+    indices = np.round(np.linspace(size - 1, 0, n)) if n > 1 else np.zeros(1)
+    return np.stack([indices, indices], axis=1)
+
+
 def published(n: int, t_end: float) -> np.ndarray:
     """The published samplers' grid as (n, 2) pairs: times linspace(1, t_end, n), and every step of length 1/n.
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from score_sde.grids import as_pairs
 from score_sde.sde import Perturbation
 from score_sde.steppers import Stepper
-from score_sde.types import Keys, ScoreFn, batch_time, fold_in, normal
+from score_sde.types import Keys, ScoreFn, batch_time, fold_in, normal, uniform
 
 
 class Samples(NamedTuple):
@@ -38,12 +38,15 @@ class Sampler:
         times: time grid (n+1,) or pairs (n, 2), see `grids`.
         denoise: the last operation. "tweedie" returns E[x_0 | x] at the last time, (x + sigma^2 score)/alpha; "mean" the
             last step without its noise (the published choice); "none" the state itself.
+        uniform: (low, high): start from uniform noise in this range, as annealed Langevin dynamics does (section 5.5),
+            in place of the prior.
     """
 
     process: Perturbation
     stepper: Stepper
     times: np.ndarray
     denoise: Literal["tweedie", "mean", "none"] = "tweedie"
+    uniform: tuple[float, float] | None = None
 
     def __post_init__(self):
         if self.denoise not in ("tweedie", "mean", "none"):
@@ -77,8 +80,11 @@ class Sampler:
         )
 
     def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, "batch ..."]:
-        """A draw from the prior."""
-        return self.process.prior_sample(fold_in(keys, 0), shape, dtype)
+        """A draw from the prior, or uniform noise."""
+        if self.uniform is None:
+            return self.process.prior_sample(fold_in(keys, 0), shape, dtype)
+        low, high = self.uniform
+        return low + (high - low) * uniform(fold_in(keys, 0), shape, dtype)
 
     def advance(
         self,
@@ -89,13 +95,16 @@ class Sampler:
         last: int | Int[Array, ""],
     ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
         """Steps number first .. last-1: (state, state without the last noise)."""
+        return self.follow(score_fn, x, lambda i: self.noise(keys, i, x), first, last)
 
-        def draw(i):
-            key = fold_in(keys, i + 1)
-            draws = [normal(fold_in(key, j), x.shape, x.dtype) for j in range(self.stepper.draws)]
-            return jnp.stack(draws) if draws else jnp.zeros((0, *x.shape), x.dtype)
-
-        return self.follow(score_fn, x, draw, first, last)
+    def noise(
+        self, keys: Keys, i: int | Int[Array, ""], x: Float[Array, "batch ..."]
+    ) -> Float[Array, "draws batch ..."]:
+        """The normal draws of step number i for a state like x."""
+        key = fold_in(keys, i + 1)
+        if not self.stepper.draws:
+            return jnp.zeros((0, *x.shape), x.dtype)
+        return jax.vmap(lambda j: normal(fold_in(key, j), x.shape, x.dtype))(jnp.arange(self.stepper.draws))
 
     def follow(self, score_fn: ScoreFn, x: Float[Array, "batch ..."], draw, first, last):
         """`advance` with given noise: draw(i) -> (draws, batch, ...) standard normal values of step i."""

@@ -42,6 +42,15 @@ def fold_in(keys: Keys, data) -> Keys:
 
 def normal(keys: Keys, shape: tuple[int, ...], dtype) -> Float[Array, "batch ..."]:
     """Standard normal draws of `shape` = (batch, ...); with one key per sample each row uses its own."""
+    return _draw(jax.random.normal, keys, shape, dtype)
+
+
+def uniform(keys: Keys, shape: tuple[int, ...], dtype) -> Float[Array, "batch ..."]:
+    """Uniform draws in [0, 1), as `normal`."""
+    return _draw(jax.random.uniform, keys, shape, dtype)
+
+
+def _draw(distribution, keys, shape, dtype):
     if keys.ndim == 0:
-        return jax.random.normal(keys, shape, dtype)
-    return jax.vmap(lambda key: jax.random.normal(key, shape[1:], dtype))(keys)
+        return distribution(keys, shape, dtype)
+    return jax.vmap(lambda key: distribution(key, shape[1:], dtype))(keys)

@@ -94,7 +94,7 @@ def mixed_types() -> Iterator[None]:
         (
             "ve",
             "sampling.grid=foo",
-            r"config.sampling.grid: unknown name 'foo'; known: uniform, log_snr, karras",
+            r"config.sampling.grid: unknown name 'foo'; known: uniform, levels, log_snr, karras",
         ),
         ("ve", "sampling.compat=foo", r"config.sampling.compat: unknown name 'foo'; known: none, published"),
         ("ve", "sampling.norm=foo", r"config.sampling.norm: unknown name 'foo'; known: sample, batch"),
@@ -116,7 +116,7 @@ def mixed_types() -> Iterator[None]:
             "sampling.steps=1",
             r"steps must be at least 2 for a discrete chain with denoise=tweedie; got 1",
         ),
-        ("ddpm", "sampling.grid=karras", r"only grid=uniform exists for discrete chains"),
+        ("ddpm", "sampling.grid=karras", r"only grid=uniform and levels exist for discrete chains"),
         ("ddpm", "sampling.predictor=euler_maruyama", r"use predictor=reverse_diffusion or ancestral"),
         ("ve", "model.name=foo", r"config.model.name: unknown name 'foo'; known: ncsnpp, ddpm"),
         ("ve", "model.dtype=foo", r"config.model.dtype: unknown name 'foo'; known: float32, bfloat16"),
@@ -192,8 +192,8 @@ def test_published_sampler_exists_for_published_processes_alone() -> None:
         with pytest.raises(
             UserError, match=rf"no published sampler for {type(process).__name__}; use compat=none"
         ):
-            build.build_sampler(values.sampling, process)
-    with pytest.raises(UserError, match=r"only grid=uniform exists for .*compat=published"):
+            build.build_sampler(values.sampling, process, build.build_pixel_range(values.data))
+    with pytest.raises(UserError, match=r"only grid=uniform and levels exist for .*compat=published"):
         build.build(config("ve", "sampling.compat=published", "sampling.grid=log_snr"))
 
 
@@ -345,7 +345,9 @@ def test_weight_decay_is_decoupled_and_spares_the_fourier_frequencies(mixed_type
 
 def sampler(recipe: str, *overrides: str) -> Sampler:
     values = config(recipe, *overrides)
-    return build.build_sampler(values.sampling, build.build_process(values.sde))
+    return build.build_sampler(
+        values.sampling, build.build_process(values.sde), build.build_pixel_range(values.data)
+    )
 
 
 def test_default_sampler_is_predictor_then_corrector_on_a_grid_that_fits() -> None:

@@ -8,6 +8,7 @@ import ml_collections
 import pytest
 
 from configs.datasets import DATASETS
+from configs.langevin import LEVELS
 from golden import REPOSITORY
 from score_sde import build
 from score_sde import config as config_lib
@@ -15,7 +16,9 @@ from score_sde.errors import UserError
 from score_sde.sde import VE, VP, DiscreteChain, SubVP
 
 FILES = sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "configs").glob("*/*.py"))
+LANGEVIN = ["configs/ncsn/ncsn.py", "configs/ncsnv2/ncsnv2.py"]
 PROMISED = [
+    *LANGEVIN,
     *(
         f"configs/{sde}/{network}{deep}_cont.py"
         for sde in ("ve", "vp", "subvp")
@@ -25,6 +28,12 @@ PROMISED = [
     *("configs/ve/ncsnpp.py", "configs/vp/ddpmpp.py", "configs/vp/ddpm.py"),
     *(f"configs/{sde}/ddpmpp{deep}_cont_lik.py" for sde in ("vp", "subvp") for deep in ("", "_deep")),
 ]
+
+SDES = [file for file in FILES if file not in LANGEVIN]
+
+
+def datasets(file: str) -> list[str]:
+    return list(LEVELS if file in LANGEVIN else DATASETS)
 
 
 def load(file: str, dataset: str = "") -> ml_collections.ConfigDict:
@@ -39,7 +48,8 @@ def test_all_promised_recipes_and_data_sets_exist() -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_names_and_documentation(file: str) -> None:
     config = load(file)
-    assert config.name == f"{Path(file).parent.name}_{Path(file).stem}_cifar10"
+    folder = "" if file in LANGEVIN else f"{Path(file).parent.name}_"
+    assert config.name == f"{folder}{Path(file).stem}_cifar10"
     assert config.data.source == "cifar10"
     assert (REPOSITORY / file).read_text().startswith('"""')
     assert load(file, "mnist").name.endswith("_mnist")
@@ -47,7 +57,7 @@ def test_names_and_documentation(file: str) -> None:
         load(file, "nothing")
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", SDES)
 def test_published_settings_on_cifar10(file: str) -> None:
     """Dissertation B.5.8 and appendix C."""
     config, sde, name = load(file), Path(file).parent.name, Path(file).stem
@@ -92,6 +102,62 @@ def test_published_settings_on_cifar10(file: str) -> None:
     assert (config.sampling.predictor, config.sampling.corrector) == published[sde]
     if sde == "ve":
         assert config.sampling.snr == 0.16 and config.training.reduce == "sum"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "sigma_max", "levels", "updates", "step_size", "batch", "steps", "variant"),
+    [
+        ("cifar10", 32, 50, 232, 5, 6.2e-6, 128, 300_000, "64"),
+        ("celeba", 64, 90, 500, 5, 3.3e-6, 128, 210_000, "64"),
+        ("church", 96, 140, 788, 4, 4.9e-6, 128, 200_000, "128"),
+        ("bedroom", 128, 190, 1086, 3, 1.8e-6, 128, 150_000, "128"),
+        ("ffhq_256", 256, 348, 2311, 3, 9e-7, 32, 80_000, "256"),
+    ],
+)
+def test_published_settings_of_ncsn(
+    dataset, size, sigma_max, levels, updates, step_size, batch, steps, variant
+) -> None:
+    """Table B.9, B.3.2 and B.4.1; step sizes are those of algorithm 6.1, 2 (snr sigma_min)^2."""
+    for file, (top, n, t, epsilon) in {
+        LANGEVIN[0]: (1.0, 10, 100, 2e-5),
+        LANGEVIN[1]: (sigma_max, levels, updates, step_size),
+    }.items():
+        config = load(file, dataset)
+        first = file == LANGEVIN[0]
+        assert dict(config.sde) == {"name": "smld", "sigma_min": 0.01, "sigma_max": top, "n": n}
+        sampling = config.sampling
+        assert (sampling.steps, sampling.corrector_steps) == (n, t)
+        assert 2 * (sampling.snr * 0.01) ** 2 == pytest.approx(epsilon, rel=1e-12)
+        assert (sampling.grid, sampling.predictor, sampling.corrector) == (
+            "levels",
+            "none",
+            "annealed_langevin",
+        )
+        assert sampling.denoise == ("none" if first else "tweedie")
+        assert config.data.image_size == size and not config.data.centered and config.data.random_flip
+        assert (config.optim.lr, config.optim.warmup, config.optim.grad_clip) == (
+            1e-3 if first else 1e-4,
+            0,
+            0,
+        )
+        assert config.optim.eps == (1e-3 if dataset == "ffhq_256" else 1e-8)
+        assert config.training.ema_rate == (0.0 if first else 0.999)
+        assert (config.training.reduce, config.model.nf, config.model.variant) == ("sum", 128, variant)
+        if not first:
+            assert (config.training.batch_size, config.training.steps) == (batch, steps)
+    assert load(LANGEVIN[0], "mnist").model.nf == 64
+    sampler = build.build(load(LANGEVIN[1], "cifar10")).sampler
+    assert sampler.nfe == 232 * 5 + 1 and sampler.uniform == (0.0, 1.0)
+
+
+def test_the_single_noise_baseline() -> None:
+    """B.3.2: NCSN with sigma_1 = 0.01 alone, 1000 plain Langevin updates of step 2e-5 from uniform noise."""
+    config = load(LANGEVIN[0], "digits")
+    overrides = {"sde.n": "1", "sampling.steps": "1", "sampling.corrector_steps": "1000"}
+    config_lib.override(config, list(overrides.items()))
+    experiment = build.build(config)
+    assert experiment.process.sigmas.tolist() == pytest.approx([0.01])
+    assert experiment.sampler.nfe == 1000 and experiment.model.network.num_classes == 1
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -183,15 +249,18 @@ def pieces(config: ml_collections.ConfigDict) -> None:
     build.build_parameterization(config.model, process)
     build.build_objective(config.training, process)
     build.build_optimizer(config.optim)
-    build.build_sampler(config.sampling, process)
+    build.build_sampler(config.sampling, process, build.build_pixel_range(config.data))
     build.build_pixel_range(config.data)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_recipe_fits_every_data_set(file: str) -> None:
-    for dataset in DATASETS:
+    for dataset in datasets(file):
         config = load(file, dataset)
         pieces(config)
+        assert config.training.batch_size % 8 == config.eval.batch_size % 8 == 0, dataset
+        if file in LANGEVIN:
+            continue
         widths = [config.model.nf * multiple for multiple in config.model.ch_mult]
         if config.model.name == "ddpm":
             assert all(width % 32 == 0 for width in widths), (dataset, widths)
@@ -200,7 +269,6 @@ def test_every_recipe_fits_every_data_set(file: str) -> None:
         if config.data.image_size:
             heights = [size // 2**i for i in range(len(widths))]
             assert set(config.model.attn_resolutions) <= set(heights), (dataset, heights)
-        assert config.training.batch_size % 8 == config.eval.batch_size % 8 == 0, dataset
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -213,6 +281,8 @@ def test_every_recipe_builds_on_digits(file: str) -> None:
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("file", FILES)
 def test_every_recipe_builds_on_every_data_set(file: str, dataset: str) -> None:
+    if dataset not in datasets(file):
+        pytest.skip(f"{file} has no settings for {dataset}")
     config = load(file, dataset)
     build.build(config, (64, 64, 3) if dataset == "folder" else None)
 

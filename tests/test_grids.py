@@ -80,6 +80,14 @@ def test_chain_steps():
         assert 1 <= strides.min() <= strides.max() <= strides.min() + 1
 
 
+def test_levels():
+    chain = DiscreteChain.smld(n=10)
+    for pairs in (grids.levels(chain), grids.levels(chain, 10)):
+        np.testing.assert_array_equal(pairs, np.stack([np.arange(9, -1, -1)] * 2, axis=1))
+    np.testing.assert_array_equal(grids.levels(chain, 4)[:, 0], [9, 6, 3, 0])
+    np.testing.assert_array_equal(grids.levels(chain, 1), [[0, 0]])
+
+
 def test_as_pairs():
     pairs = np.asarray([[3.0, 2.0], [2.0, 1.0]])
     np.testing.assert_array_equal(grids.as_pairs(np.asarray([3.0, 2.0, 1.0])), pairs)
@@ -106,6 +114,7 @@ def test_as_pairs():
             "10 noise levels can be sampled in 1 to 10 steps; got n=11",
         ),
         (lambda: grids.chain_steps(DiscreteChain.smld(n=10), 0), "got n=0"),
+        (lambda: grids.levels(DiscreteChain.smld(n=10), 11), "10 noise levels has 1 to 10 .* got n=11"),
     ],
 )
 def test_messages(make, message):

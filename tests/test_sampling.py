@@ -18,7 +18,8 @@ from configs import recipes
 from golden import assert_close, load, meta
 from score_sde import grids
 from score_sde.analytic import GaussianMixture
-from score_sde.build import build_process, build_sampler
+from score_sde.build import build_pixel_range, build_process, build_sampler
+from score_sde.generate import between
 from score_sde.parameterize import index_label, noise_prediction
 from score_sde.sampling import Sampler
 from score_sde.sde import EDM, VP, DiscreteChain, PublishedSteps
@@ -27,6 +28,7 @@ from score_sde.steppers import (
     AnnealedLangevin,
     EulerMaruyama,
     Identity,
+    InpaintingLangevin,
     Langevin,
     ReverseDiffusion,
     at_start,
@@ -191,6 +193,74 @@ class TestPublishedRuns:
             assert_close(last, stored["final_only_no_denoise"], tol)
         assert sampler.nfe == len(index) + 1
 
+    @pytest.mark.parametrize(("name", "renew"), [("ncsn", "level"), ("ncsnv2", "update")])
+    def test_inpainting(self, name, renew, x64):
+        """Algorithm B.2 as in either code: every state at which the score is asked for."""
+        stored = load(f"math/samplers_ald_{name}_inpainting")
+        levels, snr, repeats = _stored_levels(stored)
+        x = jnp.asarray(stored["x_init"].reshape(-1, *stored["x_init"].shape[2:]), float)
+        copies = len(x) // len(stored["refer_image"])
+        image = jnp.asarray(np.repeat(stored["refer_image"], copies, axis=0), float)
+        known = jnp.arange(x.shape[2])[None, None, :, None] < x.shape[2] // 2
+        stepper = InpaintingLangevin(AnnealedLangevin(levels, snr, repeats), image, known, renew)
+        given, calls = _stored_noise(stored, stepper, x.shape), []
+
+        def score_fn(x, t):
+            calls.append(x)
+            return reference_mixture(stored).score_fn(levels)(x, t)
+
+        sampler = Sampler(levels, stepper, grids.levels(levels), "none")
+        with jax.disable_jit():
+            last, _ = sampler.follow(score_fn, x, lambda i: given[i], 0, len(given))
+        assert len(calls) == sampler.nfe
+        assert_close(jnp.stack(calls), stored["states_at_score_call"], 1e-8)
+        if name == "ncsnv2":
+            assert_close(last, stored["final_state"], 1e-8)
+
+    def test_interpolation(self, x64):
+        """B.4.1: between two samples through the noise of annealed Langevin dynamics."""
+        stored = load("math/samplers_ald_ncsnv2_interpolation")
+        levels, snr, repeats = _stored_levels(stored)
+        copies = int(stored["n_interpolations"])
+        x = jnp.asarray(np.repeat(stored["x_init"], copies, axis=0), float)
+        stepper = AnnealedLangevin(levels, snr, repeats)
+
+        class Stored(Sampler):
+            def noise(self, keys, i, x):
+                z = jnp.asarray(stored[("noise_p", "noise_q")[keys[0]]], x.dtype)[i]
+                return jnp.repeat(z.reshape(repeats, -1, *x.shape[1:]), copies, axis=1)
+
+        sampler = Stored(levels, stepper, grids.levels(levels), "none")
+        given = {
+            "keys": np.ones(1, int),
+            "angle": jnp.tile(jnp.linspace(0, jnp.pi / 2, copies), len(stored["x_init"])),
+        }
+        score_fn = reference_mixture(stored).score_fn(levels)
+        for i in range(len(stored["sigmas"])):
+            assert_close(x, stored["states_before_update"][i * repeats], 1e-8)
+            x, _ = between(sampler, given, np.zeros(1, int), score_fn, x, i, i + 1)
+        assert_close(x, stored["images_returned"][-1], 1e-8)
+
+
+def _stored_levels(stored):
+    """(chain, snr, updates at each level) of a stored run of annealed Langevin dynamics."""
+    sigmas = stored["sigmas"]
+    levels = DiscreteChain(np.ones(len(sigmas)), sigmas[::-1].copy())
+    snr = AnnealedLangevin.of_step_size(levels, float(stored["step_lr"]), float(sigmas[-1]), 1).snr
+    return levels, snr, int(stored["n_steps_each"])
+
+
+def _stored_noise(stored, stepper, shape):
+    """(levels, draws, batch, ...): the stored noise in the order in which the stepper takes it."""
+    known, steps = stored["noise_known_half"], stored["noise_langevin"]
+    count, repeats = steps.shape[:2]
+    half = np.zeros((*known.shape[: -len(shape) + 1], *shape[1:]))
+    half[..., : known.shape[-2], :] = known
+    half, steps = half.reshape(count, -1, *shape), steps.reshape(count, repeats, *shape)
+    if stepper.renew == "level":
+        return jnp.asarray(np.concatenate([half, steps], axis=1), float)
+    return jnp.asarray(np.stack([half, steps], axis=2).reshape(count, 2 * repeats, *shape), float)
+
 
 N_SAMPLES = 3000
 
@@ -274,7 +344,7 @@ class TestExactDistributions:
     def test_samplers_of_the_recipes(self, sde, network):
         """As shipped for CIFAR-10: 1000 steps, uniform grid, predictor and corrector of the recipe."""
         config = recipes.config(sde, network, "cifar10", continuous=network != "ddpm")
-        sampler = build_sampler(config.sampling, build_process(config.sde))
+        sampler = build_sampler(config.sampling, build_process(config.sde), build_pixel_range(config.data))
         _assert_samples_are_exact(mixture_16d(), {"recipe": sampler})
 
     @pytest.mark.parametrize("make", ["smld", "ddpm"])
@@ -342,6 +412,14 @@ class TestMechanics:
         assert_close(sampler(key, score_fn, (4, 2)).x, mean, 1e-6)
         same, _ = advance(start, 0, 0)
         np.testing.assert_array_equal(same, start)
+
+    def test_uniform_start(self):
+        sampler = Sampler(self.sde, Identity(), self.times, "none", uniform=(-1.0, 3.0))
+        keys = sample_keys(jax.random.key(0), jnp.arange(500))
+        x = sampler.begin(keys, (500, 4))
+        assert -1 <= float(x.min()) < -0.9 and 2.9 < float(x.max()) < 3
+        assert abs(float(x.mean()) - 1) < 5 * 4 / np.sqrt(12 * x.size)
+        np.testing.assert_array_equal(sampler.begin(keys[3:5], (2, 4)), x[3:5])
 
     def test_denoise(self):
         key, score_fn = jax.random.key(0), self.data.score_fn(self.sde)

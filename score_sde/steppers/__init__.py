@@ -1,7 +1,7 @@
 """Steppers: one step of a sampler from an explicit time t to an explicit time s."""
 
 from score_sde.steppers.base import Chain, Identity, Stepper, at_start, chain
-from score_sde.steppers.langevin import AnnealedLangevin, Langevin, step_alpha
+from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Chain",
     "EulerMaruyama",
     "Identity",
+    "InpaintingLangevin",
     "Langevin",
     "ReverseDiffusion",
     "Stepper",

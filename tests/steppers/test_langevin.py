@@ -9,7 +9,14 @@ from mathcases import SDES, propagate, reference_chain, reference_mixture, refer
 from golden import assert_close, load
 from score_sde.analytic import GaussianMixture
 from score_sde.sde import VP, DiscreteChain, PublishedSteps
-from score_sde.steppers import AnnealedLangevin, Identity, Langevin, at_start, step_alpha
+from score_sde.steppers import (
+    AnnealedLangevin,
+    Identity,
+    InpaintingLangevin,
+    Langevin,
+    at_start,
+    step_alpha,
+)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -78,6 +85,40 @@ def test_step_sizes_by_hand():
     assert_close(y, x - 4 * (0.1 * sigma) ** 2 * x + 2 * 0.1 * sigma * z[0], 1e-6)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_published_step_sizes(half, x64):
+    """alpha_i = epsilon sigma_i^2/sigma_L^2 with x + alpha score + sqrt(2 alpha) z, or half that step (algorithms 6.1, 5.1)."""
+    levels, epsilon = DiscreteChain.smld(0.01, 1.0, 10), 2e-5
+    stepper = AnnealedLangevin.of_step_size(levels, epsilon, 0.01, 3, half)
+    assert stepper.n_steps == 3
+    x, z = jnp.asarray([[0.3, -0.2]]), jnp.asarray([[[1.0, -2.0]]])
+    for index in (0, 4, 9):
+        step = epsilon * (levels.sigmas[index] / 0.01) ** 2 / (2 if half else 1)
+        i = jnp.asarray(float(index))
+        y, mean = stepper(lambda x, t: -3 * x, x, i, i, z)
+        assert_close(mean, x - 3 * step * x, 1e-12)
+        assert_close(y, mean + np.sqrt(2 * step) * z[0], 1e-12)
+
+
+def test_inpainting_keeps_what_is_known():
+    """At the end of a call the known pixels are alpha image + sigma z with one z, and the others have moved as without it."""
+    sde, t = VP(), jnp.asarray(0.4)
+    alpha, sigma = (float(v) for v in sde.marginal(t))
+    langevin = AnnealedLangevin(sde, 0.2, 2)
+    x, image = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.asarray([[0.5, 9.0], [-0.5, 9.0]])
+    z = jax.random.normal(jax.random.key(0), (3, 2, 2))
+    stepper = InpaintingLangevin(langevin, image, jnp.asarray([True, False]))
+    y, mean = stepper(lambda x, t: -x, x, t, t, z)
+    assert_close(y[:, 0], alpha * image[:, 0] + sigma * z[0, :, 0], 1e-6)
+    assert_close(mean[:, 0], y[:, 0], 0)
+    free, free_mean = langevin(lambda x, t: -x, x, t, t, z[1:])
+    assert_close(y[:, 1], free[:, 1], 1e-6)
+    assert_close(mean[:, 1], free_mean[:, 1], 1e-6)
+    assert (stepper.draws, stepper.nfe) == (3, 2)
+    fresh = InpaintingLangevin(langevin, image, jnp.asarray([True, False]), "update")
+    assert (fresh.draws, fresh.nfe) == (4, 2)
+
+
 def test_several_updates_are_several_calls():
     def stepper(k):
         return Langevin(0.2, k)
@@ -137,6 +178,13 @@ def test_annealed_langevin_converges_to_p_s(name, x64):
         ),
         (lambda: AnnealedLangevin(VP(), -1.0), "snr must be positive"),
         (lambda: AnnealedLangevin(VP(), 0.1, 0), "n_steps must be at least 1"),
+        (lambda: AnnealedLangevin.of_step_size(VP(), 0.0, 0.01, 1), "got step_size=0.0, sigma_min=0.01"),
+        (
+            lambda: InpaintingLangevin(
+                AnnealedLangevin(VP(), 0.1), jnp.zeros((1, 1)), jnp.ones((1, 1), bool), "x"
+            ),
+            "renew must be 'level' or 'update'; got 'x'",
+        ),
         (lambda: Langevin(0.1, norm="image"), "norm must be 'sample' or 'batch'; got 'image'"),
     ],
 )
