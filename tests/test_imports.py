@@ -27,6 +27,7 @@ OTHERS = {
     "data": BASE,
     "metrics": BASE,
     "viz": BASE | {"metrics"},
+    "noise_scales": BASE,
     "convert": BASE | {"networks"},
 }
 TRAINING = BASE | {"sde", "parameterize", "objectives", "data", "likelihood"}
