@@ -37,7 +37,7 @@ def random_subset(count: int, limit: int = 10_000, seed: int = 0) -> Int64[np.nd
     """Ascending indices of at most `limit` of `count` images, drawn without replacement.
 
     Published: all of up to 60,000 images, 10,000 of more (B.4.1). Here one rule, 10,000 of any larger set: on CIFAR-10 two
-    seeds give 49.8 and 50.6, published is 50.
+    seeds give 49.8 and 50.6, all 50,000 training images 53.2, and 50 is published.
     """
     chosen = np.random.default_rng(seed).choice(count, min(count, limit), replace=False)
     return np.sort(chosen).astype(np.int64)
