@@ -6,11 +6,13 @@ from score_sde.objectives.denoising import (
     likelihood_weight,
     variance_weight,
 )
+from score_sde.objectives.sliced import SlicedScoreMatching
 from score_sde.objectives.times import LogSNRUniform, UniformIndex, UniformTime
 
 __all__ = [
     "DenoisingScoreMatching",
     "LogSNRUniform",
+    "SlicedScoreMatching",
     "UniformIndex",
     "UniformTime",
     "interpolated_weight",

@@ -1,0 +1,166 @@
+"""Sliced score matching: reference values, exact values and moments, its minimiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mathcases import mixture_2d, reference_mixture, reference_network
+
+from golden import assert_close, load
+from score_sde.objectives import SlicedScoreMatching
+from score_sde.sde import VE
+
+CLEAN = VE(1e-12, 1.0)
+KINDS = ("rademacher", "gaussian", "sphere")
+
+
+@pytest.fixture
+def stored(x64):
+    return {k: jnp.asarray(v) if k != "meta" else v for k, v in load("math/losses_ssm").items()}
+
+
+def energy_score(p):
+    """-grad of |a|^2/2 + v softplus(W a + b), over a batch."""
+
+    def log_prob(a):
+        return -(0.5 * a @ a + p["v"] @ jax.nn.softplus(p["W"] @ a + p["b"]))
+
+    return lambda x, t: jax.vmap(jax.grad(log_prob))(x)
+
+
+def network_score(p):
+    return lambda x, t: jnp.tanh(x @ p["W"].T + p["b"][None]) @ p["W2"].T + p["b2"][None] - x
+
+
+def loss_and_gradients(objective, score, parameters, x, v):
+    def loss(parameters):
+        return jnp.mean(objective.at(score(parameters), x, jnp.zeros(()), v))
+
+    return jax.value_and_grad(loss)(parameters)
+
+
+class TestReferenceValues:
+    @pytest.mark.parametrize("m", [1, 4])
+    @pytest.mark.parametrize(
+        ("name", "kind", "factor"),
+        [("vr_", "gaussian", 1), ("", "sphere", 6)],  # 6: published length 1, not sqrt(D)
+    )
+    @pytest.mark.parametrize(
+        ("prefix", "score", "names"), [("sse", network_score, "W b W2 b2"), ("ssm", energy_score, "W b v")]
+    )
+    def test_losses_and_gradients(self, prefix, score, names, name, kind, factor, m, stored):
+        objective = SlicedScoreMatching(m, kind, variance_reduced=name == "vr_")
+        v = objective.vectors(stored[f"gauss_p{m}"].reshape(m, *stored["x"].shape))
+        parameters = {k: stored[k] for k in names.split()}
+        loss, gradients = loss_and_gradients(objective, score, parameters, stored["x"], v)
+        key = f"{prefix}_{name}p{m}"
+        assert_close(loss, factor * stored[f"{key}__loss"], 1e-12)
+        for k, gradient in gradients.items():
+            assert_close(gradient, factor * stored[f"{key}__grad_{k}"], 1e-11, k)
+
+    @pytest.mark.parametrize(
+        ("kind", "reduced"), [(kind, False) for kind in KINDS] + [("rademacher", True), ("gaussian", True)]
+    )
+    def test_single_projections(self, kind, reduced, stored):
+        objective = SlicedScoreMatching(kind=kind, variance_reduced=reduced)
+        v = objective.vectors(stored["gauss_n"][None])
+        key = f"single_ssm_{'vr_' if reduced else ''}{kind}"
+        parameters = {k: stored[k] for k in ("W", "b", "v")}
+        loss, gradients = loss_and_gradients(objective, energy_score, parameters, stored["x"], v)
+        assert_close(loss, stored[f"{key}_energy__loss"], 1e-12)
+        for k, gradient in gradients.items():
+            assert_close(gradient, stored[f"{key}_energy__grad_{k}"], 1e-11, k)
+        mixture = reference_mixture(stored).score_fn(CLEAN)
+        loss = jnp.mean(objective.at(mixture, stored["x"], jnp.zeros(()), v))
+        assert_close(loss, stored[f"{key}_gmm__loss"], 1e-9)
+
+    def test_unit_vectors_give_the_exact_objective(self, stored):
+        # sum over e_i sqrt(D) of D terms, divided by D: the trace itself, so exact score matching (eq. 5.1).
+        d = stored["x"].shape[1]
+        v = jnp.broadcast_to((d**0.5 * jnp.eye(d))[:, None], (d, *stored["x"].shape))
+        for reduced in (False, True):
+            objective = SlicedScoreMatching(d, variance_reduced=reduced)
+            per_sample = objective.at(energy_score(stored), stored["x"], jnp.zeros(()), v)
+            assert_close(per_sample, stored["exact_sm__per_sample"], 1e-12)
+            mixture = reference_mixture(stored).score_fn(CLEAN)
+            assert_close(
+                objective.at(mixture, stored["x"], jnp.zeros(()), v), stored["exact_sm_gmm__per_sample"], 1e-9
+            )
+
+    @pytest.mark.parametrize("m", [1, 3])
+    def test_annealed(self, m, x64):
+        stored = {k: jnp.asarray(v) if k != "meta" else v for k, v in load("math/losses_ncsn").items()}
+        sigma = stored["sigmas"][stored["labels"]]
+        x = stored["x"] + sigma[:, None, None, None] * stored["noise"]
+        v = stored[f"anneal_ssm_vr_p{m}_vectors"].reshape(m, *x.shape)
+        objective = SlicedScoreMatching(m, "gaussian")
+        loss = objective.at(reference_network(stored), x, stored["labels"].astype(x.dtype), v)
+        assert_close(jnp.mean(sigma**2 * loss), stored[f"anneal_ssm_vr_p{m}_loss"], 1e-12)
+
+
+class TestRandomProjections:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_second_moment_is_the_identity(self, kind):
+        gauss = jax.random.normal(jax.random.key(0), (1, 40_000, 3))
+        v = np.asarray(SlicedScoreMatching(kind=kind).vectors(gauss))[0]
+        np.testing.assert_allclose(v.T @ v / len(v), np.eye(3), atol=0.04)
+        lengths = np.linalg.norm(v, axis=1)
+        assert (np.std(lengths) < 1e-5) == (kind != "gaussian")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("reduced", [False, True])
+    @pytest.mark.parametrize("projections", [1, 3])
+    def test_mean_and_time(self, kind, reduced, projections):
+        # score = t A x at one x: mean t tr A + t^2 |A x|^2 / 2.
+        a, x, n = jnp.asarray([[1.0, 2.0], [0.5, -3.0]]), jnp.asarray([0.7, -0.4]), 60_000
+        objective = SlicedScoreMatching(projections, kind, reduced, time=0.5)
+        losses = objective(jax.random.key(1), lambda x, t: t[:, None] * x @ a.T, jnp.tile(x[None], (n, 1)))
+        expected = 0.5 * -2.0 + 0.25 * float(jnp.sum((a @ x) ** 2)) / 2
+        assert float(jnp.mean(losses)) == pytest.approx(
+            expected, abs=5 * float(jnp.std(losses)) / n**0.5 + 1e-6
+        )
+        assert losses.shape == (n,)
+
+    def test_variance(self):
+        x = jnp.tile(jnp.asarray([[0.7, -0.4, 1.0]]), (20_000, 1))
+
+        def variance(**options):
+            return float(
+                jnp.var(
+                    SlicedScoreMatching(kind="gaussian", **options)(jax.random.key(2), lambda x, t: -x, x)
+                )
+            )
+
+        # |x|^2 = 1.65: Var(v.v) = 2 D, Var((v.x)^2/2) = |x|^4/2, their covariance |x|^2.
+        assert variance() == pytest.approx(6, rel=0.1)
+        assert variance(projections=4) == pytest.approx(6 / 4, rel=0.1)
+        assert variance(variance_reduced=False) == pytest.approx(6 + 1.65**2 / 2 - 2 * 1.65, rel=0.1)
+
+    def test_images(self):
+        x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
+        losses = SlicedScoreMatching()(jax.random.key(1), lambda x, t: -2 * x, x)
+        np.testing.assert_allclose(
+            losses, -2 * 32 + 2 * np.sum(np.asarray(x) ** 2, axis=(1, 2, 3)), rtol=1e-5
+        )
+
+    def test_refuses(self):
+        with pytest.raises(ValueError, match="projections must be at least 1"):
+            SlicedScoreMatching(0)
+        with pytest.raises(ValueError, match="kind must be"):
+            SlicedScoreMatching(kind="sign")  # pyright: ignore
+
+
+def test_exact_score_minimises(x64):
+    """Around the exact score the loss grows by half the mean square of what is added."""
+    data = mixture_2d()
+    x = data.sample(jax.random.key(0), 50_000, jnp.float64)
+    exact, objective = data.score_fn(CLEAN), SlicedScoreMatching()
+
+    def loss(c):
+        added = lambda x: jnp.stack([jnp.sin(2 * x[:, 0]), x[:, 0] * x[:, 1]], axis=1)  # noqa: E731
+        per_example = objective(jax.random.key(1), lambda x, t: exact(x, t) + c * added(x), x)
+        return jnp.mean(per_example), jnp.mean(jnp.sum(added(x) ** 2, axis=1))
+
+    (low, square), (middle, _), (high, _) = loss(-0.5), loss(0.0), loss(0.5)
+    assert float(high + low - 2 * middle) == pytest.approx(0.25 * float(square), rel=1e-9)
+    assert float(high - low) == pytest.approx(0, abs=0.04 * float(square))
