@@ -156,11 +156,15 @@ def test_exact_score_minimises(x64):
     x = data.sample(jax.random.key(0), 50_000, jnp.float64)
     exact, objective = data.score_fn(CLEAN), SlicedScoreMatching()
 
-    def loss(c):
-        added = lambda x: jnp.stack([jnp.sin(2 * x[:, 0]), x[:, 0] * x[:, 1]], axis=1)  # noqa: E731
-        per_example = objective(jax.random.key(1), lambda x, t: exact(x, t) + c * added(x), x)
-        return jnp.mean(per_example), jnp.mean(jnp.sum(added(x) ** 2, axis=1))
+    def added(x):
+        return x + jnp.stack([jnp.sin(2 * x[:, 0]), x[:, 0] * x[:, 1]], axis=1)
 
-    (low, square), (middle, _), (high, _) = loss(-0.5), loss(0.0), loss(0.5)
-    assert float(high + low - 2 * middle) == pytest.approx(0.25 * float(square), rel=1e-9)
-    assert float(high - low) == pytest.approx(0, abs=0.04 * float(square))
+    def loss(factor, c):
+        return objective(jax.random.key(1), lambda x, t: factor * exact(x, t) + c * added(x), x)
+
+    square = float(jnp.mean(jnp.sum(added(x) ** 2, axis=1)))
+    for factor in (1.0, 0.8):
+        low, middle, high = (loss(factor, c) for c in (-0.5, 0.0, 0.5))
+        assert float(jnp.mean(high + low - 2 * middle)) == pytest.approx(0.25 * square, rel=1e-9)
+        off = abs(float(jnp.mean(high - low))) / (float(jnp.std(high - low)) / len(x) ** 0.5)
+        assert (off < 4) == (factor == 1), f"{off} standard errors at {factor} times the exact score"
