@@ -1,1 +1,94 @@
 """Checkpoints of the published codes: reading, converting and writing them, without executing anything in them."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from score_sde.convert.msgpack_files import read_msgpack
+from score_sde.convert.torch_files import read_torch, write_torch
+from score_sde.errors import UserError
+
+__all__ = ["read_file", "read_msgpack", "read_torch", "write_torch"]
+
+Container = Literal["zip", "pickle", "msgpack"]
+_READERS = {"zip": read_torch, "pickle": read_torch, "msgpack": read_msgpack}
+
+# What files start with that are no checkpoints, and what to do then.
+_FAMILIAR = {
+    b"version https://git-lfs": "is a git-lfs pointer, not the file itself; fetch it with `git lfs pull`",
+    b"\x1f\x8b": "is compressed (gzip); unpack it first, say with `tar xzf` or `gunzip`",
+    b"BZh": "is compressed (bzip2); unpack it first, say with `tar xjf` or `bunzip2`",
+    b"\xfd7zXZ": "is compressed (xz); unpack it first, say with `tar xJf` or `unxz`",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive; unpack it first",
+    b"Rar!": "is a rar archive; unpack it first",
+    b"\x89HDF": "is an HDF5 file; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
+    b"\x93NUMPY": "is a NumPy array; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
+}
+
+
+def read_file(path: str | os.PathLike) -> tuple[Container, Any]:
+    """(container, content) of a published checkpoint; the container is recognized by the file's first bytes.
+
+    "zip" and "pickle" are PyTorch's (`torch_files.py`), "msgpack" is flax's (`msgpack_files.py`). Nothing in the file is
+    executed. Arrays are read-only views of the file, which must stay as it is while they are used.
+
+    Raises:
+        UserError: it is not such a file, or is damaged, truncated or hostile; the message says which.
+    """
+    path = Path(path)
+    try:
+        container = _recognize(path)
+        return container, _READERS[container](path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # the one place where all that a damaged file can cause in the readers ends
+        raise UserError(f"{path} is damaged or truncated ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _recognize(path: Path) -> Container:
+    if path.is_dir():
+        raise UserError(_folder(path))
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise UserError("is empty; fetch it again")
+    for start, advice in _FAMILIAR.items():
+        if head.startswith(start):
+            raise UserError(advice)
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(
+            "is a web page, not a checkpoint: the download gave a page (a warning, a log-in); open it in a browser"
+        )
+    if head[257:262] == b"ustar":
+        raise UserError("is a tar archive; unpack it first, say with `tar xf`")
+    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 2**32:
+        raise UserError(
+            "is a safetensors file; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+        )
+    if head.startswith(b"PK"):
+        return "zip"
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "pickle"
+    if 0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
+        return "msgpack"
+    if ".data-" in path.name or path.suffix in (".index", ".meta"):
+        raise UserError(
+            "is part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+        )
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        raise UserError("is a text file, not a checkpoint")
+    raise UserError(
+        f"is no checkpoint that this knows: neither PyTorch's nor flax's starts with {head[:8].hex(' ')}"
+    )
+
+
+def _folder(path: Path) -> str:
+    names = {entry.name for entry in path.iterdir()}
+    if names & {"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "checkpoints"}:
+        return "is a folder of an Orbax checkpoint or a run of this library; use it as --workdir, without importing it"
+    if any(name.endswith(".index") or ".data-" in name for name in names):
+        return "is a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+    files = sorted(name for name in names if name.startswith("checkpoint") or name.endswith((".pth", ".pt")))
+    return f"is a folder; name the file in it{', say ' + files[-1] if files else ''}"
