@@ -15,14 +15,14 @@ _READERS = {"zip": read_torch, "pickle": read_torch, "msgpack": read_msgpack}
 
 # What files start with that are no checkpoints, and what to do then.
 _FAMILIAR = {
-    b"version https://git-lfs": "is a git-lfs pointer, not the file itself; fetch it with `git lfs pull`",
-    b"\x1f\x8b": "is compressed (gzip); unpack it first, say with `tar xzf` or `gunzip`",
-    b"BZh": "is compressed (bzip2); unpack it first, say with `tar xjf` or `bunzip2`",
-    b"\xfd7zXZ": "is compressed (xz); unpack it first, say with `tar xJf` or `unxz`",
-    b"7z\xbc\xaf\x27\x1c": "is a 7z archive; unpack it first",
-    b"Rar!": "is a rar archive; unpack it first",
-    b"\x89HDF": "is an HDF5 file; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
-    b"\x93NUMPY": "is a NumPy array; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
+    b"version https://git-lfs": "a git-lfs pointer, not the file itself; fetch it with `git lfs pull`",
+    b"\x1f\x8b": "a file compressed with gzip; unpack it first, say with `tar xzf` or `gunzip`",
+    b"BZh": "a file compressed with bzip2; unpack it first, say with `tar xjf` or `bunzip2`",
+    b"\xfd7zXZ": "a file compressed with xz; unpack it first, say with `tar xJf` or `unxz`",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first",
+    b"Rar!": "a rar archive; unpack it first",
+    b"\x89HDF": "an HDF5 file; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
+    b"\x93NUMPY": "a NumPy array; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
 }
 
 
@@ -53,19 +53,19 @@ def _recognize(path: Path) -> Container:
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:
-        raise UserError("is empty; fetch it again")
+        raise UserError("an empty file; fetch it again")
     for start, advice in _FAMILIAR.items():
         if head.startswith(start):
             raise UserError(advice)
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(
-            "is a web page, not a checkpoint: the download gave a page (a warning, a log-in); open it in a browser"
+            "a web page, not a checkpoint: the download gave a page (a warning, a log-in); open it in a browser"
         )
     if head[257:262] == b"ustar":
-        raise UserError("is a tar archive; unpack it first, say with `tar xf`")
+        raise UserError("a tar archive; unpack it first, say with `tar xf`")
     if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 2**32:
         raise UserError(
-            "is a safetensors file; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+            "a safetensors file; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
         )
     if head.startswith(b"PK"):
         return "zip"
@@ -75,20 +75,18 @@ def _recognize(path: Path) -> Container:
         return "msgpack"
     if ".data-" in path.name or path.suffix in (".index", ".meta"):
         raise UserError(
-            "is part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+            "part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
         )
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
-        raise UserError("is a text file, not a checkpoint")
-    raise UserError(
-        f"is no checkpoint that this knows: neither PyTorch's nor flax's starts with {head[:8].hex(' ')}"
-    )
+        raise UserError("a text file, not a checkpoint")
+    raise UserError(f"neither a PyTorch file nor one of flax: it starts with the bytes {head[:8].hex(' ')}")
 
 
 def _folder(path: Path) -> str:
     names = {entry.name for entry in path.iterdir()}
     if names & {"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "checkpoints"}:
-        return "is a folder of an Orbax checkpoint or a run of this library; use it as --workdir, without importing it"
+        return "a folder of an Orbax checkpoint or a run of this library; use it as --workdir, without importing it"
     if any(name.endswith(".index") or ".data-" in name for name in names):
-        return "is a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+        return "a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
     files = sorted(name for name in names if name.startswith("checkpoint") or name.endswith((".pth", ".pt")))
-    return f"is a folder; name the file in it{', say ' + files[-1] if files else ''}"
+    return f"a folder; name the file in it{', say ' + files[-1] if files else ''}"

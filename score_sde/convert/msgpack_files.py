@@ -15,9 +15,10 @@ import numpy as np
 
 from score_sde.errors import UserError
 
-MAX_VALUES = 200_000  # keys and values together; the largest published checkpoints have less than 20,000
+MAX_VALUES = 100_000  # keys and values together; the largest published checkpoints have less than 20,000
 MAX_DEPTH = 64  # of dictionaries in dictionaries
-MAX_TEXT = 1_000  # bytes of a name
+MAX_TEXT = 200  # bytes of a name
+MAX_AXES = 16  # of an array
 
 _NAMES = (
     "float64",
@@ -172,13 +173,17 @@ class _Reader:
 
 
 def _shape(value):
-    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
-        raise UserError("an array's shape is not a list of whole numbers")
+    if type(value) is not list or len(value) > MAX_AXES or any(type(n) is not int or n < 0 for n in value):
+        raise UserError(f"an array's shape is not a list of at most {MAX_AXES} whole numbers")
     return tuple(value)
 
 
 def _joined(chunked):
-    """The array of {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": array, ...}}."""
+    """The array of {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": array, ...}}; the chunks are vectors of one type."""
     shape = _shape([chunked["shape"][str(axis)] for axis in range(len(chunked["shape"]))])
     chunks = [chunked["chunks"][str(i)] for i in range(len(chunked["chunks"]))]
+    for chunk in chunks:
+        # What is writeable is no view of the file: joined itself, and joining again would double the memory each time.
+        if chunk.ndim != 1 or chunk.dtype != chunks[0].dtype or chunk.flags.writeable:
+            raise UserError("the chunks of an array are not vectors of one type")
     return np.concatenate(chunks).reshape(shape)

@@ -21,6 +21,7 @@ MAX_BYTES = 8 * 2**20  # of one pickle; those of the largest published networks 
 MAX_ARGUMENT = 2**20  # of one instruction, in bytes
 MAX_INSTRUCTIONS = 500_000  # a tensor takes about 30
 MAX_DEPTH = 32  # of containers in containers
+MAX_AXES = 16  # of a tensor
 
 STORAGES = {
     "DoubleStorage": np.dtype("f8"),
@@ -185,7 +186,7 @@ class _Machine:
 
     def run(self, name, argument):
         """Execute one instruction; those not listed here are refused."""
-        if name in ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", *_TEXTS):
+        if name in _VALUES:
             self.stack.append(argument)
         elif name in ("BINPUT", "LONG_BINPUT"):
             self.memo[argument] = self.stack[-1]
@@ -276,15 +277,18 @@ class _Machine:
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
+_VALUES |= {"BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
 
 
 def _tensor(storage, offset, shape, strides, *_):
     """The remaining arguments (gradient, hooks, metadata) say nothing about the values."""
     if not isinstance(storage, Storage):
         raise UserError(f"a tensor is made of {_shown(storage)}, not of a storage")
-    if len(_of(tuple, shape)) != len(_of(tuple, strides)):
-        raise UserError(f"a tensor has shape {_shown(shape)} but strides {_shown(strides)}")
+    if len(_of(tuple, shape)) != len(_of(tuple, strides)) or len(shape) > MAX_AXES:
+        raise UserError(
+            f"a tensor has {len(shape)} axes and {len(strides)} strides, at most {MAX_AXES} are known"
+        )
     return Tensor(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, strides)))
 
 

@@ -5,6 +5,7 @@ executed (`pickles.py`), and sizes that the file declares are compared with what
 """
 
 import collections
+import functools
 import mmap
 import os
 import struct
@@ -56,14 +57,8 @@ class _Mapped(mmap.mmap):
 
 def _read_zip(buffer: _Mapped) -> tuple[Pickle, dict[str, np.ndarray]]:
     entries = _entries(buffer)
-    pickles = [name for name in entries if name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise UserError(
-            f"it is a zip file, but not one of torch.save: {len(pickles)} entries named data.pkl instead of one."
-            " If the checkpoint lies inside the zip file, unpack it first"
-        )
-    folder = pickles[0].removesuffix("data.pkl")
-    start, stop = entries[pickles[0]]
+    folder = next(name for name in entries if name.endswith("/data.pkl")).removesuffix("data.pkl")
+    start, stop = entries[f"{folder}data.pkl"]
     pickle = read_pickle(buffer, start, stop)
     order = buffer[slice(*entries[f"{folder}byteorder"])] if f"{folder}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
@@ -85,7 +80,15 @@ def _entries(buffer: _Mapped) -> dict[str, tuple[int, int]]:
     """Name -> (first byte, byte behind the last) of each entry; all lie apart, uncompressed, with the right checksum."""
     with zipfile.ZipFile(buffer) as archive:  # type: ignore[call-overload]
         listed, end = sorted(archive.infolist(), key=lambda entry: entry.header_offset), archive.start_dir
-    entries = {}
+    names = [entry.filename for entry in listed]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError("it is a TorchScript program (torch.jit.save), not a checkpoint")
+    if sum(name.endswith("/data.pkl") for name in names) != 1:
+        raise UserError(
+            "it is a zip file, but not one of torch.save, which has one entry named data.pkl; if the checkpoint lies"
+            " inside the zip file, unpack it first"
+        )
+    entries: dict[str, tuple[int, int]] = {}
     before = 0
     for entry in listed:
         header = entry.header_offset
@@ -149,9 +152,10 @@ def _array(buffer: _Mapped, storage: Storage, start: int, order: Literal["<", ">
 
 
 def _viewer(arrays: dict[str, np.ndarray], limit: int) -> Callable[[Tensor], np.ndarray]:
-    """Tensor -> view of its storage; their bytes together must not exceed the limit."""
+    """Tensor -> view of its storage; their bytes together must not exceed the limit. Equal tensors are one array."""
     total = 0
 
+    @functools.cache
     def view(tensor: Tensor) -> np.ndarray:
         nonlocal total
         storage = arrays[tensor.storage.key]
@@ -251,14 +255,14 @@ class _Writer:
 
     def tensor(self, array):
         """_rebuild_tensor_v2(storage, 0, shape, strides, requires_grad=False, hooks=OrderedDict())."""
-        if array.dtype not in _TYPES:
-            raise UserError(
-                f"a PyTorch file cannot hold an array of type {array.dtype}; known are {list(_TYPES)}"
-            )
-        array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        kind = array.dtype.newbyteorder("=")
+        if kind not in _TYPES:
+            known = ", ".join(map(str, _TYPES))
+            raise UserError(f"a PyTorch file cannot hold an array of type {kind}; known are {known}")
+        array = array.astype(kind.newbyteorder("<"), order="C", copy=False)
         self.parts.append(b"ctorch._utils\n_rebuild_tensor_v2\n((")
         self.value("storage")
-        self.parts.append(f"ctorch\n{_TYPES[array.dtype]}\n".encode())
+        self.parts.append(f"ctorch\n{_TYPES[kind]}\n".encode())
         self.values([str(len(self.arrays)), "cpu", array.size])
         self.parts.append(b"tQ")
         self.values([0, array.shape, tuple(stride // array.itemsize for stride in array.strides), False])
