@@ -1,0 +1,189 @@
+"""What a published checkpoint holds, whichever code wrote it, and the parameters of ours it becomes.
+
+The readers give plain containers and arrays (`read_file`); nothing here opens a file.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from score_sde.convert.table import Entry, Tree, flatten, from_flax, from_torch
+from score_sde.errors import UserError
+
+Format = Literal["msgpack", "torch"]
+UNAVERAGED = ("sigmas", "all_modules.0.W")
+"""Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer, frequencies never trained."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published training state.
+
+    code: "score_sde" (flax), "score_flow" (flax, a dequantizer), "score_sde_pytorch", "ncsn", "ncsnv2", or "weights" where
+    the file holds one set of them and nothing else.
+    params, ema: the weights as published: a flax tree, or a PyTorch state dict without "module." and without buffers.
+    step: optimizer updates made; None where the file does not say.
+    sigmas: the table of noise levels stored with a PyTorch model, largest first.
+    averaged: whether the file holds averaged weights; without, `ema` are `params`.
+    """
+
+    code: str
+    format: Format
+    params: Mapping[str, Any]
+    ema: Mapping[str, Any]
+    step: int | None = None
+    sigmas: np.ndarray | None = None
+    averaged: bool = True
+
+    def convert(
+        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Sequence[Entry] = ()
+    ) -> tuple[Tree, Tree]:
+        """(raw, averaged) parameters of ours in float32, by the table of a network whose shapes are `like`.
+
+        Raises UserError for other names or shapes, and for numbers that are not finite.
+        """
+        read = from_flax if self.format == "msgpack" else from_torch
+        extra = {entry.flax if self.format == "msgpack" else entry.torch for entry in unused}
+
+        def convert(weights: Mapping[str, Any], name: str) -> Tree:
+            flat = flatten(weights) if self.format == "msgpack" else weights.items()
+            given = {key: _single(key, array) for key, array in flat if key not in extra}
+            if bad := [key for key, array in given.items() if not np.isfinite(array).all()]:
+                raise UserError(f"{len(bad)} of the {name} are not finite numbers, the first {bad[0]}")
+            return read(table, given, like)
+
+        params = convert(self.params, "weights")
+        return params, convert(self.ema, "averaged weights") if self.averaged else params
+
+
+def recognize(format: Format, tree: Any, path: Path | None = None) -> Published:
+    """What the content of a file is.
+
+    Args:
+        format: "msgpack" or "torch", as `read_file` says.
+        tree: the content.
+        path: of the file; NCSN's checkpoints say their step in the name only.
+    Raises:
+        UserError: none of the published forms; the message says what was found and which are known.
+    """
+    found = _flax(tree) if format == "msgpack" else _torch(tree, path)
+    if found is None:
+        raise UserError(
+            f"this is no checkpoint of a published code: it holds {_describe(tree)}. Known are the flax states of score_sde and "
+            "score_flow (optimizer, params_ema, step, ...), the dictionaries of score_sde_pytorch (model, ema, optimizer, "
+            "step), the lists of ncsn and ncsnv2, and weights alone"
+        )
+    return found
+
+
+def _flax(tree: Any) -> Published | None:
+    if not isinstance(tree, Mapping):
+        return None
+    if {"optimizer", "params_ema"} <= tree.keys():
+        params, ema = _at(tree, "optimizer", "target"), tree["params_ema"]
+        if set(params) == {"params"} and isinstance(ema, Mapping):
+            params, ema = params["params"], _at(ema, "params")
+        if not (_is_weights(params) and _is_weights(ema)):
+            return None
+        return Published(_flax_code(params), "msgpack", params, ema, _count(tree.get("step")))
+    params = tree["params"] if set(tree) == {"params"} else tree
+    if not _is_weights(params):
+        return None
+    code = "score_flow" if _flax_code(params) == "score_flow" else "weights"
+    return Published(code, "msgpack", params, params, averaged=False)
+
+
+def _flax_code(params: Mapping[str, Any]) -> str:
+    return "score_flow" if "MixLogisticAttnCoupling_0" in params else "score_sde"
+
+
+def _torch(tree: Any, path: Path | None) -> Published | None:
+    if isinstance(tree, Mapping) and {"model", "ema"} <= tree.keys():
+        state, sigmas = _state(tree["model"])
+        names = [name for name in state if name not in UNAVERAGED]
+        shadow = _at(tree, "ema").get("shadow_params")
+        if not isinstance(shadow, list | tuple) or len(shadow) != len(names):
+            count = len(shadow) if isinstance(shadow, list | tuple) else "no"
+            raise UserError(f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged")
+        ema = {**state, **dict(zip(names, shadow, strict=True))}
+        return Published("score_sde_pytorch", "torch", state, ema, _count(tree.get("step")), sigmas)
+    if isinstance(tree, list | tuple) and len(tree) == 2 and isinstance(tree[0], Mapping):
+        state, sigmas = _state(tree[0])
+        return Published(
+            "ncsn", "torch", state, state, _optimizer_step(tree[1], path), sigmas, averaged=False
+        )
+    if isinstance(tree, list | tuple) and len(tree) in (4, 5) and isinstance(tree[0], Mapping):
+        state, sigmas = _state(tree[0])
+        averaged = len(tree) == 5
+        ema = {**state, **_state(tree[4])[0]} if averaged else state
+        return Published("ncsnv2", "torch", state, ema, _count(tree[3]), sigmas, averaged)
+    if isinstance(tree, Mapping) and _is_weights(tree):
+        state, sigmas = _state(tree)
+        return Published("weights", "torch", state, state, None, sigmas, averaged=False)
+    return None
+
+
+def _state(state: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """(parameters without the prefix of data parallelism, noise levels) of a PyTorch state dict."""
+    if not (isinstance(state, Mapping) and _is_weights(state)):
+        raise UserError(f"a PyTorch checkpoint without its dictionary of weights: {_describe(state)}")
+    bare = {str(name).removeprefix("module."): array for name, array in state.items()}
+    sigmas = bare.pop("sigmas", None)
+    return bare, sigmas
+
+
+def _optimizer_step(optimizer: Any, path: Path | None) -> int | None:
+    """Updates that Adam counted, else N of the file name checkpoint_N.pth."""
+    states = optimizer.get("state") if isinstance(optimizer, Mapping) else None
+    for state in states.values() if isinstance(states, Mapping) else ():
+        if isinstance(state, Mapping) and (step := _count(state.get("step"))) is not None:
+            return step
+    number = path.stem.rpartition("_")[2] if path else ""
+    return int(number) if number.isdecimal() else None
+
+
+def _count(value: Any) -> int | None:
+    """A step, stored as a number or as an array of one or (a state kept for several devices) of equal numbers."""
+    try:
+        numbers = np.asarray(value).reshape(-1)
+    except (ValueError, TypeError):
+        return None
+    if numbers.dtype.kind not in "iuf" or not numbers.size or not (numbers == numbers[0]).all():
+        return None
+    return int(numbers[0]) if 0 <= numbers[0] < 2**31 else None
+
+
+def _single(name: str, array: Any) -> np.ndarray:
+    """In float32: half precision is widened, double precision rounded."""
+    array = np.asarray(array)
+    if array.dtype.kind != "f":
+        raise UserError(f"{name} is of type {array.dtype}, not a weight")
+    return array.astype(np.float32)
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for name in path:
+        if not (isinstance(tree, Mapping) and name in tree):
+            raise UserError(f"the checkpoint has no entry {'.'.join(path)}: it is damaged")
+        tree = tree[name]
+    return tree
+
+
+def _is_weights(tree: Any) -> bool:
+    """Whether it is a tree with arrays alone for leaves, and at least one."""
+    if not isinstance(tree, Mapping) or not all(isinstance(name, str) for name in tree):
+        return False
+    leaves = [leaf for _, leaf in flatten(tree)]
+    return bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+
+
+def _describe(tree: Any) -> str:
+    if isinstance(tree, Mapping):
+        names = [str(name)[:40] for name in tree]
+        return f"entries {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "nothing"
+    if isinstance(tree, list | tuple):
+        return f"a list of {len(tree)}: {', '.join(type(part).__name__ for part in tree[:6])}"
+    return f"a {type(tree).__name__}"
