@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from score_sde.convert import unet
 from score_sde.convert.table import Entry, Tree, flatten, from_flax, from_torch
 from score_sde.errors import UserError
+from score_sde.networks import DDPM, NCSNpp
 
 Format = Literal["msgpack", "torch"]
+Network = NCSNpp | DDPM
 UNAVERAGED = ("sigmas", "all_modules.0.W")
 """Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer, frequencies never trained."""
 
@@ -58,18 +61,51 @@ class Published:
         params = convert(self.params, "weights")
         return params, convert(self.ema, "averaged weights") if self.averaged else params
 
+    def misfit(
+        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Sequence[Entry] = ()
+    ) -> str | None:
+        """Why the weights are not those of a network with this table; None where they are. Looks at names and shapes alone."""
+        read = from_flax if self.format == "msgpack" else from_torch
+        extra = {entry.flax if self.format == "msgpack" else entry.torch for entry in unused}
+        flat = flatten(self.params) if self.format == "msgpack" else self.params.items()
+        zero = np.zeros((), np.float32)
+        try:
+            read(table, {key: np.broadcast_to(zero, a.shape) for key, a in flat if key not in extra}, like)
+        except UserError as error:
+            return str(error)
+        return None
 
-def recognize(format: Format, tree: Any, path: Path | None = None) -> Published:
+    @property
+    def modules(self) -> frozenset[str]:
+        """Names of the modules that own parameters, down to the number of each."""
+        if self.format == "msgpack":
+            return frozenset(self.params)
+        split = (name.split(".") for name in self.params)
+        return frozenset(".".join(parts[: 2 if parts[0] == "all_modules" else 1]) for parts in split)
+
+
+def entries(network: Network, height: int) -> tuple[list[Entry], list[Entry]]:
+    """(table, what the published codes have besides and never use) of a network for images of that height."""
+    return unet.table(network, height), list(unet.unused(network, height))
+
+
+def module_names(network: Network, height: int, format: Format) -> frozenset[str]:
+    """Names of the network's published modules that own parameters, as `Published.modules` gives those of a file."""
+    names = unet.owners(network, height)
+    return frozenset(flax if format == "msgpack" else torch for flax, torch in names)
+
+
+def recognize(container: str, tree: Any, path: Path | None = None) -> Published:
     """What the content of a file is.
 
     Args:
-        format: "msgpack" or "torch", as `read_file` says.
+        container: "msgpack" (flax), "zip" or "pickle" (PyTorch), as `read_file` says.
         tree: the content.
         path: of the file; NCSN's checkpoints say their step in the name only.
     Raises:
         UserError: none of the published forms; the message says what was found and which are known.
     """
-    found = _flax(tree) if format == "msgpack" else _torch(tree, path)
+    found = _flax(tree) if container == "msgpack" else _torch(tree, path)
     if found is None:
         raise UserError(
             f"this is no checkpoint of a published code: it holds {_describe(tree)}. Known are the flax states of score_sde and "

@@ -109,6 +109,14 @@ def modules(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[Module, str, 
         listed += module.in_list
 
 
+def owners(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[str, str]]:
+    """(flax name, PyTorch name) of the modules that own parameters; quick, as no shapes are made."""
+    for module, flax, torch in modules(network, height):
+        bare = module.ours.endswith("_resample") and module.kind in ("Downsample", "Upsample")
+        if module.in_list and (network.resamp_with_conv or not bare):
+            yield flax, torch
+
+
 def _all_entries(network: NCSNpp | DDPM, height: int, fir: bool) -> Iterator[Entry]:
     for module, flax, torch in modules(network, height):
         for part, published, kind in PARTS[module.kind]:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.weights import network_from_config, read_file
+from networks.weights import network_from_config
 
 from golden import golden
-from score_sde.convert import unet
+from score_sde.convert import read_file, unet
 from score_sde.convert.published import recognize
 from score_sde.convert.table import flatten, to_torch
 from score_sde.errors import UserError
@@ -105,7 +105,7 @@ def test_weights_of_another_network_are_refused():
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), shapes(SMALL))
     state = to_torch(unet.table(SMALL, 8), params)
-    published = recognize("torch", state)
+    published = recognize("zip", state)
     assert (published.code, published.averaged) == ("weights", False)
     other = SMALL.clone(num_res_blocks=2)
     with pytest.raises(UserError, match=r"the weights are not of this network: .* is missing"):
@@ -116,4 +116,4 @@ def test_weights_of_another_network_are_refused():
     with pytest.raises(
         UserError, match=r"1 of the weights are not finite numbers, the first all_modules\.3\.bias"
     ):
-        recognize("torch", state).convert(unet.table(SMALL, 8), shapes(SMALL))
+        recognize("zip", state).convert(unet.table(SMALL, 8), shapes(SMALL))

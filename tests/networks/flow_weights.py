@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from networks.weights import Tree, read_file
+from networks.weights import Tree
 
+from score_sde.convert import read_file
 from score_sde.convert.flow import flow_of, from_published
 from score_sde.convert.published import recognize
 from score_sde.networks import FlowPP

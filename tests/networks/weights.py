@@ -1,11 +1,7 @@
 """Networks, weights and outputs of the published codes, read by `score_sde.convert`, for the tests of networks."""
 
 import functools
-import io
 import json
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.serialization import msgpack_restore
 
-from score_sde.convert import unet
+from score_sde.convert import read_file, unet
 from score_sde.convert.published import recognize
 from score_sde.convert.table import flatten, nest
 from score_sde.convert.unet import LEAVES, PARTS
@@ -111,12 +106,6 @@ def read_reference(folder: Path) -> Reference:
     return Reference(config, arrays, {"output": raw, "output_ema": averaged})
 
 
-def read_file(path):
-    if path.suffix == ".pth":
-        return "torch", read_pth(path)
-    return "msgpack", msgpack_restore(path.read_bytes())
-
-
 @functools.lru_cache(maxsize=32)
 def compiled(network: Network) -> Callable[[Tree, jax.Array, jax.Array], jax.Array]:
     """`f(params, x, labels)` in evaluation mode; compiled in a hurry (a third of the time)."""
@@ -194,56 +183,3 @@ def _nhwc(a: np.ndarray, name: str) -> np.ndarray:
     if a.ndim != 4:
         return a
     return a.transpose(2, 3, 1, 0) if name == "w" else a.transpose(0, 2, 3, 1)
-
-
-def read_pth(path: Path) -> Any:
-    """Content of a PyTorch file (zip format, 1.6 and later) with arrays for tensors, without PyTorch.
-
-    Only containers, numbers and tensors are admitted; a pickle that asks for anything else is refused.
-    """
-    with zipfile.ZipFile(path) as file:
-        (pickled,) = [name for name in file.namelist() if name.endswith("/data.pkl")]
-        return _Unpickler(file, pickled).load()
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: zipfile.ZipFile, pickled: str) -> None:
-        super().__init__(io.BytesIO(file.read(pickled)), encoding="latin1")
-        self._file = file
-        self._folder = pickled.removesuffix("data.pkl") + "data/"
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch", "FloatStorage"): np.dtype("<f4"),
-            ("torch", "DoubleStorage"): np.dtype("<f8"),
-            ("torch", "LongStorage"): np.dtype("<i8"),
-            ("numpy.core.multiarray", "scalar"): _scalar,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode,
-        }
-        if (module, name) not in known:
-            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
-        return known[module, name]
-
-    def persistent_load(self, pid: tuple) -> np.ndarray:
-        _, dtype, key, _, size = pid
-        return np.frombuffer(self._file.read(self._folder + key), dtype, size)
-
-
-def _rebuild_tensor(
-    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
-) -> np.ndarray:
-    flat = storage[offset:]
-    return np.lib.stride_tricks.as_strided(flat, shape, [s * flat.itemsize for s in strides]).copy()
-
-
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
-    return np.frombuffer(data, dtype, 1)[0]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding} is not admitted")
-    return text.encode(encoding)
