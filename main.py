@@ -18,7 +18,7 @@ flags.DEFINE_enum(
     None,
     [
         *("train", "train_dequantizer", "sample", "eval", "likelihood", "summarize"),
-        *("encode", "decode", "interpolate", "report", "dry_run"),
+        *("encode", "decode", "interpolate", "report", "dry_run", "import", "export"),
     ],
     "What to do.",
     required=True,
@@ -41,7 +41,20 @@ flags.DEFINE_string(
     "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents), or several with commas between "
     "them, for --mode encode, decode and interpolate; default: images of config.eval.split, or latents drawn from the prior.",
 )
-flags.DEFINE_string("output", None, "Folder for results; default: in the working directory.")
+flags.DEFINE_string(
+    "output",
+    None,
+    "Folder for results; default: in the working directory. For --mode export: the file, like model.pth.",
+)
+flags.DEFINE_string(
+    "source", None, "Checkpoint of a published code for --mode import: checkpoint_N or a .pth file."
+)
+flags.DEFINE_string(
+    "source_config",
+    None,
+    "Its configuration as JSON, for --mode import without --config; default: a config.json beside the file, else "
+    "the one recipe whose network has these weights.",
+)
 flags.DEFINE_float("temperature", None, "Factor of the latents in --mode decode and interpolate; default 1.")
 flags.DEFINE_integer("frames", None, "Images of one interpolation, both ends included; default 11.")
 flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
@@ -93,7 +106,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed:
         _join_processes(jax)
     try:
-        flags_of_modes = {name: FLAGS[name].value for name in ("input", "output", "temperature", "frames")}
+        names = ("input", "output", "temperature", "frames", "source", "source_config")
+        flags_of_modes = {name: FLAGS[name].value for name in names}
         run_lib.run(
             FLAGS.mode,
             FLAGS.config,

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from score_sde import __version__, results, viz
+from score_sde import __version__, exchange, results, viz
 from score_sde import codec as codec_lib
 from score_sde import config as config_lib
 from score_sde.arguments import attempt, name_of, parse_options, parse_runs, raise_failed
@@ -26,6 +26,8 @@ from score_sde.build import (
     build_process,
     open_source,
 )
+from score_sde.convert import read_file, write_torch
+from score_sde.convert.published import recognize
 from score_sde.data import Source, fingerprint, pipeline, take
 from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
@@ -354,6 +356,73 @@ def interpolate(
     return folder
 
 
+def import_checkpoint(
+    source: Path,
+    config_file: str | None = None,
+    overrides: list[tuple[str, str]] | None = None,
+    workdir: str | None = None,
+    source_config: Path | None = None,
+) -> Path:
+    """Make the checkpoint of a published code a run of ours, with its step, weights and averaged weights.
+
+    Nothing in the file is executed, and nothing is written before everything has been found right.
+    """
+    published = recognize(*read_file(source), source)
+    command = f"python main.py --mode import --source {source}" + (f" --workdir {workdir}" if workdir else "")
+    config, origin = exchange.find_config(
+        published, source, config_file, source_config, overrides or [], command
+    )
+    folder = Path(workdir) if workdir else Path("runs") / config.name
+    exchange.check_free(folder)
+    experiment = build(config, image_shape(config))
+    state = exchange.to_state(published, experiment, config)
+    step = int(state.step)
+    if jax.process_index() == 0:
+        how = {
+            "source": source.name,
+            "code": published.code,
+            "averaged": published.averaged,
+            "config": origin,
+        }
+        exchange.write_run(folder, config, state, how)
+        print(
+            f"imported {source} ({published.code}) with the configuration of {origin}: {folder}, checkpoint {step}, "
+            f"{costs.count(state.params):,} parameters"
+        )
+        if published.step is None:
+            print("The file does not say its step, so it is checkpoint 0.")
+        if not published.averaged:
+            print("It holds one set of weights: averaged and raw ones are the same here.")
+        pixels, process = experiment.pixel_range, ", ".join(f"{k}={v}" for k, v in config.sde.items())
+        print(
+            f"What weights do not tell, and so the configuration says: process {process}; images {experiment.shape} of "
+            f"{pixels.levels} levels in [{pixels.low:g}, {pixels.high:g}]. Training on begins with a fresh optimizer.\n"
+            f"Sample: python main.py --mode sample --workdir {folder}"
+        )
+    return folder
+
+
+def export(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    output: Path | None = None,
+) -> Path:
+    """Write a checkpoint as the PyTorch codes do, for them to load; --mode import reads it back, bit for bit."""
+    if output is None:
+        raise UserError("--mode export needs the file to write: --output model.pth")
+    if output.exists():
+        raise UserError(f"{output} exists already; choose another --output")
+    experiment, _, state, step = restore(config, workdir, checkpoint)
+    tree = exchange.to_pytorch(experiment, config, state)
+    if jax.process_index() == 0:
+        with results.writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_torch(output, tree)
+        print(f"checkpoint {step} in PyTorch's form: {output}")
+    return output
+
+
 def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
     """Write report.html: samples, animation, loss curves, nearest training images, configuration, versions, device."""
     experiment = build(config, image_shape(config))
@@ -666,6 +735,7 @@ TRAINED = {
     "encode": encode,
     "decode": decode,
     "interpolate": interpolate,
+    "export": export,
 }
 
 
@@ -684,6 +754,15 @@ def run(
     several runs or checkpoints are asked for and some fail, the others are done all the same.
     """
     options = parse_options(mode, {"shard": shard, **flags})
+    if mode == "import":
+        if checkpoints is not None:
+            raise UserError("--checkpoint means nothing to --mode import; the step is the file's")
+        if "source" not in options:
+            raise UserError("--mode import needs the published checkpoint: --source FILE")
+        if config_file and "source_config" in options:
+            raise UserError("--config and --source_config both say what the weights are of; give one of them")
+        import_checkpoint(config_file=config_file, overrides=overrides, workdir=workdir, **options)
+        return
     runs = parse_runs(config_file, workdir)
     check_apart(runs, overrides)
     if mode in FRESH:

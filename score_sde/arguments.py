@@ -15,6 +15,8 @@ OPTIONS = {
     "encode": ("input", "output"),
     "decode": ("input", "output", "temperature"),
     "interpolate": ("input", "output", "temperature", "frames"),
+    "import": ("source", "source_config"),
+    "export": ("output",),
 }
 """Flags of single modes."""
 
@@ -30,6 +32,8 @@ def parse_options(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
         "shard": parse_shard,
         "input": lambda text: [Path(part) for part in split_list(text)] or None,
         "output": Path,
+        "source": Path,
+        "source_config": Path,
         "temperature": parse_temperature,
         "frames": parse_frames,
     }

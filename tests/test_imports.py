@@ -42,17 +42,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": TRAINING | {"likelihood", "training"},
     "codec": TRAINING | {"flow", "training"},
     "results": BASE | {"codec", "data", "likelihood", "viz", "workdir"},
+    "exchange": BASE | {"sde", "convert", "networks", "training", "config", "workdir", "build"},
     "arguments": {"errors"},
     "config": {"errors"},
     "workdir": {"errors", "config", "viz"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,
-    "run_lib": LIBRARY | {"config", "workdir", "build", "results", "arguments", "__init__"},
+    "run_lib": LIBRARY | {"config", "workdir", "build", "results", "arguments", "exchange", "__init__"},
     "main": BASE | {"run_lib", "__init__"},
     "configs": set(),
 }
 PROGRAMS = ("run_lib", "main", "configs")
-READ_CONFIGS = {"config", "workdir", "build", "run_lib", "configs"}
+READ_CONFIGS = {"config", "workdir", "exchange", "build", "run_lib", "configs"}
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_probability", "keras"}
 
 

@@ -3,20 +3,20 @@
 The readers give plain containers and arrays (`read_file`); nothing here opens a file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from score_sde.convert import unet
+from score_sde.convert import refinenet, unet
 from score_sde.convert.table import Entry, Tree, flatten, from_flax, from_torch
 from score_sde.errors import UserError
-from score_sde.networks import DDPM, NCSNpp
+from score_sde.networks import DDPM, NCSN, NCSNpp, NCSNv2
 
 Format = Literal["msgpack", "torch"]
-Network = NCSNpp | DDPM
+Network = NCSNpp | DDPM | NCSN | NCSNv2
 UNAVERAGED = ("sigmas", "all_modules.0.W")
 """Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer, frequencies never trained."""
 
@@ -42,7 +42,7 @@ class Published:
     averaged: bool = True
 
     def convert(
-        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Sequence[Entry] = ()
+        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Iterable[Entry] = ()
     ) -> tuple[Tree, Tree]:
         """(raw, averaged) parameters of ours in float32, by the table of a network whose shapes are `like`.
 
@@ -62,7 +62,7 @@ class Published:
         return params, convert(self.ema, "averaged weights") if self.averaged else params
 
     def misfit(
-        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Sequence[Entry] = ()
+        self, table: Sequence[Entry], like: Mapping[str, Any], unused: Iterable[Entry] = ()
     ) -> str | None:
         """Why the weights are not those of a network with this table; None where they are. Looks at names and shapes alone."""
         read = from_flax if self.format == "msgpack" else from_torch
@@ -76,23 +76,44 @@ class Published:
         return None
 
     @property
+    def names(self) -> frozenset[str]:
+        """Names of all arrays."""
+        flat = flatten(self.params) if self.format == "msgpack" else self.params.items()
+        return frozenset(name for name, _ in flat)
+
+    @property
     def modules(self) -> frozenset[str]:
         """Names of the modules that own parameters, down to the number of each."""
-        if self.format == "msgpack":
-            return frozenset(self.params)
-        split = (name.split(".") for name in self.params)
-        return frozenset(".".join(parts[: 2 if parts[0] == "all_modules" else 1]) for parts in split)
+        return frozenset(_module(name) for name in self.params)
 
 
-def entries(network: Network, height: int) -> tuple[list[Entry], list[Entry]]:
+def entries(network: Network, height: int) -> tuple[list[Entry], dict[Entry, tuple[int, ...]]]:
     """(table, what the published codes have besides and never use) of a network for images of that height."""
-    return unet.table(network, height), list(unet.unused(network, height))
+    if isinstance(network, NCSN | NCSNv2):
+        return refinenet.table(network), {}
+    return unet.table(network, height), unet.unused(network, height)
+
+
+def state_names(network: Network, height: int) -> list[str]:
+    """Names of the PyTorch state dict, without "module." and buffers, in its order."""
+    if isinstance(network, NCSN | NCSNv2):
+        return [entry.torch for entry in refinenet.table(network) if entry.torch]
+    return unet.state_names(network, height)
 
 
 def module_names(network: Network, height: int, format: Format) -> frozenset[str]:
     """Names of the network's published modules that own parameters, as `Published.modules` gives those of a file."""
-    names = unet.owners(network, height)
-    return frozenset(flax if format == "msgpack" else torch for flax, torch in names)
+    if isinstance(network, NCSN | NCSNv2):
+        names = [entry.flax if format == "msgpack" else entry.torch for entry in refinenet.table(network)]
+        return frozenset(_module(name) for name in names if name)
+    owners = unet.owners(network, height)
+    return frozenset(flax if format == "msgpack" else torch for flax, torch in owners)
+
+
+def _module(name: str) -> str:
+    """ "The part "all_modules.3" of "all_modules.3.Conv_0.weight", else the first part."""
+    parts = name.split("/")[0].split(".")
+    return ".".join(parts[: 2 if parts[0] == "all_modules" else 1])
 
 
 def recognize(container: str, tree: Any, path: Path | None = None) -> Published:

@@ -98,6 +98,13 @@ def unused(network: NCSNpp | DDPM, height: int) -> dict[Entry, tuple[int, ...]]:
     return result
 
 
+def state_names(network: NCSNpp | DDPM, height: int) -> list[str]:
+    """PyTorch names of all parameters, those of `unused` among them, in the order of its state dict."""
+    made, extra = _shapes(network, height), unused(network, height)
+    fir = isinstance(network, NCSNpp) and network.fir
+    return [e.torch for e in _all_entries(network, height, fir) if e.torch and (e.ours in made or e in extra)]
+
+
 def modules(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[Module, str, str]]:
     """(module, flax name, PyTorch name) of the modules in calling order; some have no parameters."""
     counter: Counter[str] = Counter()

@@ -1,0 +1,354 @@
+"""Published checkpoints into working directories of ours, and back: which configuration a file is of, and its writing."""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from score_sde import config as config_lib
+from score_sde.build import SECTIONS, Experiment, build_network, build_process
+from score_sde.convert.originals import translate
+from score_sde.convert.published import UNAVERAGED, Published, entries, module_names, state_names
+from score_sde.convert.table import to_torch
+from score_sde.errors import UserError
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.state import TrainState
+from score_sde.workdir import write_json
+
+UNUSED_SIGMAS = {"sigma_min": 0.01, "sigma_max": 50.0, "n": 1000}
+"""The noise levels that PyTorch's VP models carry along, those of its default configurations."""
+
+
+# Which configuration
+
+
+def find_config(
+    published: Published,
+    source: Path,
+    config_file: str | None,
+    source_config: Path | None,
+    overrides: Sequence[tuple[str, str]],
+    command: str,
+) -> tuple[ml_collections.ConfigDict, str]:
+    """(configuration of ours, where it is from) for the content of the file `source`.
+
+    In this order: `config_file` (a recipe, or config.json of a run); `source_config`, a configuration of the original code as
+    JSON; a config.json beside the file; the one recipe whose network has these arrays. `overrides` come last.
+
+    Raises:
+        UserError: none or several fit, or a configuration that is named cannot be followed.
+    """
+    beside = source.parent / "config.json"
+    if config_file:
+        config, origin = config_lib.load(config_file), config_file
+        follow_code(config, published)
+    elif source_config or beside.is_file():
+        config, origin = _read_original(source_config or beside, published)
+    else:
+        config, origin = _recognize(published, overrides, command)
+    config_lib.override(config, overrides)
+    return config, origin
+
+
+def _read_original(path: Path, published: Published) -> tuple[ml_collections.ConfigDict, str]:
+    """The configuration that a JSON file describes in the original code's terms, or in ours."""
+    try:
+        original = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); name a recipe with --config instead"
+        ) from error
+    if isinstance(original, Mapping) and set(SECTIONS) <= original.keys():
+        return config_lib.load_json(path), str(path)
+    try:
+        found = translate(original)
+    except UserError as error:
+        raise UserError(f"{path}: {error}. Name a recipe of this library with --config instead") from error
+    location = f"configs/{found.recipe}.py:{found.dataset}"
+    try:
+        config = config_lib.load(location)
+    except UserError:  # the recipe does not have this data set
+        location = f"configs/{found.recipe}.py:folder"
+        config = config_lib.load(location)
+    for section, values in found.changes.items():
+        if section == "model" and values["name"] != config.model.name:
+            config.model = ml_collections.ConfigDict(values)
+        else:
+            config[section].update(values)
+    follow_code(config, published)
+    if config.model.name in ("ncsn", "ncsnv2"):
+        config.model.variant = _variant(published)
+    return config, f"{path} (as {location})"
+
+
+def follow_code(config: ml_collections.ConfigDict, published: Published) -> None:
+    """Set what the codes differ in and their configurations do not say: how RefineNets resize, normalize and narrow."""
+    if config.model.name not in ("ncsn", "ncsnv2"):
+        return
+    flax = published.format == "msgpack"
+    config.model.resize = "half_pixel" if flax else "corner_aligned"
+    config.model.channel_variance = "C" if flax else "C-1"
+    config.model.narrowed = "last" if flax else "third"
+
+
+def _variant(published: Published) -> str:
+    """Of a RefineNet, by the number of its refine blocks, which configurations do not always tell."""
+    count = sum("refine" in name.lower() for name in published.modules)
+    return {5: "128", 6: "256"}.get(count, "64")
+
+
+def recipes() -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """("configs/GROUP/FILE.py:DATASET", configuration) of everything in configs/."""
+    datasets = importlib.import_module("configs.datasets").DATASETS
+    for path in sorted(Path("configs").glob("*/*.py")):
+        for dataset in datasets:
+            try:
+                yield f"{path}:{dataset}", config_lib.load(f"{path}:{dataset}")
+            except UserError:  # the recipe does not have this data set
+                continue
+
+
+def _recognize(
+    published: Published, overrides: Sequence[tuple[str, str]], command: str
+) -> tuple[ml_collections.ConfigDict, str]:
+    """The recipe whose network, with the overrides, is that of the weights."""
+    found: dict[str, list[tuple[str, ml_collections.ConfigDict]]] = {}  # by what names and shapes depend on
+    for location, config in recipes():
+        try:
+            follow_code(config, published)
+            config_lib.override(config, overrides)
+        except UserError:  # an override that means nothing to this recipe
+            continue
+        if config.data.image_size:
+            found.setdefault(_structure(config), []).append((location, config))
+    distances = {
+        key: len(published.modules ^ _module_names(of_structure[0][1], published))
+        for key, of_structure in found.items()
+    }
+    if not distances:
+        raise UserError("no recipe in configs/ takes these overrides; name one with --config")
+    fitting, reasons = [], []
+    for key in (key for key, distance in distances.items() if distance == min(distances.values())):
+        foreign, reason = _misfit(published, found[key][0][1])
+        for location, config in found[key]:
+            why = reason or sigmas_differ(published, config)
+            if why:
+                reasons.append((foreign, location, why))
+            else:
+                fitting.append((location, config))
+    if len(fitting) == 1:
+        return fitting[0][1], fitting[0][0]
+    if fitting:
+        listed = "\n".join(f"  {command} --config {location}" for location, _ in fitting)
+        raise UserError(
+            f"{len(fitting)} recipes have the network of these weights, which do not tell process, image size and pixel range. "
+            f"Say which one it is:\n{listed}"
+        )
+    _, location, reason = min(reasons)
+    raise UserError(
+        f"no recipe in configs/ has the network of these weights. The nearest is {location}: {reason}. Name a recipe and what "
+        f"is other, like: {command} --config {location} --config.model.nf=NUMBER, or the original configuration as JSON with "
+        "--source_config"
+    )
+
+
+def _structure(config: ml_collections.ConfigDict) -> str:
+    """What names and shapes of a network depend on."""
+    only = (
+        "dropout",
+        "activation",
+        "dtype",
+        "remat",
+        "prediction",
+        "scale_by_sigma",
+        "init_scale",
+        "fourier_scale",
+    )
+    model = {name: value for name, value in config.model.items() if name not in only}
+    values = model | {name: config.data[name] for name in ("image_size", "channels")}
+    if config.model.name == "ncsn":
+        values["n"] = config.sde.n
+    return repr(sorted(values.items()))
+
+
+def _module_names(config: ml_collections.ConfigDict, published: Published) -> frozenset[str]:
+    network: Any = build_network(config, build_process(config.sde))
+    return module_names(network, config.data.image_size, published.format)
+
+
+def _misfit(published: Published, config: ml_collections.ConfigDict) -> tuple[int, str | None]:
+    """(arrays that the file or the network has alone, why the weights are not the network's or None)."""
+    network: Any = build_network(config, build_process(config.sde))
+    shape = (config.data.image_size, config.data.image_size, config.data.channels)
+    table, unused = entries(network, shape[0])
+    names = {entry.flax if published.format == "msgpack" else entry.torch for entry in (*table, *unused)}
+    return len(names ^ published.names), published.misfit(table, _shapes(network, shape), unused)
+
+
+def _shapes(network: nn.Module, shape: tuple[int, int, int]) -> Any:
+    x, labels = jnp.zeros((1, *shape)), jnp.ones((1,))
+    return jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]
+
+
+def sigmas_differ(published: Published, config: ml_collections.ConfigDict) -> str | None:
+    """How the noise levels in the file differ from those of a VE configuration; None where they do not or are not there."""
+    if published.sigmas is None or config.sde.name not in ("ve", "smld") or not published.sigmas.size:
+        return None
+    ends = (float(published.sigmas.min()), float(published.sigmas.max()))
+    ours = (config.sde.sigma_min, config.sde.sigma_max)
+    count = published.sigmas.size
+    if np.allclose(ends, ours, rtol=1e-3) and count == config.sde.get("n", count):
+        return None
+    return (
+        f"its {count} noise levels run from {ends[0]:.6g} to {ends[1]:.6g}, those of the configuration from {ours[0]} to "
+        f"{ours[1]}{', ' + str(config.sde.n) + ' of them' if 'n' in config.sde else ''} (config.sde)"
+    )
+
+
+# Import
+
+
+def to_state(published: Published, experiment: Experiment, config: ml_collections.ConfigDict) -> TrainState:
+    """The train state of a file: its step and weights, and an optimizer as at the start.
+
+    Raises:
+        UserError: the weights or noise levels are not those of the configuration.
+    """
+    if published.code == "score_flow":
+        raise UserError("this is a dequantizer, not a score network")
+    network: Any = experiment.model.network
+    table, unused = entries(network, experiment.shape[0])
+    params, ema = published.convert(table, _shapes(network, experiment.shape), unused)
+    if reason := sigmas_differ(published, config):
+        raise UserError(f"{reason}. Set config.sde.sigma_min, sigma_max and, for a discrete process, n")
+    params, ema = (jax.tree.map(jnp.asarray, tree) for tree in (params, ema))
+    step = jnp.asarray(published.step or 0, jnp.int32)
+    return TrainState(step, params, ema, experiment.trainer.optimizer.init(params))
+
+
+def check_free(workdir: Path) -> None:
+    """Raises UserError where a new working directory cannot be made."""
+    if workdir.is_dir() and not any(workdir.iterdir()):
+        return
+    if workdir.exists():
+        raise UserError(
+            f"{workdir} exists already; choose another --workdir, as nothing is imported into a run"
+        )
+
+
+def write_run(
+    workdir: Path, config: ml_collections.ConfigDict, state: TrainState, origin: Mapping[str, Any]
+) -> None:
+    """Make the working directory of a run with one checkpoint: as a hidden folder beside it first, and then by one rename.
+
+    Raises:
+        UserError: it cannot be written, or something has come to be there.
+    """
+    temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.importing")
+    try:
+        temporary.mkdir(parents=True)
+        checkpoints = Checkpoints(temporary / "checkpoints", keep=config.training.keep)
+        # The published data order is not known; a run that goes on takes the batches that follow this many of its own.
+        checkpoints.save(state, {"data": {"next_index": int(state.step)}, "window": {}})
+        checkpoints.close()
+        write_json(temporary / "imported.json", dict(origin))
+        config_lib.save(config, temporary / "config.json")
+        os.rename(temporary, workdir)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror or error}); choose another --workdir"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+# Export
+
+
+def to_pytorch(experiment: Experiment, config: ml_collections.ConfigDict, state: TrainState) -> Any:
+    """What the PyTorch codes save of such a model: a dictionary for NCSN++, DDPM++ and DDPM, a list for NCSNv2.
+
+    The optimizer is empty, as before its first step. Arrays that the code owns and never uses are zeros, and VP models
+    carry the noise levels of its default configurations, which they never use either.
+
+    Raises:
+        UserError: the PyTorch code cannot express this model.
+    """
+    _check_expressible(config)
+    network: Any = experiment.model.network
+    table, unused = entries(network, experiment.shape[0])
+    names = state_names(network, experiment.shape[0])
+    zeros = {str(entry.torch): np.zeros(shape, np.float32) for entry, shape in unused.items()}
+    weights = [to_torch(table, jax.device_get(tree)) | zeros for tree in (state.params, state.ema_params)]
+    raw, ema = ({name: np.ascontiguousarray(tree[name]) for name in names} for tree in weights)
+    step, sigmas, optimizer = int(state.step), _sigmas(config), _empty_adam(config.optim, len(raw))
+    model = {f"module.{name}": array for name, array in raw.items()}
+    if config.model.name == "ncsnv2":
+        return [{"module.sigmas": sigmas.astype(np.float32)} | model, optimizer, 0, step, ema]
+    shadow = [ema[name] for name in names if name not in UNAVERAGED]
+    averages = {"decay": config.training.ema_rate, "num_updates": step, "shadow_params": shadow}
+    return {"optimizer": optimizer, "model": {"module.sigmas": sigmas} | model, "ema": averages, "step": step}
+
+
+def _check_expressible(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError, saying why, for a model that the PyTorch codes do not have."""
+    model, process = config.model, config.sde.name
+    ve = process in ("ve", "smld")
+    needed: dict[str, Any] = {"prediction": "score" if ve else "noise"}
+    if model.name == "ncsn":
+        raise UserError(
+            "the code of NCSN keeps one set of weights, not averaged ones beside them; it is not exported"
+        )
+    if process not in ("ve", "smld", "vp", "ddpm", "subvp"):
+        raise UserError(
+            f"the PyTorch code has no process config.sde.name={process}; it has ve, smld, vp, ddpm and subvp"
+        )
+    if model.name == "ncsnv2":
+        needed |= {
+            "resize": "corner_aligned",
+            "channel_variance": "C-1",
+            "narrowed": "third",
+            "scale_by_sigma": True,
+        }
+        if process != "smld":
+            raise UserError(f"NCSNv2's code has discrete noise levels alone (sde.name=smld), not {process}")
+    elif model.name == "ddpm" and process == "ve":
+        raise UserError(
+            "the PyTorch code gives sigma itself, not time, to a DDPM network under the continuous VE SDE"
+        )
+    elif model.name == "ncsnpp":
+        needed["embedding"] = "fourier" if process == "ve" else "positional"
+    if wrong := [
+        f"{name}={model[name]} (its is {value})" for name, value in needed.items() if model[name] != value
+    ]:
+        raise UserError(f"the PyTorch code has no such model: config.model.{', '.join(wrong)}")
+
+
+def _sigmas(config: ml_collections.ConfigDict) -> np.ndarray:
+    """The table of noise levels in double precision, the largest first."""
+    levels: dict[str, Any] = dict(UNUSED_SIGMAS)
+    if config.sde.name in ("ve", "smld"):
+        levels = {"n": config.sampling.steps} | config.sde.to_dict()
+    elif config.sde.name == "ddpm":
+        levels["n"] = config.sde.n
+    return np.exp(np.linspace(np.log(levels["sigma_max"]), np.log(levels["sigma_min"]), levels["n"]))
+
+
+def _empty_adam(optim: ml_collections.ConfigDict, count: int) -> dict[str, Any]:
+    """The state dict of Adam over `count` parameters before its first step."""
+    group = {
+        "lr": optim.lr,
+        "betas": (optim.beta1, 0.999),
+        "eps": optim.eps,
+        "weight_decay": optim.weight_decay,
+    }
+    return {"state": {}, "param_groups": [group | {"amsgrad": False, "params": list(range(count))}]}
