@@ -1,0 +1,409 @@
+"""Checkpoints of the published codes as runs: every one of them, wrong ones, and the way back."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks.weights import compiled
+from PIL import Image
+from test_cli import run
+
+import run_lib
+from golden import golden
+from score_sde import config as config_lib
+from score_sde import exchange
+from score_sde.build import build
+from score_sde.convert import read_file, write_torch
+from score_sde.convert.table import flatten
+from score_sde.errors import UserError
+
+NOISE = {  # folder: rounding of the published float32 values
+    "score_sde_jax/ncsnpp_ve_continuous": 5e-6,
+    "score_sde_jax/ncsnpp_ve_output_skip_input_skip": 6e-6,
+    "score_sde_jax/ddpmpp_vp_continuous": 5e-7,
+    "score_sde_jax/ddpmpp_vp_discrete": 7e-7,
+    "score_sde_jax/ddpm_vp_discrete": 1e-6,
+    "score_sde_jax/ncsnpp_ve_discrete": 8e-7,
+    "score_sde_jax/ncsnpp_ve_discrete__groupnorm_C": 8e-7,
+    "score_sde_jax/ncsnpp_ve_residual_fir": 3e-6,
+    "score_sde_jax/ncsnv2_64": 8e-7,
+    "score_sde_jax/ncsnv2_128": 9e-7,
+    "score_sde_jax/ncsnv2_256": 1e-6,
+    "score_sde_jax/ncsn": 1e-6,
+    "score_sde_pytorch/ncsnpp_ve_continuous": 1e-6,
+    "score_sde_pytorch/ncsnpp_ve_output_skip_input_skip": 7e-6,
+    "score_sde_pytorch/ddpmpp_vp_continuous": 3e-6,
+    "score_sde_pytorch/ddpmpp_vp_discrete": 6e-7,
+    "score_sde_pytorch/ddpm_vp_discrete": 1e-6,
+    "score_sde_pytorch/ncsnpp_ve_discrete": 1e-6,
+    "score_sde_pytorch/ncsnpp_vp_ddpmblock": 3e-6,
+    "score_sde_pytorch/ncsnv2_64": 7e-7,
+    "score_sde_pytorch/ncsnv2_128": 3e-6,
+    "score_sde_pytorch/ncsnv2_256": 7e-7,
+    "ncsn/cond_refinenet_deeper_dilated": 9e-7,
+    "ncsn/cond_refinenet_dilated": 1e-6,
+    "ncsnv2/ncsnv2": 8e-7,
+    "ncsnv2/ncsnv2_deeper": 3e-6,
+    "ncsnv2/ncsnv2_deepest": 1e-6,
+}
+STEPS = {"ncsnv2": 5000}
+VP = "score_sde_pytorch/ddpmpp_vp_continuous"
+
+
+def checkpoint(folder: str) -> Path:
+    """The one checkpoint in a folder of reference values."""
+    (path,) = golden(f"nets/{folder}").glob("checkpoint*")
+    return path
+
+
+def import_(folder: str, workdir: Path, *overrides: tuple[str, str], **flags) -> Path:
+    return run_lib.import_checkpoint(
+        checkpoint(folder), overrides=list(overrides), workdir=str(workdir), **flags
+    )
+
+
+def restored(workdir: Path):
+    """(configuration, experiment, state) of a run, as the other modes read it."""
+    config = config_lib.load_json(workdir / "config.json")
+    experiment, _, state, _ = run_lib.restore(config, workdir, None)
+    return config, experiment, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made of a PyTorch checkpoint. Not to be changed."""
+    return import_(VP, tmp_path_factory.mktemp("import") / "run")
+
+
+def io(folder: str) -> dict[str, np.ndarray]:
+    """The reference values, images as (batch, height, width, channels)."""
+    with np.load(golden(f"nets/{folder}") / "io.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    channels_last = "jax" in folder
+    return {k: a if channels_last or a.ndim != 4 else a.transpose(0, 2, 3, 1) for k, a in arrays.items()}
+
+
+# Every published checkpoint
+
+
+def test_no_checkpoint_is_forgotten() -> None:
+    root = golden("nets")
+    found = {str(path.parent.relative_to(root)) for path in root.glob("*/*/checkpoint*")}
+    assert found - {"score_flow_jax/dequantizer_cifar10"} == NOISE.keys()
+
+
+@pytest.mark.parametrize(("folder", "noise"), NOISE.items())
+def test_imported_networks_agree_with_the_published_values(folder: str, noise: float, tmp_path: Path) -> None:
+    config, experiment, state = restored(import_(folder, tmp_path / "run"))
+    arrays = io(folder)
+    labels = jnp.asarray(
+        arrays["labels"].astype(np.float32 if arrays["labels"].dtype.kind == "f" else np.int32)
+    )
+    for params, key in ((state.params, "output"), (state.ema_params, "output_ema")):
+        expected = arrays.get(f"{key}_f64", arrays["output_f64"])  # NCSN has no averaged weights
+        output = compiled(experiment.model.network)(params, jnp.asarray(arrays["x"]), labels)
+        error = np.abs(np.asarray(output, np.float64) - expected).max(axis=(1, 2, 3))
+        assert (error / np.abs(expected).max(axis=(1, 2, 3))).max() < 10 * noise
+    original = json.loads((golden(f"nets/{folder}") / "config.json").read_text())
+    assert experiment.pixel_range.low == (-1.0 if original["data"].get("centered") else 0.0)
+    check_labels(experiment, config, arrays["labels"])
+    expected_step = 5000 if folder.startswith("ncsnv2/") else None if folder.startswith("ncsn/") else 3
+    assert expected_step is None or int(state.step) == expected_step
+
+
+def check_labels(experiment, config, labels: np.ndarray) -> None:
+    """The model gives its network the published labels, and divides by the published factor: none for VE, -sigma for VP."""
+    process, ve = experiment.process, config.sde.name in ("ve", "smld")
+    if config.sde.name == "ve":
+        t = np.log(labels / 0.01) / np.log(config.sde.sigma_max / 0.01)
+    elif config.sde.name == "smld":
+        t = config.sde.n - 1 - labels
+    else:
+        t = labels / (999 if config.sde.name == "vp" else 1)
+    x, t = jnp.zeros((3, 1, 1, 1)), jnp.asarray(t, jnp.float32)
+    score_fn = experiment.model.parameterization.score_fn(lambda x, given: given[:, None, None, None])
+    factor = 1.0 if ve else -1 / process.marginal(t)[1]
+    np.testing.assert_allclose(score_fn(x, t).reshape(-1), factor * labels, rtol=1e-4)
+
+
+def test_both_layouts_of_group_norm_give_the_same_weights(tmp_path: Path) -> None:
+    states = [
+        restored(import_(f"score_sde_jax/ncsnpp_ve_discrete{suffix}", tmp_path / f"run{suffix}"))[2]
+        for suffix in ("", "__groupnorm_C")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *((s.params, s.ema_params) for s in states))
+
+
+# What cannot be imported
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"config_file": "configs/vp/ddpmpp_cont.py:digits"},
+            "the weights are not of this network: .* has shape",
+        ),
+        ({"config_file": "configs/ve/ncsnpp.py:cifar10"}, "the weights are not of this network: .*more"),
+        ({"overrides": (("model.num_res_blocks", "2"),)}, "the weights are not of this network: .*"),
+        ({"overrides": (("data.channels", "1"),)}, "has shape .* the network"),
+        ({"config_file": "configs/no.py"}, "there is no configuration file"),
+    ],
+)
+def test_another_architecture_is_refused_and_nothing_is_left(
+    flags: dict, message: str, tmp_path: Path
+) -> None:
+    overrides = flags.pop("overrides", ())
+    with pytest.raises(UserError, match=message):
+        import_(VP, tmp_path / "deep" / "run", *overrides, **flags)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000, 400_000])
+def test_a_truncated_file_is_refused_and_nothing_is_left(kept: int, tmp_path: Path) -> None:
+    for folder in (VP, "score_sde_jax/ddpmpp_vp_discrete"):
+        path = tmp_path / checkpoint(folder).name
+        path.write_bytes(checkpoint(folder).read_bytes()[:kept])
+        with pytest.raises(UserError, match=str(path)):
+            run_lib.import_checkpoint(path, "configs/vp/ddpmpp_cont.py", workdir=str(tmp_path / "run"))
+        path.unlink()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_run_stays_as_it_is(imported: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in imported.rglob("*")}
+    with pytest.raises(UserError, match=r"run exists already; choose another --workdir"):
+        import_(VP, imported)
+    assert before == {path: path.stat().st_mtime_ns for path in imported.rglob("*")}
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        import_(VP, file)
+    with pytest.raises(UserError, match="cannot write to"):
+        import_(VP, file / "run")
+    assert file.read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert restored(import_(VP, tmp_path / "empty"))[2].step == 3
+
+
+def test_a_killed_import_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exchange.os, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        import_(VP, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_and_configurations_say_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    write_torch(path, {"epoch": 3, "weights": "elsewhere"})
+    with pytest.raises(UserError, match="no checkpoint of a published code: it holds entries epoch, weights"):
+        run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
+    (tmp_path / "config.json").write_text('{"model": {}, "data": {}, "training": {}}')
+    shutil.copy(checkpoint(VP), path)
+    with pytest.raises(UserError, match=r"config\.json: it names neither training\.sde"):
+        run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    for arguments, message in (
+        ({"checkpoint": "3", "source": "a"}, "--checkpoint means nothing to --mode import"),
+        ({}, "--mode import needs the published checkpoint: --source FILE"),
+        ({"source": "a", "config": "c", "source_config": "b"}, "--config and --source_config both say"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_lib.run(
+                "import",
+                arguments.pop("config", None),
+                [],
+                None,
+                arguments.pop("checkpoint", None),
+                **arguments,
+            )
+
+
+def test_noise_levels_that_the_configuration_contradicts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its 1000 noise levels run from 0\.01 to 50, those .* 0\.01 to 90"):
+        import_("score_sde_pytorch/ncsnpp_ve_discrete", tmp_path / "run", ("sde.sigma_max", "90"))
+
+
+# Which recipe it is
+
+
+def bare_file(recipe: str, path: Path) -> Path:
+    """Random weights of a recipe's network in PyTorch's form, without a configuration beside them."""
+    config = config_lib.load(recipe)
+    experiment = build(config)
+    rng = np.random.default_rng(0)
+    state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    state = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), state)
+    write_torch(path, exchange.to_pytorch(experiment, config, state.replace(step=np.int32(7))))
+    return path
+
+
+def test_weights_of_exactly_one_recipe_are_recognized(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = bare_file("configs/ve/ncsnpp_cont.py:digits", tmp_path / "model.pth")
+    workdir = run_lib.import_checkpoint(source, workdir=str(tmp_path / "run"))
+    config, _, state = restored(workdir)
+    assert config.to_dict() == config_lib.load("configs/ve/ncsnpp_cont.py:digits").to_dict()
+    assert int(state.step) == 7
+    told = capsys.readouterr().out
+    assert "with the configuration of configs/ve/ncsnpp_cont.py:digits" in told
+    assert "process name=ve, " in told.replace("'", "") or "name=ve" in told
+
+
+def test_several_recipes_are_listed_as_commands(tmp_path: Path) -> None:
+    source = bare_file("configs/vp/ddpmpp_cont.py:digits", tmp_path / "model.pth")
+    with pytest.raises(UserError) as caught:
+        run_lib.import_checkpoint(source, workdir=str(tmp_path / "run"))
+    listed = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    start = f"python main.py --mode import --source {source} --workdir {tmp_path / 'run'} --config "
+    assert all(line.startswith(start) for line in listed)
+    names = {line.removeprefix(start) for line in listed}
+    assert {"configs/vp/ddpmpp_cont.py:digits", "configs/subvp/ddpmpp_cont.py:digits"} <= names
+    assert all(name.endswith(":digits") and "ddpmpp" in name and "deep" not in name for name in names)
+
+
+def test_weights_of_no_recipe_name_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    shutil.copy(checkpoint("score_sde_pytorch/ddpm_vp_discrete"), path)
+    with pytest.raises(
+        UserError, match=r"no recipe .* The nearest is configs/\w+/ddpm\w*\.py:\w+: .*--config\.model"
+    ):
+        run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# Using it
+
+
+def test_the_other_modes_work_on_an_imported_run(imported: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(imported, run_folder)
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(images / f"{i}.png")
+    data = ("--config.data.source=folder", f"--config.data.path={images}", "--config.data.test_split=train")
+    few = ("--config.sampling.steps=2", "--config.sampling.num_samples=2", "--config.sampling.frames=0")
+    out, _ = run("--mode", "sample", "--workdir", run_folder, *few)
+    assert "2 samples of checkpoint 3" in out
+    solver = ("--config.eval.rtol=0.1", "--config.eval.atol=0.1", "--config.eval.num_examples=2")
+    run("--mode", "likelihood", "--workdir", run_folder, *data, *solver)
+    (summary,) = (run_folder / "eval").glob("likelihood_test_step_3/*.json")
+    assert summary
+    sizes = ("--config.training.batch_size=2", "--config.training.steps=4", "--config.training.eval_every=0")
+    saved = run_folder / "config.json"
+    config = json.loads(saved.read_text())
+    config["data"] |= {"source": "folder", "path": str(images), "test_split": "train"}
+    config["training"] |= {"batch_size": 2, "eval_every": 0, "sample_every": 0}
+    saved.write_text(json.dumps(config))
+    out, _ = run("--mode", "train", "--workdir", run_folder, *sizes)
+    assert "trained for 4 steps" in out
+    before, after = restored(imported)[2], restored(run_folder)[2]
+    assert int(after.step) == 4
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before.params, after.params)
+    assert 0 < max(jax.tree.leaves(moved)) < 1e-3  # one step at a warming rate
+
+
+# The way back
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        VP,
+        "score_sde_pytorch/ncsnpp_ve_discrete",
+        "score_sde_pytorch/ncsnpp_ve_output_skip_input_skip",
+        "score_sde_pytorch/ddpm_vp_discrete",
+        "score_sde_pytorch/ncsnpp_vp_ddpmblock",
+        "ncsnv2/ncsnv2",
+        "ncsnv2/ncsnv2_deepest",
+    ],
+)
+def test_export_gives_the_published_tensors_bit_for_bit(folder: str, tmp_path: Path) -> None:
+    workdir, output = import_(folder, tmp_path / "run"), tmp_path / "model.pth"
+    config = config_lib.load_json(workdir / "config.json")
+    run_lib.export(config, workdir, output=output)
+    theirs, ours = read_file(checkpoint(folder))[1], read_file(output)[1]
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        assert ours["ema"].keys() == theirs["ema"].keys()
+        assert (ours["ema"]["decay"], ours["ema"]["num_updates"]) == (
+            theirs["ema"]["decay"],
+            theirs["ema"]["num_updates"],
+        )
+        pairs = [(ours["model"], theirs["model"])]
+        assert len(ours["ema"]["shadow_params"]) == len(theirs["ema"]["shadow_params"])
+        for a, b in zip(ours["ema"]["shadow_params"], theirs["ema"]["shadow_params"]):
+            np.testing.assert_array_equal(a, b, strict=True)
+        assert (ours["step"], theirs["step"]) == (3, 3)
+        group, published = (t["optimizer"]["param_groups"][0] for t in (ours, theirs))
+    else:
+        pairs = [(ours[0], theirs[0]), (ours[4], theirs[4])]
+        assert ours[3] == theirs[3] == 5000
+        group, published = (t[1]["param_groups"][0] for t in (ours, theirs))
+    for a, b in pairs:
+        assert list(a) == list(b)
+        for name in a:
+            if name.endswith("sigmas"):  # exp of another NumPy may differ in the last bit
+                assert a[name].dtype == b[name].dtype
+                np.testing.assert_allclose(a[name], b[name], rtol=4 * np.finfo(b[name].dtype).eps)
+            else:
+                np.testing.assert_array_equal(a[name], b[name], strict=True)
+    assert group["params"] == published["params"]
+    again = run_lib.import_checkpoint(output, str(workdir / "config.json"), workdir=str(tmp_path / "again"))
+    first, second = restored(workdir)[2], restored(again)[2]
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    with pytest.raises(UserError, match=r"model\.pth exists already"):
+        run_lib.export(config, workdir, output=output)
+
+
+def test_networks_without_labels_come_back_through_what_pytorch_never_uses(tmp_path: Path) -> None:
+    config = config_lib.load("configs/vp/ddpmpp_cont.py:digits")
+    config.model.conditional = False
+    experiment = build(config)
+    state = experiment.trainer.init(jax.random.key(0), experiment.shape)
+    tree = exchange.to_pytorch(experiment, config, state)
+    assert not tree["model"]["module.all_modules.1.Dense_0.weight"].any()
+    write_torch(tmp_path / "model.pth", tree)
+    config_lib.save(config, tmp_path / "config.json")
+    again = run_lib.import_checkpoint(tmp_path / "model.pth", workdir=str(tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), restored(again)[2].params)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        ("configs/vp/ddpmpp_cont.py", {"model.prediction": "edm"}, r"prediction=edm \(its is noise\)"),
+        ("configs/ve/ncsnpp_cont.py", {"model.prediction": "noise"}, r"prediction=noise \(its is score\)"),
+        ("configs/ve/ddpm_cont.py", {"model.prediction": "score"}, "gives sigma itself, not time"),
+        (
+            "configs/ve/ncsnpp_cont.py",
+            {"model.embedding": "positional"},
+            r"embedding=positional \(its is fourier\)",
+        ),
+        ("configs/ve/ncsnpp_cont.py", {"sde.name": "edm"}, "has no process config.sde.name=edm"),
+    ],
+)
+def test_models_that_pytorch_cannot_express_are_not_exported(
+    recipe: str, overrides: dict, message: str
+) -> None:
+    config = config_lib.load(f"{recipe}:digits")
+    for name, value in overrides.items():
+        section, key = name.split(".")
+        config[section][key] = value
+    with pytest.raises(UserError, match=message):
+        exchange._check_expressible(config)
+
+
+def test_every_array_of_an_import_is_used(imported: Path) -> None:
+    """Raw and averaged weights differ everywhere, so one taken for the other would show."""
+    state = restored(imported)[2]
+    raw, ema = dict(flatten(state.params)), dict(flatten(state.ema_params))
+    assert all((raw[name] != ema[name]).any() for name in raw)
