@@ -18,7 +18,7 @@ from score_sde import config as config_lib
 from score_sde.build import SECTIONS, Experiment, build_network, build_process
 from score_sde.convert.originals import translate
 from score_sde.convert.published import UNAVERAGED, Published, entries, module_names, state_names
-from score_sde.convert.table import to_torch
+from score_sde.convert.table import flatten, to_torch
 from score_sde.errors import UserError
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.state import TrainState
@@ -98,6 +98,22 @@ def follow_code(config: ml_collections.ConfigDict, published: Published) -> None
     config.model.resize = "half_pixel" if flax else "corner_aligned"
     config.model.channel_variance = "C" if flax else "C-1"
     config.model.narrowed = "last" if flax else "third"
+    if config.model.name == "ncsn":
+        config.model.plus = _has_means(published)
+
+
+def _has_means(published: Published) -> bool:
+    """Whether conditional normalizations have a gain for channel means (CondInstanceNorm++): 3 numbers a channel, not 2."""
+    for name, array in flatten(published.params):
+        if name.endswith(("normalizer.embed.weight", "ConditionalInstanceNorm2dPlus_0/Embed_0/embedding")):
+            return array.ndim == 2 and array.shape[1] % 3 == 0 and (array.shape[1] // 3) == _width(published)
+    return True
+
+
+def _width(published: Published) -> int:
+    """Channels behind the first convolution, which are those in front of the last normalization."""
+    first = {"begin_conv.bias", "Conv_0/bias"}
+    return next((len(array) for name, array in flatten(published.params) if name in first), 0)
 
 
 def _variant(published: Published) -> str:
