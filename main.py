@@ -18,7 +18,8 @@ flags.DEFINE_enum(
     None,
     [
         *("train", "train_dequantizer", "sample", "eval", "likelihood", "summarize"),
-        *("encode", "decode", "interpolate", "report", "dry_run", "import", "export"),
+        *("encode", "decode", "interpolate", "inpaint", "report", "dry_run"),
+        *("suggest", "select", "import", "export"),
     ],
     "What to do.",
     required=True,
@@ -29,7 +30,9 @@ flags.DEFINE_string(
     "Working directory of the run; default runs/<sde>_<recipe>_<dataset>. A,B,C after training: several runs, one after another.",
 )
 flags.DEFINE_string(
-    "checkpoint", None, "Steps of the checkpoints to use, like 10 or 10,20, or 'all'; default 'latest'."
+    "checkpoint",
+    None,
+    "Steps of the checkpoints to use, like 10 or 10,20, 'all', or 'best' after --mode select; default 'latest'.",
 )
 flags.DEFINE_alias("checkpoints", "checkpoint")
 flags.DEFINE_string(
@@ -39,12 +42,14 @@ flags.DEFINE_string(
     "input",
     None,
     "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents), or several with commas between "
-    "them, for --mode encode, decode and interpolate; default: images of config.eval.split, or latents drawn from the prior.",
+    "them, for --mode encode, decode, interpolate and inpaint; default: images of config.eval.split, or latents drawn from the "
+    "prior.",
 )
 flags.DEFINE_string(
     "output",
     None,
-    "Folder for results; default: in the working directory. For --mode export: the file, like model.pth.",
+    "Folder for results; default: in the working directory. For --mode export and suggest: the file, like model.pth or "
+    "config.json.",
 )
 flags.DEFINE_string(
     "source", None, "Checkpoint of a published code for --mode import: checkpoint_N or a .pth file."
@@ -57,6 +62,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_float("temperature", None, "Factor of the latents in --mode decode and interpolate; default 1.")
 flags.DEFINE_integer("frames", None, "Images of one interpolation, both ends included; default 11.")
+flags.DEFINE_string(
+    "mask",
+    None,
+    "Known pixels in --mode inpaint: left, right, top, bottom (the half), or an image file, white where known; default left.",
+)
+flags.DEFINE_integer("copies", None, "Completions of each image in --mode inpaint; default 8.")
 flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
 
 
@@ -106,7 +117,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.distributed:
         _join_processes(jax)
     try:
-        names = ("input", "output", "temperature", "frames", "source", "source_config")
+        names = ("input", "output", "temperature", "frames", "mask", "copies", "source", "source_config")
         flags_of_modes = {name: FLAGS[name].value for name in names}
         run_lib.run(
             FLAGS.mode,

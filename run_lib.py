@@ -1,5 +1,6 @@
 """The modes of the command line, one linear function each."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -8,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from score_sde import __version__, exchange, results, viz
+from score_sde import __version__, exchange, noise_scales, results, viz
 from score_sde import codec as codec_lib
 from score_sde import config as config_lib
 from score_sde.arguments import attempt, name_of, parse_options, parse_runs, raise_failed
@@ -23,6 +25,7 @@ from score_sde.build import (
     build_dequantizer,
     build_flow,
     build_likelihood,
+    build_pixel_range,
     build_process,
     open_source,
 )
@@ -32,16 +35,19 @@ from score_sde.data import Source, fingerprint, pipeline, take
 from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
-from score_sde.generate import Generator
+from score_sde.generate import Generator, between
+from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood import Dequantizer, Uniform, Variational
 from score_sde.likelihood.rows import Pieces
-from score_sde.metrics import neighbor_distances
+from score_sde.metrics import Moments, frechet_distance, neighbor_distances, small_pixels
+from score_sde.sde import GaussianSDE
 from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Trainer
+from score_sde.types import sample_keys
 from score_sde.workdir import check_apart, claim, resolve, resolve_trained, write_json
 
 PREVIEW = 64
@@ -111,7 +117,8 @@ def train_dequantizer(
 
 
 def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
-    """Draw config.sampling.num_samples images from the averaged weights: samples.npz, grid.png, reverse_diffusion.gif.
+    """Draw config.sampling.num_samples images from the averaged weights: samples.npz, grid.png and, with frames,
+    reverse_diffusion.gif and intermediate.png.
 
     Sample number i depends on the seed and i alone, not on batch size or devices.
     """
@@ -147,6 +154,9 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         animation.unlink(missing_ok=True)
         if len(frames):
             viz.save_animation(animation, np.nan_to_num(frames[:, : min(36, number)]))
+            shown = np.nan_to_num(frames[np.linspace(0, len(frames) - 1, 11).astype(int), : min(8, number)])
+            rows = shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])
+            viz.save_png(folder / "intermediate.png", viz.image_grid(rows, columns=len(shown)))
         print(f"{number} samples of checkpoint {step} ({draw.sampler.nfe} evaluations each): {folder}")
     if not finite.all():
         raise UserError(
@@ -332,6 +342,15 @@ def interpolate(
 
     `input`: images, encoded first, and npz files with latents `z`; by default the first 8 images of config.eval.split.
     """
+    if not isinstance(build_process(config.sde), GaussianSDE):
+        if input or temperature != 1.0:
+            raise UserError(
+                "a discrete chain has no latents of images; --mode interpolate goes between its samples, without --input and "
+                "--temperature. For latents train a *_cont recipe."
+            )
+        step = Checkpoints(workdir / "checkpoints", read_only=True).choose(checkpoint)
+        folder = result_folder(output, workdir, f"interpolate_step_{step}", "samples")
+        return interpolate_samples(config, workdir, step, folder, frames)
     given = read_inputs(config, input, ["z", "images"]) if input else split_images(config, first=8)
     names = [name for part in given for name in part.names]
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
@@ -354,6 +373,176 @@ def interpolate(
             results.save_interpolation(folder, codec, names, z, decoded, how)
         print(f"{len(z)} interpolations of {frames} frames, checkpoint {step}: {folder}")
     return folder
+
+
+def interpolate_samples(
+    config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None, folder: Path, frames: int
+) -> Path:
+    """Samples between samples 0 and 1, 1 and 2, ... through the noise of the sampler (B.4.1): frames.npz, grid.png.
+
+    For discrete chains, which have no ODE. All samples of a row start from the same state; frame k has the noise
+    cos(angle) z + sin(angle) z', angle = k pi/(2 (frames - 1)).
+    """
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    pairs = max(1, min(experiment.sampling["num_samples"] - 1, 8))
+    angles = np.linspace(0, np.pi / 2, frames)
+    numbers = np.repeat(np.arange(pairs), frames)
+    keys = run_keys(experiment)["sample"]
+    draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], len(numbers)))
+    draw = dataclasses.replace(draw, advance=between)
+    images = draw_all(
+        draw,
+        state.ema_params,
+        sample_keys(keys, jnp.asarray(numbers)),
+        {"keys": sample_keys(keys, jnp.asarray(numbers + 1)), "angle": np.tile(angles, pairs)},
+        "interpolating",
+    )
+    check_finite(images, folder)
+    if jax.process_index() == 0:
+        with results.writing(folder):
+            levels = experiment.pixel_range.decode(images)
+            how = dict(config.sampling) | {"step": step, "seed": experiment.seed}
+            results.save_noise_interpolation(folder, levels, frames, experiment.pixel_range, how)
+        print(f"{pairs} interpolations of {frames} frames through the noise, checkpoint {step}: {folder}")
+    return folder
+
+
+def inpaint(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    input: list[Path] | None = None,
+    output: Path | None = None,
+    mask: str = "left",
+    copies: int = 8,
+) -> Path:
+    """Fill in what a mask leaves unknown, by annealed Langevin dynamics (algorithm B.2): inpaint.npz, grid.png.
+
+    `input`: image files, folders, npz files with `images`; by default the first 8 images of config.eval.split. Each gets
+    `copies` completions; known pixels come back as they were.
+    """
+    if (config.sampling.grid, config.sampling.corrector) != ("levels", "annealed_langevin"):
+        raise UserError(
+            "--mode inpaint fills in by annealed Langevin dynamics; it needs config.sampling.grid=levels and "
+            f"corrector=annealed_langevin, as the recipes ncsn and ncsnv2 have them; got grid={config.sampling.grid}, "
+            f"corrector={config.sampling.corrector}"
+        )
+    known = inputs_lib.read_mask(mask, image_shape(config))
+    given = inputs_lib.join(
+        read_inputs(config, input, ["images"]) if input else split_images(config, first=8)
+    )
+    experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    folder = result_folder(output, workdir, f"inpaint_step_{step}", "samples")
+    numbers = np.arange(len(given.values) * copies)
+    draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], len(numbers)))
+    values = experiment.pixel_range.encode(given.values.repeat(copies, axis=0)).astype(np.float32)
+    images = draw_all(
+        dataclasses.replace(draw, advance=keep_known),
+        state.ema_params,
+        sample_keys(run_keys(experiment)["sample"], jnp.asarray(numbers)),
+        {"image": values, "known": np.broadcast_to(known, (len(values), *known.shape))},
+        "inpainting",
+    )
+    check_finite(images, folder)
+    if jax.process_index() == 0:
+        levels = experiment.pixel_range.decode(images).reshape(len(given.values), copies, *experiment.shape)
+        levels = np.where(known, given.values[:, None], levels).astype(given.values.dtype)
+        how = dict(config.sampling) | {"step": step, "seed": experiment.seed, "mask": mask}
+        with results.writing(folder):
+            results.save_inpainting(folder, given, known, levels, experiment.pixel_range, how)
+        print(f"{copies} completions of {len(levels)} images, checkpoint {step}: {folder}")
+    return folder
+
+
+def select(config: ml_collections.ConfigDict, workdir: Path) -> int:
+    """The checkpoint whose samples are nearest to the training images: eval/selection.json; then --checkpoint best.
+
+    The Frechet distance of the pixels of config.sampling.num_samples samples, averaged to at most 16 x 16, for every
+    checkpoint with the same noise; published with 1,000 samples and Inception features (B.3.2, B.4.1).
+    """
+    experiment = build(config, image_shape(config))
+    source = open_source(config.data, train=True)
+    steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
+    number = experiment.sampling["num_samples"]
+    if not steps:
+        raise UserError(f"{workdir} holds no checkpoints to choose from; train first")
+    if number < 2:
+        raise UserError(f"--mode select needs config.sampling.num_samples of 2 or more; got {number}")
+    unit = functools.partial(_unit, levels=experiment.pixel_range.levels)
+    training = Moments.of(small_pixels(unit(_some_images(source, limit=10_000))))
+    mesh, distances = sharding.make_mesh(), {}
+    draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], number))
+    keys = sample_keys(run_keys(experiment)["sample"], jnp.arange(number))
+    for step in steps:
+        state = restore_state(experiment.trainer, experiment.shape, mesh, workdir, step)
+        images = draw_all(draw, state.ema_params, keys, None, f"checkpoint {step}")
+        if np.isfinite(images).all():
+            levels = experiment.pixel_range.decode(images)
+            distances[step] = frechet_distance(Moments.of(small_pixels(unit(levels))), training)
+        else:
+            print(f"checkpoint {step}: samples are not finite; left out")
+    if not distances:
+        raise UserError(f"no checkpoint of {workdir} gives finite samples")
+    best = min(distances, key=lambda step: distances[step])
+    if jax.process_index() == 0:
+        how = {
+            "samples": number,
+            "seed": experiment.seed,
+            "metric": "frechet distance of pixels, at most 16 x 16",
+        }
+        results.save_selection(workdir / "eval", distances, how)
+        print(f"use it: python main.py --mode sample --workdir {workdir} --checkpoint best")
+    return best
+
+
+def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | None = None) -> None:
+    """Print noise scales and step size for the training images (dissertation, techniques 6.1 to 6.5); write them to `output`.
+
+    sigma_min and the Langevin steps at each level (the budget) are the configuration's.
+    """
+    section, levels = config.sde, config.sampling.grid == "levels"
+    if "sigma_max" not in section:
+        raise UserError(
+            f"config.sde.name={section.name} has no noise scales to choose; --mode suggest is for recipes with sde.sigma_max, as "
+            "configs/ncsnv2/ncsnv2.py"
+        )
+    if output is not None and output.suffix != ".json":
+        raise UserError(f"--output must be a .json file, which --config then takes; got {output}")
+    steps = config.sampling.corrector_steps if levels else None
+    name = next((name for name in noise_scales.PUBLISHED if config.name.endswith(f"_{name}")), None)
+    row = noise_scales.PUBLISHED.get(name or "")
+    if row and levels and name:
+        print(f"{name}, at the published sigma_max:")
+        print(
+            noise_scales.comparison(row.settings.sigma_max, row.settings.dimension, published=row), end="\n\n"
+        )
+    shape = image_shape(config)
+    source, pixels = open_source(config.data, train=True), build_pixel_range(config.data)
+    images = take(source, noise_scales.random_subset(len(source)))["image"]
+    unit = (pixels.high - pixels.low) / (pixels.levels - 1)
+    distance = noise_scales.largest_distance(images)[0] * unit
+    same = row if row and math.prod(shape) == row.settings.dimension else None
+    print(
+        f"from {len(images):,} of {len(source):,} training images of shape {shape} in [{pixels.low:g}, {pixels.high:g}]:"
+    )
+    print(noise_scales.comparison(distance, math.prod(shape), section.sigma_min, steps, same))
+    found = noise_scales.suggest(float(f"{distance:.4g}"), math.prod(shape), section.sigma_min, steps=steps)
+    if output is None:
+        return
+    section.sigma_max = found.sigma_max
+    if levels:
+        section.n, config.training.ema_rate = found.n, found.ema_rate
+        config.sampling.update({"steps": found.n, "corrector_steps": found.steps, "snr": found.snr})
+    build(config, shape)
+    with results.writing(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        config_lib.save(config, output)
+    what = (
+        "noise scales, step size and ema_rate"
+        if levels
+        else "sigma_max alone (the rest is annealed Langevin dynamics')"
+    )
+    print(f"{output} has {what}. Train: python main.py --mode train --config {output}")
 
 
 def import_checkpoint(
@@ -648,9 +837,9 @@ def split_images(config: ml_collections.ConfigDict, first: int = 0) -> list[inpu
     return [inputs_lib.Inputs(names, "images", found["image"], labels=found["label"])]
 
 
-def result_folder(output: Path | None, workdir: Path, name: str) -> Path:
-    """Where a result of the probability flow goes; raises UserError, before the ODE is solved, where it cannot."""
-    folder = output or workdir / "flow" / name
+def result_folder(output: Path | None, workdir: Path, name: str, kind: str = "flow") -> Path:
+    """Where a result goes; raises UserError, before the work is done, where it cannot."""
+    folder = output or workdir / kind / name
     if jax.process_index() == 0:
         results.check_writable(folder)
     return folder
@@ -704,6 +893,30 @@ def make_generator(experiment: Experiment, mesh: Mesh, batch_size: int, frames: 
     )
 
 
+def draw_all(draw: Generator, params, keys: jax.Array, given: Any, title: str) -> np.ndarray:
+    """The samples with these keys, batch after batch; `given` has a row for each."""
+    size, parts = draw.batch_size, []
+    filled = np.arange(-(-len(keys) // size) * size) % len(keys)  # the last batch begins anew
+    with tqdm(
+        total=len(filled) // size * draw.sampler.steps, unit="step", desc=title, dynamic_ncols=True
+    ) as bar:
+        for start in range(0, len(filled), size):
+            rows = filled[start : start + size]
+            some = jax.tree.map(lambda array, rows=rows: array[rows], given)
+            parts.append(draw.draw(params, keys[rows], bar.update, some)[0])
+    return np.concatenate(parts)[: len(keys)]
+
+
+def check_finite(images: np.ndarray, folder: Path) -> None:
+    """Raises UserError where images are not finite; then nothing is written to `folder`."""
+    bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(images)} samples are not finite, so nothing was written to {folder}; try a smaller "
+            "config.sampling.snr."
+        )
+
+
 def save_preview(draw: Generator, params, key, experiment: Experiment, workdir: Path, step: int, log) -> None:
     """A grid of samples during training."""
     images, _ = draw(params, key)
@@ -725,7 +938,7 @@ def _unit(images: np.ndarray, levels: int) -> np.ndarray:
     return images.astype(np.float32) / (levels - 1)
 
 
-FRESH = {"train": train, "dry_run": dry_run}
+FRESH = {"train": train, "dry_run": dry_run, "suggest": suggest}
 TRAINED = {
     "train_dequantizer": train_dequantizer,
     "sample": sample,
@@ -736,6 +949,7 @@ TRAINED = {
     "decode": decode,
     "interpolate": interpolate,
     "export": export,
+    "inpaint": inpaint,
 }
 
 
@@ -772,7 +986,12 @@ def run(
             )
         if len(runs) > 1:
             raise UserError(f"--mode {mode} takes one run; got {len(runs)}")
-        FRESH[mode](*resolve(*runs[0], overrides))
+        FRESH[mode](*resolve(*runs[0], overrides), **options)
+    elif mode == "select":
+        if checkpoints is not None:
+            raise UserError("--checkpoint means nothing to --mode select, which compares all of them")
+        jobs = {name_of(*names): functools.partial(_select, *names, overrides) for names in runs}
+        raise_failed(attempt(jobs)[1], len(jobs))
     elif mode == "summarize":
         output = options.get("output")
         if output and len(runs) == 1:
@@ -806,6 +1025,10 @@ def _summarize(config_file, workdir, overrides) -> dict[int, results.Summary]:
     return summarize(*resolve_trained(config_file, workdir, overrides))
 
 
+def _select(config_file, workdir, overrides) -> int:
+    return select(*resolve_trained(config_file, workdir, overrides))
+
+
 def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options) -> None:
     config, directory = resolve_trained(config_file, workdir, overrides)
     steps = parse_checkpoints(checkpoints, directory)
@@ -835,7 +1058,9 @@ def compare(found: dict[str, dict[int, results.Summary]], folder: Path) -> None:
 
 
 def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
-    """ "latest", "all" or steps with commas between them; raises UserError for anything else."""
+    """ "latest", "best", "all" or steps with commas between them; raises UserError for anything else."""
+    if text == "best":
+        return [results.best_step(workdir)]
     if text in (None, "latest"):
         return [None]
     if text == "all":
@@ -844,5 +1069,5 @@ def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
         return [int(part) for part in str(text).split(",")]
     except ValueError as error:
         raise UserError(
-            f"--checkpoint must be a step, steps like 10,20, 'all' or 'latest'; got {text!r}"
+            f"--checkpoint must be a step, steps like 10,20, 'all', 'best' or 'latest'; got {text!r}"
         ) from error

@@ -17,6 +17,8 @@ OPTIONS = {
     "interpolate": ("input", "output", "temperature", "frames"),
     "import": ("source", "source_config"),
     "export": ("output",),
+    "suggest": ("output",),
+    "inpaint": ("input", "output", "mask", "copies"),
 }
 """Flags of single modes."""
 
@@ -36,6 +38,8 @@ def parse_options(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
         "source_config": Path,
         "temperature": parse_temperature,
         "frames": parse_frames,
+        "mask": str,
+        "copies": parse_copies,
     }
     return {name: parsers[name](value) for name, value in given.items()}
 
@@ -73,6 +77,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (first.isdigit() and number.isdigit() and int(first) < int(number)):
         raise UserError(f"--shard must be i/n with 0 <= i < n, like 0/4 .. 3/4; got {text!r}")
     return int(first), int(number)
+
+
+def parse_copies(value: int) -> int:
+    """A positive number."""
+    if value < 1:
+        raise UserError(f"--copies is the number of completions of each image, at least 1; got {value}")
+    return value
 
 
 def parse_temperature(value: float) -> float:

@@ -329,6 +329,8 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation, pix
         times = _choose("sampling.grid", GRIDS, section.grid)(process, section, compat)
         if corrector is None:
             stepper = predictor
+        elif section.predictor == "none":
+            stepper = corrector  # at the end of a step, in either form
         elif compat:
             stepper = steppers.chain(steppers.at_start(corrector), predictor)
         else:

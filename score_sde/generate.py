@@ -140,10 +140,15 @@ class Generator:
 
     def _picture(self, x: Array, step: int) -> np.ndarray:
         """The state before `step`, centred and divided by sqrt(alpha^2 + sigma^2) so that noise and data show alike."""
+        if step == 0 and self.sampler.uniform:
+            return np.clip(np.asarray(self.pixel_range.unit(self._some(x))), 0.0, 1.0)
         low, high = self.pixel_range.low, self.pixel_range.high
         middle, half = (high + low) / 2, (high - low) / 2
         t = jnp.asarray(np.asarray(self.sampler.times)[step].ravel()[0], jnp.float32)
         alpha, sigma = (float(v) for v in self.sampler.process.marginal(t))
-        some = np.asarray(x.addressable_shards[0].data if jax.process_count() > 1 else x[: self.PICTURES])
-        scaled = (some[: self.PICTURES] - alpha * middle) / (half * math.hypot(alpha, sigma / half))
+        scaled = (self._some(x) - alpha * middle) / (half * math.hypot(alpha, sigma / half))
         return np.clip((scaled + 1) / 2, 0.0, 1.0)
+
+    def _some(self, x: Array) -> np.ndarray:
+        local = x.addressable_shards[0].data if jax.process_count() > 1 else x
+        return np.asarray(local[: self.PICTURES])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from score_sde import viz
 from score_sde.codec import Codec, Mapped
@@ -273,6 +274,81 @@ def save_interpolation(
     )  # where a pair ends the next begins
     viz.save_animation(folder / "interpolation.gif", show(film, pixels)[:, None])
     return summary
+
+
+# Samples
+
+
+def save_inpainting(
+    folder: Path,
+    given: Inputs,
+    known: Bool[np.ndarray, "h w 1"],
+    completed: Integer[np.ndarray, "n copies h w c"],
+    pixels: PixelRange,
+    how: Mapping[str, Any],
+) -> None:
+    """inpaint.npz, inpaint.json and grid.png: in each row an image with its unknown part grey, completions, the image.
+
+    inpaint.npz: images (n, copies, h, w, c) levels, originals, known, names, levels, step. The first 16 images and 8
+    completions are in the picture.
+    """
+    _save_npz(
+        folder / "inpaint.npz",
+        images=completed,
+        originals=given.values,
+        known=known,
+        names=np.asarray(given.names, str),
+        levels=pixels.levels,
+        step=how["step"],
+    )
+    write_json(folder / "inpaint.json", dict(how) | {"images": len(completed), "copies": completed.shape[1]})
+    originals, some = show(given.values[:16], pixels), completed[:16, :8]
+    rows = np.concatenate(
+        [
+            np.where(known, originals, np.float32(0.5))[:, None],
+            show(some.reshape(-1, *some.shape[2:]), pixels).reshape(some.shape),
+            originals[:, None],
+        ],
+        axis=1,
+    )
+    flat = rows.reshape(-1, *rows.shape[2:])
+    viz.save_png(folder / "grid.png", viz.image_grid(flat, columns=rows.shape[1]))
+
+
+def save_noise_interpolation(
+    folder: Path,
+    images: Integer[np.ndarray, "n h w c"],
+    frames: int,
+    pixels: PixelRange,
+    how: Mapping[str, Any],
+) -> None:
+    """frames.npz, interpolate.json and grid.png, a row for each pair of samples; `images` are its frames in order."""
+    rows = images.reshape(-1, frames, *images.shape[1:])
+    _save_npz(folder / "frames.npz", images=rows, levels=pixels.levels, step=how["step"])
+    write_json(folder / "interpolate.json", dict(how) | {"pairs": len(rows), "frames": frames})
+    viz.save_png(folder / "grid.png", viz.image_grid(show(images, pixels), columns=frames))
+
+
+def save_selection(folder: Path, distances: Mapping[int, float], how: Mapping[str, Any]) -> int:
+    """selection.json with the distance of each checkpoint and the best; prints them, and returns the best step."""
+    best = min(distances, key=lambda step: distances[step])
+    write_json(
+        folder / "selection.json",
+        dict(how) | {"best": best, "distances": {str(k): v for k, v in distances.items()}},
+    )
+    for step, distance in distances.items():
+        print(f"checkpoint {step:>9}  distance {distance:.5g}{'  <- best' if step == best else ''}")
+    return best
+
+
+def best_step(workdir: Path) -> int:
+    """The step that `save_selection` found best; raises UserError where none was sought."""
+    path = workdir / "eval" / "selection.json"
+    if not path.exists():
+        raise UserError(
+            f"the best checkpoint of {workdir} has not been sought; do: python main.py --mode select --workdir {workdir}"
+        )
+    return int(json.loads(path.read_text())["best"])
 
 
 def show(images: Integer[np.ndarray, "n h w c"], pixels: PixelRange) -> Float[np.ndarray, "n h w c"]:

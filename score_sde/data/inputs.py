@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, Num
+from jaxtyping import Bool, Integer, Num
 
 from score_sde.data.sources import check_file, read_image, scan_folder
 from score_sde.errors import UserError
@@ -75,6 +75,39 @@ def _read(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: flo
         names = [f.name for f in scan_folder(path, "Name a folder of images with --input")]
         return _read_files(path, names, shape, levels)
     return _read_files(path.parent, [path.name], shape, levels)
+
+
+def read_mask(text: str, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w 1"]:
+    """Known pixels of images of `shape`: the left, right, top or bottom half, or what is bright in an image file.
+
+    Raises UserError for a file that is missing, unreadable or of another size, and for a mask that leaves nothing known or
+    nothing to fill in.
+    """
+    height, width, _ = shape
+    known = np.zeros((height, width, 1), bool)
+    halves: dict[str, tuple[slice, slice]] = {
+        "left": np.s_[:, : width // 2],
+        "right": np.s_[:, width // 2 :],
+        "top": np.s_[: height // 2, :],
+        "bottom": np.s_[height // 2 :, :],
+    }
+    if text in halves:
+        known[halves[text]] = True
+    else:
+        path = Path(text).expanduser()
+        if not path.exists():
+            raise UserError(f"--mask {text} is no file, and none of the words {', '.join(halves)}")
+        try:
+            grey = _read_pixels(path.parent, path.name, (height, width, 3)).mean(axis=-1, keepdims=True)
+        except UserError as error:
+            raise UserError(f"--mask {text}: {error}") from error
+        known = grey >= 128
+    if known.all() or not known.any():
+        raise UserError(
+            f"--mask {text} says that {'everything' if known.all() else 'nothing'} is known; known pixels are white "
+            "(128 .. 255), those to fill in are black"
+        )
+    return known
 
 
 def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], levels: int) -> Inputs:

@@ -1,0 +1,194 @@
+"""The modes of NCSN and NCSNv2: suggest, sample, inpaint, interpolate through the noise, select."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import run_lib
+from score_sde import config as config_lib
+from score_sde.build import build
+from score_sde.data import digits, take
+from score_sde.errors import UserError
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.state import TrainState
+from score_sde.workdir import claim
+
+RECIPE = "configs/ncsnv2/ncsnv2.py:digits"
+SMALL = {
+    "sde.n": 3,
+    "model.nf": 2,
+    "sampling.steps": 3,
+    "sampling.corrector_steps": 2,
+    "sampling.num_samples": 10,
+    "sampling.batch_size": 8,
+    "sampling.frames": 2,
+}
+
+
+def call(
+    mode: str, workdir=None, config: str | None = None, checkpoint: str | None = None, values=(), **flags
+):
+    overrides = [(name, str(value)) for name, value in dict(values).items()]
+    run_lib.run(mode, config, overrides, workdir and str(workdir), checkpoint, None, **flags)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of a tiny NCSNv2 with two checkpoints of random weights: compiling a training step would take minutes."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    config = config_lib.load(RECIPE)
+    config_lib.override(config, [(name, str(value)) for name, value in SMALL.items()])
+    experiment = build(config)
+    claim(workdir, config)
+    config_lib.save(config, workdir / "config.json")
+    like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
+    for step in (2, 4):
+        rng = np.random.default_rng(step)
+        params = jax.tree.map(
+            lambda a: jnp.asarray(rng.normal(size=a.shape, scale=0.2), a.dtype), like.params
+        )
+        rest = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like.opt_state)
+        checkpoints.save(TrainState(jnp.asarray(step, jnp.int32), params, params, rest), {})
+    checkpoints.close()
+    return workdir
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_sample_shows_intermediate_pictures(trained, capsys):
+    call("sample", trained)
+    folder = trained / "samples" / "step_4"
+    assert load(folder / "samples.npz")["images"].shape == (10, 8, 8, 1)
+    assert json.loads((folder / "sampling.json").read_text())["evaluations"] == 3 * 2 + 1
+    with Image.open(
+        folder / "intermediate.png"
+    ) as picture:  # 8 rows; the start, two intermediate states' place, the samples
+        assert picture.size[0] > picture.size[1]
+    assert "7 evaluations each" in capsys.readouterr().out
+
+
+def test_inpaint_keeps_what_is_known(trained, tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 1:7] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    call(
+        "inpaint", trained, output=str(tmp_path / "out"), mask=str(tmp_path / "mask.png"), copies=3,
+        values={"eval.num_examples": 4},
+    )  # fmt: skip
+    found = load(tmp_path / "out" / "inpaint.npz")
+    images, originals, known = found["images"], found["originals"], found["known"][..., 0]
+    np.testing.assert_array_equal(known, mask == 255)
+    np.testing.assert_array_equal(originals, take(digits("test"), np.arange(8))["image"])
+    assert images.shape == (8, 3, 8, 8, 1) and found["step"] == 4
+    np.testing.assert_array_equal(
+        images[:, :, known], np.broadcast_to(originals[:, None, known], images[:, :, known].shape)
+    )
+    unknown = images[:, :, ~known]
+    assert (unknown[:, 0] != unknown[:, 1]).any() and (unknown != originals[:, None, ~known]).any()
+    assert (tmp_path / "out" / "grid.png").exists()
+
+
+def test_inpaint_does_not_depend_on_the_batch(trained, tmp_path):
+    images = []
+    for size in (8, 16):
+        values = {"sampling.batch_size": size}
+        call("inpaint", trained, output=str(tmp_path / f"{size}"), mask="top", copies=2, values=values)
+        images.append(load(tmp_path / f"{size}" / "inpaint.npz")["images"].astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1  # rounding to levels
+    assert (images[0] != images[1]).mean() < 0.01
+
+
+def test_interpolation_through_the_noise(trained, tmp_path):
+    """Its ends: the first is the sample itself; all of a row start alike."""
+    call("interpolate", trained, output=str(tmp_path / "a"), frames=4)
+    call("sample", trained)
+    rows = load(tmp_path / "a" / "frames.npz")["images"].astype(int)
+    samples = load(trained / "samples" / "step_4" / "samples.npz")["images"].astype(int)
+    assert rows.shape == (8, 4, 8, 8, 1)
+    assert np.abs(rows[:, 0] - samples[:8]).max() <= 1
+    assert (rows[:, 0] != rows[:, -1]).any(axis=(1, 2, 3)).all()
+    with pytest.raises(UserError, match="a discrete chain has no latents of images"):
+        call("interpolate", trained, temperature=0.5)
+
+
+def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
+    with pytest.raises(UserError, match="best checkpoint of .* has not been sought; do: .*--mode select"):
+        call("sample", trained, checkpoint="best")
+    call("select", trained)
+    found = json.loads((trained / "eval" / "selection.json").read_text())
+    distances = {int(step): value for step, value in found["distances"].items()}
+    assert set(distances) == {2, 4} and found["samples"] == 10
+    assert found["best"] == min(distances, key=distances.__getitem__)
+    assert f"checkpoint {found['best']:>9}  distance {distances[found['best']]:.5g}  <- best" in (
+        capsys.readouterr().out
+    )
+    call("sample", trained, checkpoint="best")
+    assert f"checkpoint {found['best']} " in capsys.readouterr().out
+    with pytest.raises(UserError, match="--checkpoint means nothing to --mode select"):
+        call("select", trained, checkpoint="2")
+
+
+def test_suggest_writes_a_configuration(tmp_path, capsys):
+    """On digits: largest distance 4.815; 64 dimensions and the budget of the recipe."""
+    call("suggest", config=RECIPE, output=str(tmp_path / "mine" / "c.json"))
+    config = config_lib.load(str(tmp_path / "mine" / "c.json"))
+    recipe = config_lib.load(RECIPE)
+    found = config_lib.differences(recipe, config)
+    assert set(found) <= {"sde.sigma_max", "sampling.snr"}
+    assert config.sde.sigma_max == pytest.approx(4.815) and config.sde.n == 22
+    assert config.sampling.snr == pytest.approx(recipe.sampling.snr, rel=2e-3)
+    out = capsys.readouterr().out
+    assert "overlap 0.567" in out and "overlap 0.5 " in out.replace("\n", " ") and "published" not in out
+
+
+def test_suggest_compares_with_the_published_settings(capsys):
+    """Shown before the data are opened, which are not here."""
+    for dataset, numbers in {"cifar10": (232, 219), "ffhq_256": (2311, 2182)}.items():
+        with pytest.raises(UserError):
+            call("suggest", config=f"configs/ncsnv2/ncsnv2.py:{dataset}", values={"data.path": "nowhere"})
+        line = next(l for l in capsys.readouterr().out.splitlines() if l.startswith("n, number of scales"))
+        assert line.split()[-3:] == [str(n) for n in (*numbers, numbers[0])]
+
+
+def test_suggest_for_a_ve_recipe_changes_sigma_max_alone(tmp_path):
+    call("suggest", config="configs/ve/ncsnpp_cont.py:digits", output=str(tmp_path / "c.json"))
+    found = config_lib.differences(
+        config_lib.load("configs/ve/ncsnpp_cont.py:digits"), config_lib.load(str(tmp_path / "c.json"))
+    )
+    assert set(found) == {"sde.sigma_max"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "message"),
+    [
+        ("suggest", {"config": "configs/vp/ddpmpp_cont.py:digits"}, "vp has no noise scales to choose"),
+        ("suggest", {"config": RECIPE, "output": "a.txt"}, "must be a .json file"),
+        ("inpaint", {"mask": "middle"}, "--mask middle is no file, and none of the words left, right, top, bottom"),
+        ("inpaint", {"copies": 0}, "--copies is the number of completions of each image, at least 1; got 0"),
+        ("sample", {"mask": "left"}, "--mask means nothing to --mode sample; it belongs to inpaint"),
+        ("inpaint", {"values": {"sampling.grid": "uniform"}}, "needs config.sampling.grid=levels"),
+    ],
+)  # fmt: skip
+def test_refusals(trained, mode, flags, message):
+    flags = {"workdir": trained if mode != "suggest" else None} | flags
+    with pytest.raises(UserError, match=message):
+        call(mode, **flags)
+
+
+def test_masks_that_say_nothing(trained, tmp_path):
+    for value, word in ((255, "everything"), (0, "nothing")):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / "m.png")
+        with pytest.raises(UserError, match=f"says that {word} is known"):
+            call("inpaint", trained, mask=str(tmp_path / "m.png"))
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match="m.png: 8 x 9 pixels, not 8 x 8"):
+        call("inpaint", trained, mask=str(tmp_path / "m.png"))
