@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.weights import FAST_COMPILE, compiled
+from networks.weights import compiled
 
 from score_sde.errors import UserError
 from score_sde.networks import NCSN, NCSNv2
@@ -68,34 +68,6 @@ def test_transposed_kernels_transpose_the_output_of_images_that_are_not_square(n
     high = _apply(network, turned, x=X.swapaxes(1, 2)).swapaxes(1, 2)
     scale = np.abs(wide).max(axis=(1, 2, 3), keepdims=True)
     np.testing.assert_allclose(high / scale, wide / scale, atol=1e-4)
-
-
-@pytest.mark.parametrize("network", [SMALL, SMALLV2])
-def test_remat_changes_no_gradient_and_every_parameter_has_one(network):
-    params = _params(network)
-
-    @functools.partial(jax.jit, static_argnums=1, compiler_options=FAST_COMPILE)
-    @functools.partial(jax.grad)
-    def gradient(params, remat):
-        output = network.clone(remat=remat).apply({"params": params}, X, LABELS, train=True)
-        return jnp.mean(jnp.square(output))
-
-    plain, again = gradient(params, False), gradient(params, True)
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
-        assert float(jnp.abs(leaf).max()) > 1e-7 * scale, jax.tree_util.keystr(path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain)
-
-
-@pytest.mark.parametrize("network", [SMALL, SMALLV2])
-def test_bfloat16_computes_roughly_the_same_with_float32_parameters(network):
-    low = network.clone(dtype=jnp.bfloat16)
-    made = jax.eval_shape(low.init, jax.random.key(0), X, LABELS)
-    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
-    expected, actual = _apply(network, _params(network)), _apply(low, _params(network))
-    assert actual.dtype == jnp.float32
-    error = np.abs(actual - expected).max(axis=(1, 2, 3)) / np.abs(expected).max(axis=(1, 2, 3))
-    assert 1e-4 < error.max() < 0.2
 
 
 def _count(network, size=32):
@@ -169,12 +141,6 @@ def test_options_combine_for_any_number_of_channels(variant, resize, channels):
         network = network.clone(resize=resize)
         output, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), x, jnp.zeros((2,), jnp.int32))
         assert output.shape == x.shape
-
-
-def test_smallest_images_give_finite_output():
-    for network in (SMALL, SMALLV2):
-        output = _apply(network, _params(network), x=X[:, :2, :2])
-        assert np.isfinite(output).all()
 
 
 @pytest.mark.parametrize("network", [NCSN, NCSNv2])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.weights import LayerCase, evaluate, layer_cases
+from networks.weights import FAST_COMPILE, LayerCase, evaluate, layer_cases
 
 from golden import assert_close, golden
 from score_sde.convert.table import flatten, nest
@@ -18,6 +18,7 @@ from score_sde.networks.refinenet import (
     InstanceNormPlus,
     Options,
     RefineBlock,
+    RefineNet,
     ResidualBlock,
     ResidualConv,
     resized,
@@ -202,3 +203,45 @@ def test_resizing_reproduces_linear_images_inside():
     nearest = resized(ramp, 8, 6, "nearest")
     np.testing.assert_array_equal(nearest, layers.upsample(ramp, None))
     np.testing.assert_array_equal(resized(ramp, 4, 3, "half_pixel"), ramp)
+
+
+# Two cascades with everything in them, but the halving of images.
+TINY = RefineNet(nf=4, cascades=((1, 1), (2, 2)), refined=(2, 1), options=Options())
+TINY_CONDITIONAL = TINY.clone(options=Options(num_classes=3))
+X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 6, 3)), jnp.float32)
+LEVELS = jnp.asarray([0, 1, 2], jnp.int32)
+
+
+def _params(network):
+    """Parameters none of which is zero, so that every part matters."""
+    made = jax.eval_shape(network.init, jax.random.key(0), X, LEVELS)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda a: jnp.asarray(0.15 * rng.normal(size=a.shape), jnp.float32), made)
+
+
+def _gradient(network, params):
+    def loss(p):
+        return jnp.mean(jnp.square(network.apply({"params": p}, X, LEVELS)))
+
+    return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(params)
+
+
+@pytest.mark.parametrize("network", [TINY, TINY_CONDITIONAL])
+def test_every_parameter_has_a_gradient_which_remat_does_not_change(network):
+    params = _params(network)
+    plain, again = _gradient(network, params), _gradient(network.clone(remat=True), params)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
+        assert float(jnp.abs(leaf).max()) > 1e-7 * scale, jax.tree_util.keystr(path)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain)
+
+
+@pytest.mark.parametrize("network", [TINY, TINY_CONDITIONAL])
+def test_bfloat16_computes_roughly_the_same(network):
+    params = {"params": _params(network)}
+    low = network.clone(options=dataclasses.replace(network.options, dtype=jnp.bfloat16))
+    expected, actual = network.apply(params, X, LEVELS), low.apply(params, X.astype(jnp.bfloat16), LEVELS)
+    assert actual.dtype == jnp.bfloat16
+    error = float(jnp.abs(actual.astype(jnp.float32) - expected).max() / jnp.abs(expected).max())
+    assert 1e-4 < error < 0.2
