@@ -1,8 +1,11 @@
-"""Networks that map noisy images and noise levels to images, and the flow of dequantization, in flax.linen."""
+"""Score networks, a classifier of noisy images, and the flow of dequantization, in flax.linen."""
 
+from score_sde.networks.autoencoder import ResNetAutoencoder
+from score_sde.networks.classifier import WideResNet
 from score_sde.networks.ddpm import DDPM
 from score_sde.networks.flowpp import FlowPP
+from score_sde.networks.mlp import ScoreMLP
 from score_sde.networks.ncsn import NCSN, NCSNv2
 from score_sde.networks.ncsnpp import NCSNpp
 
-__all__ = ["DDPM", "NCSN", "FlowPP", "NCSNpp", "NCSNv2"]
+__all__ = ["DDPM", "NCSN", "FlowPP", "NCSNpp", "NCSNv2", "ResNetAutoencoder", "ScoreMLP", "WideResNet"]

@@ -51,6 +51,17 @@ def check_image_size(owner: str, height: int, width: int, levels: int) -> None:
         )
 
 
+def check_halvings(owner: str, height: int, width: int, halvings: int) -> None:
+    """Raise UserError unless the image can be halved so many times."""
+    multiple = 2**halvings
+    if height % multiple or width % multiple:
+        up = [math.ceil(size / multiple) * multiple for size in (height, width)]
+        raise UserError(
+            f"{owner} halves images {halvings} times, so height and width must be multiples of {multiple}; got "
+            f"{height} x {width}. Resize or pad the images, for example to {up[0]} x {up[1]}"
+        )
+
+
 def at_least_float32(dtype: DType) -> DType:
     """The type for sums and angles: float32, or float64 where the computation is in float64."""
     return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

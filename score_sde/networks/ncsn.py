@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from score_sde.errors import UserError
 from score_sde.networks import layers
 from score_sde.networks.layers import DType
 from score_sde.networks.refinenet import ChannelVariance, Options, RefineNet, Resize
@@ -194,11 +193,4 @@ def _check(owner: str, network: NCSN | NCSNv2) -> None:
 
 def _check_image_size(owner: str, variant: Variant, height: int, width: int) -> None:
     halvings = sum(dilation == 1 for _, dilation in _CASCADES[variant][1:])
-    multiple = 2**halvings
-    if height % multiple or width % multiple:
-        up = [-(-size // multiple) * multiple for size in (height, width)]
-        raise UserError(
-            f"{owner}: the variant {variant!r} halves images {halvings} times, so height and width must be "
-            f"multiples of {multiple}; got {height} x {width}. Resize or pad the images, for example to "
-            f"{up[0]} x {up[1]}, or choose a variant for smaller images"
-        )
+    layers.check_halvings(f"{owner} of variant {variant!r}", height, width, halvings)
