@@ -15,12 +15,16 @@ X = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 12, 3)), jnp.float3
 SIGMA = jnp.asarray([0.1, 1.0, 10.0], jnp.float32)
 
 
-@pytest.fixture(scope="module")
-def params():
+def _params(network):
     """Parameters none of which is zero, so that every part matters."""
-    made = jax.eval_shape(SMALL.init, jax.random.key(0), X, SIGMA)["params"]
+    made = jax.eval_shape(network.init, jax.random.key(0), X, SIGMA)["params"]
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32), made)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return _params(SMALL)
 
 
 def test_published_network_has_36_5_million_parameters_and_the_embedding():
@@ -71,6 +75,22 @@ def test_dropout_acts_only_in_training(params):
     np.testing.assert_array_equal(first, again)
     assert float(jnp.abs(first - other).max()) > 1e-3
     assert float(jnp.abs(first - expected).max()) > 1e-3
+
+
+def test_branch_and_shortcut_of_the_first_block_start_behind_its_norm():
+    network = SMALL.clone(widen=2)  # so that the first block changes the number of channels
+    params = _params(network)
+    louder = {**params, "conv_in": jax.tree.map(lambda kernel: 10 * kernel, params["conv_in"])}
+    logits = compiled(network)(params, X, SIGMA)
+    size = float(jnp.abs(logits).max())
+    np.testing.assert_allclose(compiled(network)(louder, X, SIGMA), logits, atol=1e-3 * size)
+
+
+def test_newborn_convolutions_keep_the_variance_of_gradients():
+    made = jax.jit(SMALL.init, compiler_options=FAST_COMPILE)(jax.random.key(0), X, SIGMA)["params"]
+    kernel = made["group_2_block_0"]["conv_1"]["kernel"]
+    assert kernel.shape == (3, 3, 64, 64)
+    assert 0.95 < float(kernel.std()) / np.sqrt(2 / (9 * 64)) < 1.05
 
 
 def test_groups_halve_images_of_any_size_twice():

