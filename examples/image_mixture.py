@@ -44,19 +44,19 @@ def load(name: str, limit: int, size: int | None) -> np.ndarray:
     return np.asarray(images, np.float32) / (source.levels - 1)
 
 
-def mixture_score(images: np.ndarray, chain: DiscreteChain) -> ScoreFn:
+def mixture_score(images: jax.Array, chain: DiscreteChain) -> ScoreFn:
     """Exact score of the images with noise: (sum_k r_k(x) x_k - x)/sigma^2, r the softmax of -|x - x_k|^2/(2 sigma^2).
 
     Memory grows with batch x images and images x pixels.
     """
     shape, flat = images.shape[1:], images.reshape(len(images), -1)
-    center = flat.mean(axis=0)  # distances of centred images lose fewer digits
-    rows = jnp.asarray(flat - center)
+    center = jnp.mean(flat, axis=0, keepdims=True)  # distances of centred images lose fewer digits
+    rows = flat - center
     norms = jnp.sum(rows**2, axis=1)
 
     def score_fn(x, t):
         sigma2 = left_broadcast(chain.marginal(t)[1] ** 2, x.reshape(len(x), -1))
-        y = x.reshape(len(x), -1) - jnp.asarray(center)[None]
+        y = x.reshape(len(x), -1) - center
         # |y|^2 is common to all images.
         products = jnp.matmul(y, rows.T, precision=jax.lax.Precision.HIGHEST)
         shares = jax.nn.softmax((products - 0.5 * norms[None]) / sigma2, axis=1)
@@ -73,13 +73,13 @@ def sample(key: jax.Array, images: np.ndarray, settings: Suggestion, n: int) -> 
     scales = np.arange(settings.n, dtype=np.float64)[::-1]
     stepper = at_start(AnnealedLangevin(chain, settings.snr, settings.steps))
     sampler = Sampler(chain, stepper, np.stack([scales, scales], axis=1), denoise="tweedie")
-    score_fn = mixture_score(images, chain)
 
     @jax.jit
-    def run(x):
+    def run(x, images):
+        score_fn = mixture_score(images, chain)
         return sampler.finish(score_fn, *sampler.advance(key_noise, score_fn, x, 0, settings.n))
 
-    return np.asarray(run(jax.random.uniform(key_start, (n, *images.shape[1:]))))
+    return np.asarray(run(jax.random.uniform(key_start, (n, *images.shape[1:])), jnp.asarray(images)))
 
 
 def mean_distance(images: np.ndarray) -> float:

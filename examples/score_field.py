@@ -13,7 +13,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,9 +24,10 @@ from matplotlib.patches import Rectangle
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from score_sde.analytic import GaussianMixture
+from score_sde.networks.mlp import ScoreMLP
 from score_sde.objectives import SlicedScoreMatching
 from score_sde.sde import DiscreteChain
-from score_sde.types import ScoreFn
+from score_sde.types import ScoreFn, batch_time
 
 MEANS = np.array([[-5.0, -5.0], [5.0, 5.0]])
 DATA = GaussianMixture.isotropic([0.2, 0.8], MEANS, 1.0)
@@ -35,26 +35,14 @@ CLEAN = DiscreteChain(np.ones(1), np.zeros(1))
 """Data without noise."""
 
 
-class Network(nn.Module):
-    """2 -> units -> units -> 2 with softplus."""
-
-    units: int = 128
-
-    @nn.compact
-    def __call__(self, x):
-        for _ in range(2):
-            x = nn.softplus(nn.Dense(self.units)(x))
-        return nn.Dense(2)(x)
-
-
 def train(steps: int, seed: int = 0, batch: int = 128) -> tuple[ScoreFn, np.ndarray]:
     """The learned score function, and the loss at every step."""
-    network, optimizer, objective = Network(), optax.adam(1e-3), SlicedScoreMatching(kind="gaussian")
+    network, optimizer, objective = ScoreMLP(), optax.adam(1e-3), SlicedScoreMatching(kind="gaussian")
     key_init, key_train = jax.random.split(jax.random.key(seed))
-    params = network.init(key_init, jnp.zeros((1, 2)))
+    params = network.init(key_init, jnp.zeros((1, 2)), jnp.zeros(1))
 
     def score_fn(params):
-        return lambda x, t: network.apply(params, x)
+        return lambda x, t: network.apply(params, x, batch_time(t, x))
 
     def step(carry, key):
         params, state = carry

@@ -27,7 +27,9 @@ def test_score_is_that_of_the_mixture(example):
     chain = DiscreteChain.smld(0.05, 2.0, 5)
     exact = GaussianMixture.isotropic(np.full(7, 1 / 7), images, 0.0).score_fn(chain)
     x, t = jax.random.uniform(jax.random.key(0), (10, 2, 3, 1)), jnp.arange(10.0) % 5
-    np.testing.assert_allclose(example.mixture_score(images, chain)(x, t), exact(x, t), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        example.mixture_score(jnp.asarray(images), chain)(x, t), exact(x, t), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_small_scale_misses_the_far_image(example):
