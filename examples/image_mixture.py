@@ -10,6 +10,9 @@ largest distance between two of them (technique 6.1) they are as diverse as the 
 follow from sigma_1 (techniques 6.2 and 6.4), so sigma_1 is all that differs. The small one, `--sigma`, is by default 1/17.78
 of the mean distance: 1 on CIFAR-10, as published. Printed: the mean distance between two samples, and how many different
 images they are. Published for CIFAR-10: 10.12 with the small sigma_1, 18.65 with the large one, and 17.78 in the data.
+On 3,000 images of CIFAR-10's test set (as JPEG) this gave 7.39 and 27 different images among 64 samples with the small one,
+18.89 and 64 with the large one, and 18.79 in the data.
+
 The effect is one of high dimensions. Among 100 samples are 79 and 93 different images of digits (64 entries; all 1,437), and
 61 and 98 of MNIST (784 entries; 2,000 images), where the small sigma_1 finds bold digits, some eight times over, and hardly
 a 1; these are further apart (10.9) than the average two (10.1), so the mean distance alone would not tell.
