@@ -49,9 +49,9 @@ def trained(tmp_path_factory) -> Path:
     like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     for step in (2, 4):
-        rng = np.random.default_rng(step)
+        normal = np.random.default_rng(step).normal
         params = jax.tree.map(
-            lambda a: jnp.asarray(rng.normal(size=a.shape, scale=0.2), a.dtype), like.params
+            lambda a, normal=normal: jnp.asarray(normal(size=a.shape, scale=0.2), a.dtype), like.params
         )
         rest = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like.opt_state)
         checkpoints.save(TrainState(jnp.asarray(step, jnp.int32), params, params, rest), {})
@@ -155,7 +155,7 @@ def test_suggest_compares_with_the_published_settings(capsys):
     for dataset, numbers in {"cifar10": (232, 219), "ffhq_256": (2311, 2182)}.items():
         with pytest.raises(UserError):
             call("suggest", config=f"configs/ncsnv2/ncsnv2.py:{dataset}", values={"data.path": "nowhere"})
-        line = next(l for l in capsys.readouterr().out.splitlines() if l.startswith("n, number of scales"))
+        line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("n, number of scales"))
         assert line.split()[-3:] == [str(n) for n in (*numbers, numbers[0])]
 
 
