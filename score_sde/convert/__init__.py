@@ -71,7 +71,7 @@ def _recognize(path: Path) -> Container:
         return "zip"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "pickle"
-    if 0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF):
+    if _starts_dictionary(head):
         return "msgpack"
     if ".data-" in path.name or path.suffix in (".index", ".meta"):
         raise UserError(
@@ -80,6 +80,12 @@ def _recognize(path: Path) -> Container:
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise UserError("a text file, not a checkpoint")
     raise UserError(f"neither a PyTorch file nor one of flax: it starts with the bytes {head[:8].hex(' ')}")
+
+
+def _starts_dictionary(head: bytes) -> bool:
+    """Whether msgpack starts so with a dictionary (of up to 15, 2^16 or 2^32 entries) and a text, its first key."""
+    behind = {0xDE: 3, 0xDF: 5}.get(head[0], 1 if 0x81 <= head[0] <= 0x8F else len(head))
+    return behind < len(head) and (0xA0 <= head[behind] <= 0xBF or head[behind] in (0xD9, 0xDA, 0xDB))
 
 
 def _folder(path: Path) -> str:

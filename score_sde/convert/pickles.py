@@ -3,14 +3,15 @@
 A pickle is a program for a small stack machine that may call any function by name. This module runs only the
 instructions that checkpoints consist of, with its own meaning for them: names are kept as text and compared with the
 table `BUILDERS`. A file that asks for any other instruction or name is refused. Work and memory are bounded:
-arguments are sliced from the buffer, never allocated by the size the file declares.
+arguments are cut from the few megabytes that a pickle may have, never allocated by the size the file declares.
 """
 
 import dataclasses
+import io
 import math
 import pickletools
 from collections.abc import Callable
-from typing import IO, Any, cast
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +19,6 @@ import numpy as np
 from score_sde.errors import UserError
 
 MAX_BYTES = 8 * 2**20  # of one pickle; those of the largest published networks have less than 1 MiB
-MAX_ARGUMENT = 2**20  # of one instruction, in bytes
 MAX_INSTRUCTIONS = 500_000  # a tensor takes about 30
 MAX_DEPTH = 32  # of containers in containers
 MAX_AXES = 16  # of a tensor
@@ -97,9 +97,11 @@ def read_pickle(buffer: Any, start: int = 0, stop: int | None = None) -> Pickle:
         UserError: the file asks for anything else, or for more than the limits of this module.
         ValueError, IndexError, KeyError, TypeError: it is no pickle, is damaged or truncated.
     """
-    window = _Window(buffer, start, len(buffer) if stop is None else stop)
+    if stop is not None and stop - start > MAX_BYTES:
+        raise UserError(f"the pickle is longer than {MAX_BYTES:,} bytes: no checkpoint's is")
+    window = io.BytesIO(buffer[start : min(len(buffer) if stop is None else stop, start + MAX_BYTES)])
     machine = _Machine()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], window))):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(window)):
         if count == 0 and opcode.name != "PROTO":
             raise UserError(
                 f"the pickle starts with {opcode.name}, not with a protocol of 2 or later as checkpoints do"
@@ -111,7 +113,7 @@ def read_pickle(buffer: Any, start: int = 0, stop: int | None = None) -> Pickle:
         if opcode.name == "STOP":
             break
         machine.run(opcode.name, argument)
-    return Pickle(machine.result(), machine.storages, window.position)
+    return Pickle(machine.result(), machine.storages, start + window.tell())
 
 
 def fill(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
@@ -146,33 +148,6 @@ def fill(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
         raise UserError(f"the file holds {_shown(value)} where a checkpoint has tensors, texts or numbers")
 
     return copy(value, 0)
-
-
-class _Window:
-    """The part of a buffer that one pickle may read, as the file that `pickletools.genops` wants."""
-
-    def __init__(self, buffer: Any, start: int, stop: int):
-        self.buffer, self.position = buffer, start
-        self.stop, self.limit = min(stop, len(buffer)), start + MAX_BYTES
-
-    def tell(self):
-        return self.position
-
-    def read(self, size):
-        if size > MAX_ARGUMENT:
-            raise UserError(f"an instruction of the pickle has {size:,} bytes: no checkpoint's has")
-        data = self.buffer[self.position : min(self.position + size, self.stop)]
-        self.position += len(data)
-        if self.position > self.limit:
-            raise UserError(f"the pickle is longer than {MAX_BYTES:,} bytes: no checkpoint's is")
-        return data
-
-    def readline(self):
-        before = self.position
-        data = self.read(1024)
-        line = data[: data.find(b"\n") + 1]
-        self.position = before + len(line)
-        return line
 
 
 class _Machine:
