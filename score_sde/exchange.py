@@ -80,7 +80,7 @@ def _read_original(path: Path, published: Published) -> tuple[ml_collections.Con
         location = f"configs/{found.recipe}.py:folder"
         config = config_lib.load(location)
     for section, values in found.changes.items():
-        if section == "model" and values["name"] != config.model.name:
+        if section == "model" and values.get("name", config.model.name) != config.model.name:
             config.model = ml_collections.ConfigDict(values)
         else:
             config[section].update(values)
@@ -105,7 +105,7 @@ def follow_code(config: ml_collections.ConfigDict, published: Published) -> None
 def _has_means(published: Published) -> bool:
     """Whether conditional normalizations have a gain for channel means (CondInstanceNorm++): 3 numbers a channel, not 2."""
     for name, array in flatten(published.params):
-        if name.endswith(("normalizer.embed.weight", "ConditionalInstanceNorm2dPlus_0/Embed_0/embedding")):
+        if name in ("normalizer.embed.weight", "ConditionalInstanceNorm2dPlus_0/Embed_0/embedding"):
             return array.ndim == 2 and array.shape[1] % 3 == 0 and (array.shape[1] // 3) == _width(published)
     return True
 
