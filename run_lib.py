@@ -30,7 +30,7 @@ from score_sde.build import (
     open_source,
 )
 from score_sde.convert import read_file, write_torch
-from score_sde.convert.published import recognize
+from score_sde.convert.published import Published, recognize
 from score_sde.data import Source, fingerprint, pipeline, take
 from score_sde.data import inputs as inputs_lib
 from score_sde.errors import UserError
@@ -557,6 +557,9 @@ def import_checkpoint(
     Nothing in the file is executed, and nothing is written before everything has been found right.
     """
     published = recognize(*read_file(source), source)
+    if published.code == "score_flow" and workdir and Path(workdir, "config.json").exists():
+        config, folder = resolve_trained(config_file, workdir, overrides or [])
+        return import_dequantizer(published, source, config, folder, source_config)
     command = f"python main.py --mode import --source {source}" + (f" --workdir {workdir}" if workdir else "")
     config, origin = exchange.find_config(
         published, source, config_file, source_config, overrides or [], command
@@ -567,13 +570,14 @@ def import_checkpoint(
     state = exchange.to_state(published, experiment, config)
     step = int(state.step)
     if jax.process_index() == 0:
-        how = {
+        origins = {
             "source": source.name,
             "code": published.code,
             "averaged": published.averaged,
             "config": origin,
         }
-        exchange.write_run(folder, config, state, how)
+        documents = {"imported.json": origins, "config.json": config.to_dict()}
+        exchange.write_folder(folder, state, documents)
         print(
             f"imported {source} ({published.code}) with the configuration of {origin}: {folder}, checkpoint {step}, "
             f"{costs.count(state.params):,} parameters"
@@ -587,6 +591,30 @@ def import_checkpoint(
             f"What weights do not tell, and so the configuration says: process {process}; images {experiment.shape} of "
             f"{pixels.levels} levels in [{pixels.low:g}, {pixels.high:g}]. Training on begins with a fresh optimizer.\n"
             f"Sample: python main.py --mode sample --workdir {folder}"
+        )
+    return folder
+
+
+def import_dequantizer(
+    published: Published,
+    source: Path,
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    source_config: Path | None = None,
+) -> Path:
+    """Give a run, whose score model the dequantizer was trained with, its published dequantizer: dequantizer/."""
+    folder = workdir / "dequantizer"
+    exchange.check_free(folder)
+    flow = exchange.to_dequantizer(published, source, source_config, config)
+    experiment, _, _, step = restore(config, workdir, None)
+    trainer, _ = build_dequantizer(config, experiment)
+    state = exchange.to_dequantizer_state(published, flow, trainer, experiment.shape)
+    if jax.process_index() == 0:
+        exchange.write_folder(folder, state, {"settings.json": dequantizer_settings(config, step)})
+        print(
+            f"imported the dequantizer {source}, {costs.count(state.params):,} parameters, for checkpoint {step}: {folder}\n"
+            f"Weights do not tell its attention heads; they are {flow.heads}. Use it: python main.py --mode likelihood "
+            f"--workdir {workdir} --config.eval.dequantization=variational"
         )
     return folder
 

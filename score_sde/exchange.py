@@ -15,13 +15,16 @@ import ml_collections
 import numpy as np
 
 from score_sde import config as config_lib
-from score_sde.build import SECTIONS, Experiment, build_network, build_process
+from score_sde.build import FLOW_NAMES, SECTIONS, Experiment, build_network, build_process
+from score_sde.convert.flow import flow_of, from_published
 from score_sde.convert.originals import translate
 from score_sde.convert.published import UNAVERAGED, Published, entries, module_names, state_names
 from score_sde.convert.table import flatten, to_torch
 from score_sde.errors import UserError
+from score_sde.networks import FlowPP
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.state import TrainState
+from score_sde.training.step import Trainer
 from score_sde.workdir import write_json
 
 UNUSED_SIGMAS = {"sigma_min": 0.01, "sigma_max": 50.0, "n": 1000}
@@ -61,13 +64,8 @@ def find_config(
 
 def _read_original(path: Path, published: Published) -> tuple[ml_collections.ConfigDict, str]:
     """The configuration that a JSON file describes in the original code's terms, or in ours."""
-    try:
-        original = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}); name a recipe with --config instead"
-        ) from error
-    if isinstance(original, Mapping) and set(SECTIONS) <= original.keys():
+    original = _read_json(path)
+    if set(SECTIONS) <= original.keys():
         return config_lib.load_json(path), str(path)
     try:
         found = translate(original)
@@ -88,6 +86,20 @@ def _read_original(path: Path, published: Published) -> tuple[ml_collections.Con
     if config.model.name in ("ncsn", "ncsnv2"):
         config.model.variant = _variant(published)
     return config, f"{path} (as {location})"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); name a recipe with --config instead"
+        ) from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} holds {type(values).__name__}, not sections; name a recipe with --config instead"
+        )
+    return values
 
 
 def follow_code(config: ml_collections.ConfigDict, published: Published) -> None:
@@ -240,7 +252,9 @@ def to_state(published: Published, experiment: Experiment, config: ml_collection
         UserError: the weights or noise levels are not those of the configuration.
     """
     if published.code == "score_flow":
-        raise UserError("this is a dequantizer, not a score network")
+        raise UserError(
+            "this is a dequantizer; import its score network first, then this with the same --workdir"
+        )
     network: Any = experiment.model.network
     table, unused = entries(network, experiment.shape[0])
     params, ema = published.convert(table, _shapes(network, experiment.shape), unused)
@@ -251,37 +265,71 @@ def to_state(published: Published, experiment: Experiment, config: ml_collection
     return TrainState(step, params, ema, experiment.trainer.optimizer.init(params))
 
 
-def check_free(workdir: Path) -> None:
-    """Raises UserError where a new working directory cannot be made."""
-    if workdir.is_dir() and not any(workdir.iterdir()):
-        return
-    if workdir.exists():
+def to_dequantizer(
+    published: Published, source: Path, source_config: Path | None, config: ml_collections.ConfigDict
+) -> FlowPP:
+    """The flow of a published dequantizer; config.dequantizer becomes it.
+
+    Attention heads leave no trace in the weights: their number is `attn_heads` of a JSON file (`source_config`, or
+    config.json beside the file), else config.dequantizer.heads.
+
+    Raises:
+        UserError: config.dequantizer cannot say what the flow is.
+    """
+    path = source_config or source.parent / "config.json"
+    heads = config.dequantizer.heads
+    if path.is_file():
+        heads = _read_json(path).get("attn_heads", heads)
+    flow = flow_of(published.params, heads)
+    if flow.activate_output or not flow.mix_channels:
         raise UserError(
-            f"{workdir} exists already; choose another --workdir, as nothing is imported into a run"
+            "this is score_flow's dequantizer for ImageNet 32 x 32, which does not mix channels and has a nonlinearity that "
+            "config.dequantizer does not have; only the one for CIFAR-10 is imported"
         )
+    config.dequantizer.update({name: getattr(flow, name) for name in FLOW_NAMES})
+    return flow
 
 
-def write_run(
-    workdir: Path, config: ml_collections.ConfigDict, state: TrainState, origin: Mapping[str, Any]
-) -> None:
-    """Make the working directory of a run with one checkpoint: as a hidden folder beside it first, and then by one rename.
+def to_dequantizer_state(
+    published: Published, flow: FlowPP, trainer: Trainer, shape: tuple[int, ...]
+) -> TrainState:
+    """The train state of a dequantizer: its step and weights, and an optimizer as at the start."""
+    like = jax.eval_shape(lambda: trainer.task.init(jax.random.key(0), shape))
+    params, ema = (
+        jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), from_published(tree, flow, like))
+        for tree in (published.params, published.ema)
+    )
+    step = jnp.asarray(published.step or 0, jnp.int32)
+    return TrainState(step, params, ema, trainer.optimizer.init(params))
+
+
+def check_free(folder: Path) -> None:
+    """Raises UserError where a new folder of that name cannot be made."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists():
+        raise UserError(f"{folder} exists already, and nothing is imported into it; choose another --workdir")
+
+
+def write_folder(folder: Path, state: TrainState, documents: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make a folder with one checkpoint and JSON files: as a hidden one beside it first, and then by one rename.
 
     Raises:
         UserError: it cannot be written, or something has come to be there.
     """
-    temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.importing")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.importing")
     try:
         temporary.mkdir(parents=True)
-        checkpoints = Checkpoints(temporary / "checkpoints", keep=config.training.keep)
+        checkpoints = Checkpoints(temporary / "checkpoints")
         # The published data order is not known; a run that goes on takes the batches that follow this many of its own.
         checkpoints.save(state, {"data": {"next_index": int(state.step)}, "window": {}})
         checkpoints.close()
-        write_json(temporary / "imported.json", dict(origin))
-        config_lib.save(config, temporary / "config.json")
-        os.rename(temporary, workdir)
+        for name, values in documents.items():
+            write_json(temporary / name, dict(values))
+        os.rename(temporary, folder)
     except OSError as error:
         raise UserError(
-            f"cannot write to {workdir} ({error.strerror or error}); choose another --workdir"
+            f"cannot write to {folder} ({error.strerror or error}); choose another --workdir"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

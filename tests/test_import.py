@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.weights import compiled
+from networks.weights import FAST_COMPILE, compiled
 from PIL import Image
 from test_cli import run
 
@@ -127,7 +127,8 @@ def check_labels(experiment, config, labels: np.ndarray) -> None:
     x, t = jnp.zeros((3, 1, 1, 1)), jnp.asarray(t, jnp.float32)
     score_fn = experiment.model.parameterization.score_fn(lambda x, given: given[:, None, None, None])
     factor = 1.0 if ve else -1 / process.marginal(t)[1]
-    np.testing.assert_allclose(score_fn(x, t).reshape(-1), factor * labels, rtol=1e-4)
+    expected = factor * labels.astype(np.float32)
+    np.testing.assert_allclose(score_fn(x, t).reshape(-1), expected, rtol=1e-4)
 
 
 def test_both_layouts_of_group_norm_give_the_same_weights(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_a_truncated_file_is_refused_and_nothing_is_left(kept: int, tmp_path: Pa
 
 def test_an_existing_run_stays_as_it_is(imported: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in imported.rglob("*")}
-    with pytest.raises(UserError, match=r"run exists already; choose another --workdir"):
+    with pytest.raises(UserError, match=r"run exists already"):
         import_(VP, imported)
     assert before == {path: path.stat().st_mtime_ns for path in imported.rglob("*")}
     file = tmp_path / "file"
@@ -234,9 +235,10 @@ def test_noise_levels_that_the_configuration_contradicts_are_refused(tmp_path: P
 # Which recipe it is
 
 
-def bare_file(recipe: str, path: Path) -> Path:
+def bare_file(recipe: str, path: Path, overrides: list[tuple[str, str]] | None = None) -> Path:
     """Random weights of a recipe's network in PyTorch's form, without a configuration beside them."""
     config = config_lib.load(recipe)
+    config_lib.override(config, overrides or [])
     experiment = build(config)
     rng = np.random.default_rng(0)
     state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
@@ -276,6 +278,44 @@ def test_weights_of_no_recipe_name_the_nearest(tmp_path: Path) -> None:
     ):
         run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+# Dequantizers
+
+
+def test_a_published_dequantizer_joins_the_run_of_its_score_model(tmp_path: Path) -> None:
+    colours = [("data.channels", "3")]
+    source = bare_file("configs/vp/ddpmpp_cont.py:digits", tmp_path / "model.pth", colours)
+    recipe, workdir = "configs/vp/ddpmpp_cont.py:digits", str(tmp_path / "run")
+    dequantizer = checkpoint("score_flow_jax/dequantizer_cifar10")
+    with pytest.raises(UserError, match="import its score network first"):
+        run_lib.import_checkpoint(dequantizer, recipe, workdir=workdir)
+    run_lib.import_checkpoint(source, recipe, colours, workdir)
+    run_lib.run("import", None, [], workdir, source=str(dequantizer))
+    config = config_lib.load_json(Path(workdir) / "config.json")
+    config.eval.dequantization = "variational"
+    experiment, mesh, _, _ = run_lib.restore(config, Path(workdir), None)
+    variational, used = run_lib.make_dequantizer(config, Path(workdir), experiment, mesh)
+    assert (used["dequantizer"]["heads"], used["dequantizer"]["filters"]) == (4, 8)
+    assert used["dequantizer"]["score_checkpoint"] == 7
+    arrays = io("score_flow_jax/dequantizer_cifar10")
+    eps, images = jnp.asarray(arrays["eps"]), jnp.asarray(arrays["x"])
+    params = jax.tree.map(jnp.asarray, jax.device_get(variational.params))
+    flow = jax.jit(variational.flow.apply, compiler_options=FAST_COMPILE)
+    u, log_q = flow({"params": params}, eps, images)
+    np.testing.assert_allclose(u, arrays["u_ema_f64"], rtol=0, atol=5e-6)
+    np.testing.assert_allclose(-log_q, arrays["sldj_ema_f64"], rtol=0, atol=1e-3)
+    with pytest.raises(UserError, match="dequantizer exists already"):
+        run_lib.run("import", None, [], workdir, source=str(dequantizer))
+    shutil.rmtree(Path(workdir) / "dequantizer")
+    other = golden("nets/score_flow_jax/dequantizer_imagenet32") / "params.msgpack"
+    with pytest.raises(UserError, match="dequantizer for ImageNet 32 x 32"):
+        run_lib.run("import", None, [], workdir, source=str(other))
+    assert sorted(path.name for path in Path(workdir).iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "imported.json",
+    ]
 
 
 # Using it
