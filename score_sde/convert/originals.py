@@ -175,12 +175,12 @@ def _unet(read: _Section, process: str, continuous: bool, name: str) -> tuple[st
         "resamp_with_conv": read.need("model.resamp_with_conv", bool),
         "dropout": read.need("model.dropout", float),
         "activation": read.need("model.nonlinearity", str),
-        "scale_by_sigma": bool(read("model.scale_by_sigma", False)),
     }
     if not read("model.conditional", True):
         model["conditional"] = False
+    scaled = bool(read("model.scale_by_sigma", False))
     if name == "ddpm":
-        return "ddpm", model
+        return "ddpm", model | ({"scale_by_sigma": True} if scaled else {})
     model |= {
         "fir": read.need("model.fir", bool),
         "fir_kernel": tuple(float(tap) for tap in read.need("model.fir_kernel", tuple)),
@@ -190,6 +190,7 @@ def _unet(read: _Section, process: str, continuous: bool, name: str) -> tuple[st
         "progressive_input": read.need("model.progressive_input", str),
         "progressive_combine": read.need("model.progressive_combine", str),
         "embedding": read.need("model.embedding_type", str),
+        "scale_by_sigma": scaled,
         "fourier_scale": float(read("model.fourier_scale", 16.0)),
         "init_scale": float(read("model.init_scale", 0.0)),
     }

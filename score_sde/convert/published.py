@@ -141,7 +141,7 @@ def _flax(tree: Any) -> Published | None:
         return None
     if {"optimizer", "params_ema"} <= tree.keys():
         params, ema = _at(tree, "optimizer", "target"), tree["params_ema"]
-        if set(params) == {"params"} and isinstance(ema, Mapping):
+        if isinstance(params, Mapping) and set(params) == {"params"}:
             params, ema = params["params"], _at(ema, "params")
         if not (_is_weights(params) and _is_weights(ema)):
             return None
@@ -161,7 +161,7 @@ def _torch(tree: Any, path: Path | None) -> Published | None:
     if isinstance(tree, Mapping) and {"model", "ema"} <= tree.keys():
         state, sigmas = _state(tree["model"])
         names = [name for name in state if name not in UNAVERAGED]
-        shadow = _at(tree, "ema").get("shadow_params")
+        shadow = _at(tree, "ema", "shadow_params")
         if not isinstance(shadow, list | tuple) or len(shadow) != len(names):
             count = len(shadow) if isinstance(shadow, list | tuple) else "no"
             raise UserError(f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged")

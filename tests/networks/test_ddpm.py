@@ -12,14 +12,9 @@ from golden import golden
 from score_sde.errors import UserError
 from score_sde.networks import DDPM
 
-# Folder of reference values, and the rounding noise of the reference itself in float32.
-PUBLISHED = {"score_sde_jax/ddpm_vp_discrete": 1e-6, "score_sde_pytorch/ddpm_vp_discrete": 1e-6}
+# Folders of reference values; in single precision they are compared after an import (tests/test_import.py).
+PUBLISHED = ("score_sde_jax/ddpm_vp_discrete", "score_sde_pytorch/ddpm_vp_discrete")
 SMALL = DDPM(nf=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,))
-
-
-@pytest.mark.parametrize(("folder", "noise"), PUBLISHED.items())
-def test_agrees_with_published_network(folder, noise):
-    assert largest_error(golden(f"nets/{folder}"), np.float32) < 10 * noise
 
 
 @pytest.mark.parametrize("folder", PUBLISHED)

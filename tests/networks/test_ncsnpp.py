@@ -15,22 +15,22 @@ from golden import golden
 from score_sde.errors import UserError
 from score_sde.networks import NCSNpp
 
-# Folder of reference values, and the rounding noise of the reference itself in float32.
-PUBLISHED = {
-    "score_sde_jax/ncsnpp_ve_continuous": 5e-6,
-    "score_sde_jax/ncsnpp_ve_output_skip_input_skip": 6e-6,
-    "score_sde_jax/ddpmpp_vp_continuous": 5e-7,
-    "score_sde_jax/ddpmpp_vp_discrete": 7e-7,
-    "score_sde_jax/ncsnpp_ve_discrete": 8e-7,
-    "score_sde_jax/ncsnpp_ve_discrete__groupnorm_C": 8e-7,
-    "score_sde_jax/ncsnpp_ve_residual_fir": 3e-6,
-    "score_sde_pytorch/ncsnpp_ve_continuous": 1e-6,
-    "score_sde_pytorch/ncsnpp_ve_output_skip_input_skip": 7e-6,
-    "score_sde_pytorch/ddpmpp_vp_continuous": 3e-6,
-    "score_sde_pytorch/ddpmpp_vp_discrete": 6e-7,
-    "score_sde_pytorch/ncsnpp_ve_discrete": 1e-6,
-    "score_sde_pytorch/ncsnpp_vp_ddpmblock": 3e-6,
-}
+# Folders of reference values; in single precision they are compared after an import (tests/test_import.py).
+PUBLISHED = (
+    "score_sde_jax/ncsnpp_ve_continuous",
+    "score_sde_jax/ncsnpp_ve_output_skip_input_skip",
+    "score_sde_jax/ddpmpp_vp_continuous",
+    "score_sde_jax/ddpmpp_vp_discrete",
+    "score_sde_jax/ncsnpp_ve_discrete",
+    "score_sde_jax/ncsnpp_ve_discrete__groupnorm_C",
+    "score_sde_jax/ncsnpp_ve_residual_fir",
+    "score_sde_pytorch/ncsnpp_ve_continuous",
+    "score_sde_pytorch/ncsnpp_ve_output_skip_input_skip",
+    "score_sde_pytorch/ddpmpp_vp_continuous",
+    "score_sde_pytorch/ddpmpp_vp_discrete",
+    "score_sde_pytorch/ncsnpp_ve_discrete",
+    "score_sde_pytorch/ncsnpp_vp_ddpmblock",
+)
 # Two levels with everything in them.
 SMALL = NCSNpp(
     nf=8,
@@ -64,11 +64,6 @@ def _gradient(network, params):
         return jnp.mean(jnp.square(output))
 
     return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(params)
-
-
-@pytest.mark.parametrize(("folder", "noise"), PUBLISHED.items())
-def test_agrees_with_published_network(folder, noise):
-    assert largest_error(golden(f"nets/{folder}"), np.float32) < 10 * noise
 
 
 @pytest.mark.parametrize("folder", PUBLISHED)

@@ -1,0 +1,120 @@
+"""What a file's content is recognized as; hostile and foreign content gives an error of ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from golden import golden
+from score_sde.convert import read_file
+from score_sde.convert.published import recognize
+from score_sde.errors import UserError
+
+W = np.ones((2, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "step", "averaged", "sigmas"),
+    [
+        ("score_sde_jax/ncsnpp_ve_discrete/checkpoint_12", "score_sde", 3, True, None),
+        (
+            "score_sde_pytorch/ncsnpp_ve_discrete/checkpoint_8.pth",
+            "score_sde_pytorch",
+            3,
+            True,
+            (1000, np.float64),
+        ),
+        ("ncsn/cond_refinenet_dilated/checkpoint.pth", "ncsn", None, False, None),
+        ("ncsnv2/ncsnv2/checkpoint_5000.pth", "ncsnv2", 5000, True, (232, np.float32)),
+        ("score_flow_jax/dequantizer_cifar10/checkpoint_6", "score_flow", 3, True, None),
+        ("score_flow_jax/dequantizer_imagenet32/params.msgpack", "score_flow", None, False, None),
+    ],
+)
+def test_published_forms(
+    file: str, code: str, step: int | None, averaged: bool, sigmas: tuple | None
+) -> None:
+    path = golden(f"nets/{file}")
+    found = recognize(*read_file(path), path)
+    assert (found.code, found.averaged) == (code, averaged)
+    if code == "ncsn":  # what Adam counted
+        optimizer = read_file(path)[1][1]
+        steps = {int(state["step"]) for state in optimizer["state"].values()}
+        assert {found.step} == (steps or {None})
+    elif code != "score_flow" or step is None:
+        assert found.step == step
+    assert (found.sigmas is None) == (sigmas is None)
+    if sigmas:
+        assert found.sigmas is not None
+        assert (len(found.sigmas), found.sigmas.dtype) == sigmas
+    assert found.params.keys() == found.ema.keys()
+    if averaged and found.format == "torch":
+        same = [name for name in found.params if (found.params[name] == found.ema[name]).all()]
+        assert same == []
+
+
+def test_the_step_of_ncsn_is_in_its_optimizer_or_its_name() -> None:
+    state = {"module.begin_conv.weight": W}
+    counted = {"state": {0: {"step": 12}}, "param_groups": []}
+    assert recognize("pickle", [state, counted], Path("checkpoint_7.pth")).step == 12
+    assert recognize("pickle", [state, {"state": {}}], Path("checkpoint_7.pth")).step == 7
+    assert recognize("pickle", [state, {"state": {}}], Path("checkpoint.pth")).step is None
+    assert recognize("pickle", [state, {}, 3, 70]).step == 70
+
+
+def test_averages_without_names_follow_the_names_of_the_model() -> None:
+    model = {
+        "module.sigmas": W[0],
+        "module.all_modules.0.W": W,
+        "module.all_modules.1.weight": W,
+        "module.b": W[0],
+    }
+    averages = {"decay": 0.9, "num_updates": 1, "shadow_params": [2 * W, 3 * W[0]]}
+    found = recognize("zip", {"model": model, "ema": averages, "optimizer": {}, "step": 5})
+    assert list(found.ema) == ["all_modules.0.W", "all_modules.1.weight", "b"]
+    assert [float(array.flat[0]) for array in found.ema.values()] == [1, 2, 3]
+    with pytest.raises(UserError, match="1 averaged parameters for 2 names"):
+        recognize("zip", {"model": model, "ema": averages | {"shadow_params": [W]}, "step": 5})
+
+
+def test_a_state_kept_for_several_devices_has_one_step() -> None:
+    tree = {"optimizer": {"target": {"a": W}}, "params_ema": {"a": W}}
+    for step, expected in (
+        (np.asarray([4, 4]), 4),
+        (np.asarray([4, 5]), None),
+        ("4", None),
+        (np.nan, None),
+        (-1, None),
+    ):
+        assert recognize("msgpack", tree | {"step": step}).step == expected
+
+
+@pytest.mark.parametrize(
+    ("container", "tree", "message"),
+    [
+        ("msgpack", {}, "it holds nothing"),
+        ("msgpack", 3, "it holds a int"),
+        ("msgpack", {"a": {"b": "text"}}, "it holds entries a"),
+        ("msgpack", {"optimizer": 3, "params_ema": {}}, r"no entry optimizer|no entry target"),
+        (
+            "msgpack",
+            {"optimizer": {"target": 3}, "params_ema": {"a": W}},
+            "it holds entries optimizer, params_ema",
+        ),
+        ("msgpack", {1: W}, "it holds entries 1"),
+        ("zip", [1, 2, 3], "a list of 3: int, int, int"),
+        ("zip", [{"a": "text"}, {}], "without its dictionary of weights"),
+        ("zip", {"model": {"a": W}, "ema": 5}, "no entry ema.shadow_params"),
+        ("zip", {"model": {"a": W}, "ema": {"shadow_params": 5}}, "no averaged parameters for 1 names"),
+        ("zip", {"a": W, 5: W}, "it holds entries a, 5"),
+        ("zip", "text", "it holds a str"),
+    ],
+)
+def test_foreign_content_is_refused(container: str, tree: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recognize(container, tree)
+
+
+def test_arrays_that_are_no_weights_are_refused() -> None:
+    found = recognize("zip", {"a": np.ones(3, np.int64)})
+    with pytest.raises(UserError, match="a is of type int64, not a weight"):
+        found.convert([], {})
