@@ -203,9 +203,9 @@ def build_network(config: ml_collections.ConfigDict, process: Perturbation) -> n
 
 def _check_sizes(values: dict[str, Any]) -> None:
     """Raises UserError for widths, depths and rates that no network can have; the network checks the rest."""
-    for name in ("nf", "num_res_blocks"):
-        if values.get(name, 1) < 1:
-            raise UserError(f"config.model.{name} must be at least 1; got {values[name]}")
+    for name, least in (("nf", 1), ("num_res_blocks", 0)):
+        if values.get(name, least) < least:
+            raise UserError(f"config.model.{name} must be at least {least}; got {values[name]}")
     levels = values.get("ch_mult", (1,))
     if not levels or any(type(multiple) is not int or multiple < 1 for multiple in levels):
         raise UserError(

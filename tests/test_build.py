@@ -131,7 +131,7 @@ def mixed_types() -> Iterator[None]:
         ("ve", "model.nf=0", r"config.model.nf must be at least 1; got 0"),
         ("ve", "model.nf=7", r"config.model: GroupNorm cannot divide"),
         ("ddpm", "model.nf=48", r"config.model: .*multiples of 32"),
-        ("ve", "model.num_res_blocks=0", r"config.model.num_res_blocks must be at least 1; got 0"),
+        ("ve", "model.num_res_blocks=-1", r"config.model.num_res_blocks must be at least 0; got -1"),
         ("ve", "model.ch_mult=()", r"config.model.ch_mult must be whole numbers from 1 on.*got \(\)"),
         ("ve", "model.ch_mult=(1,2.5)", r"config.model.ch_mult must be whole numbers.*got \(1, 2.5\)"),
         ("ve", "model.ch_mult=(1,0)", r"config.model.ch_mult must be whole numbers.*got \(1, 0\)"),
