@@ -106,6 +106,8 @@ def dequantizer() -> dict:
         "context_filters": 32,
         "context_layers": 3,
         "context_heads": 0,
+        "mix_channels": True,
+        "activate_output": False,
         "batch_size": 128,
         "steps": 300_000,
         "lr": 2e-4,

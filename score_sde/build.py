@@ -462,6 +462,7 @@ DEQUANTIZER_COUNTS = {"batch_size": 1, "steps": 1, "log_every": 1, "eval_every":
 FLOW_NAMES = (
     *("filters", "components", "blocks", "heads", "couplings"),
     *("context_filters", "context_layers", "context_heads"),
+    *("mix_channels", "activate_output"),
 )
 SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5, "dopri8": diffrax.Dopri8}
 

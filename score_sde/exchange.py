@@ -272,20 +272,12 @@ def to_dequantizer(
 
     Attention heads leave no trace in the weights: their number is `attn_heads` of a JSON file (`source_config`, or
     config.json beside the file), else config.dequantizer.heads.
-
-    Raises:
-        UserError: config.dequantizer cannot say what the flow is.
     """
     path = source_config or source.parent / "config.json"
     heads = config.dequantizer.heads
     if path.is_file():
         heads = _read_json(path).get("attn_heads", heads)
     flow = flow_of(published.params, heads)
-    if flow.activate_output or not flow.mix_channels:
-        raise UserError(
-            "this is score_flow's dequantizer for ImageNet 32 x 32, which does not mix channels and has a nonlinearity that "
-            "config.dequantizer does not have; only the one for CIFAR-10 is imported"
-        )
     config.dequantizer.update({name: getattr(flow, name) for name in FLOW_NAMES})
     return flow
 

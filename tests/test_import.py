@@ -283,11 +283,14 @@ def test_weights_of_no_recipe_name_the_nearest(tmp_path: Path) -> None:
 # Dequantizers
 
 
-def test_a_published_dequantizer_joins_the_run_of_its_score_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "file"), [("cifar10", "checkpoint_6"), ("imagenet32", "params.msgpack")])
+def test_a_published_dequantizer_joins_the_run_of_its_score_model(
+    kind: str, file: str, tmp_path: Path
+) -> None:
     colours = [("data.channels", "3")]
     source = bare_file("configs/vp/ddpmpp_cont.py:digits", tmp_path / "model.pth", colours)
     recipe, workdir = "configs/vp/ddpmpp_cont.py:digits", str(tmp_path / "run")
-    dequantizer = checkpoint("score_flow_jax/dequantizer_cifar10")
+    dequantizer = golden(f"nets/score_flow_jax/dequantizer_{kind}") / file
     with pytest.raises(UserError, match="import its score network first"):
         run_lib.import_checkpoint(dequantizer, recipe, workdir=workdir)
     run_lib.import_checkpoint(source, recipe, colours, workdir)
@@ -298,24 +301,16 @@ def test_a_published_dequantizer_joins_the_run_of_its_score_model(tmp_path: Path
     variational, used = run_lib.make_dequantizer(config, Path(workdir), experiment, mesh)
     assert (used["dequantizer"]["heads"], used["dequantizer"]["filters"]) == (4, 8)
     assert used["dequantizer"]["score_checkpoint"] == 7
-    arrays = io("score_flow_jax/dequantizer_cifar10")
+    arrays = io(f"score_flow_jax/dequantizer_{kind}")
     eps, images = jnp.asarray(arrays["eps"]), jnp.asarray(arrays["x"])
     params = jax.tree.map(jnp.asarray, jax.device_get(variational.params))
     flow = jax.jit(variational.flow.apply, compiler_options=FAST_COMPILE)
     u, log_q = flow({"params": params}, eps, images)
-    np.testing.assert_allclose(u, arrays["u_ema_f64"], rtol=0, atol=5e-6)
-    np.testing.assert_allclose(-log_q, arrays["sldj_ema_f64"], rtol=0, atol=1e-3)
+    ema = "_ema" if kind == "cifar10" else ""
+    np.testing.assert_allclose(u, arrays[f"u{ema}_f64"], rtol=0, atol=2e-5)  # 10 times the noise of float32
+    np.testing.assert_allclose(-log_q, arrays[f"sldj{ema}_f64"], rtol=0, atol=1e-3)
     with pytest.raises(UserError, match="dequantizer exists already"):
         run_lib.run("import", None, [], workdir, source=str(dequantizer))
-    shutil.rmtree(Path(workdir) / "dequantizer")
-    other = golden("nets/score_flow_jax/dequantizer_imagenet32") / "params.msgpack"
-    with pytest.raises(UserError, match="dequantizer for ImageNet 32 x 32"):
-        run_lib.run("import", None, [], workdir, source=str(other))
-    assert sorted(path.name for path in Path(workdir).iterdir()) == [
-        "checkpoints",
-        "config.json",
-        "imported.json",
-    ]
 
 
 # Using it

@@ -121,7 +121,7 @@ def test_interpolation_through_the_noise(trained, tmp_path):
 
 
 def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
-    with pytest.raises(UserError, match="best checkpoint of .* has not been sought; do: .*--mode select"):
+    with pytest.raises(UserError, match=r"best checkpoint of .* has not been sought; do: .*--mode select"):
         call("sample", trained, checkpoint="best")
     call("select", trained)
     found = json.loads((trained / "eval" / "selection.json").read_text())
@@ -190,5 +190,5 @@ def test_masks_that_say_nothing(trained, tmp_path):
         with pytest.raises(UserError, match=f"says that {word} is known"):
             call("inpaint", trained, mask=str(tmp_path / "m.png"))
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "m.png")
-    with pytest.raises(UserError, match="m.png: 8 x 9 pixels, not 8 x 8"):
+    with pytest.raises(UserError, match=r"m.png: 8 x 9 pixels, not 8 x 8"):
         call("inpaint", trained, mask=str(tmp_path / "m.png"))
