@@ -331,6 +331,8 @@ def test_the_other_modes_work_on_an_imported_run(imported: Path, tmp_path: Path)
     solver = ("--config.eval.rtol=0.1", "--config.eval.atol=0.1", "--config.eval.num_examples=2")
     run("--mode", "likelihood", "--workdir", run_folder, *data, *solver)
     assert (run_folder / "eval" / "likelihood_test_step_3" / "summary.json").exists()
+    run("--mode", "report", "--workdir", run_folder, *data)  # without metrics.jsonl
+    assert (run_folder / "report.html").exists()
     sizes = ("--config.training.batch_size=2", "--config.training.steps=4", "--config.training.eval_every=0")
     saved = run_folder / "config.json"
     config = json.loads(saved.read_text())

@@ -48,12 +48,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workdir": {"errors", "config", "viz"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,
-    "run_lib": LIBRARY | {"config", "workdir", "build", "results", "arguments", "exchange", "__init__"},
+    "session": LIBRARY | {"config", "workdir", "build", "results"},
+    "run_lib": LIBRARY
+    | {"config", "workdir", "build", "results", "arguments", "session", "exchange", "__init__"},
     "main": BASE | {"run_lib", "__init__"},
     "configs": set(),
 }
 PROGRAMS = ("run_lib", "main", "configs")
-READ_CONFIGS = {"config", "workdir", "exchange", "build", "run_lib", "configs"}
+READ_CONFIGS = {"config", "workdir", "exchange", "build", "session", "run_lib", "configs"}
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_probability", "keras"}
 
 
