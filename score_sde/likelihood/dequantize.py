@@ -5,7 +5,7 @@ x = `PixelRange.dequantize(images, u)`, and E_q[log p(x) - log q(u | image)] bou
 bits/dim of it are `PixelRange.bits_per_dim`, for any number of levels and any range). Both kinds are pytrees.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -18,6 +18,7 @@ Images = Integer[Array, "batch h w c"]
 Cells = tuple[Float[Array, "batch h w c"], Float[Array, "batch"]]
 
 
+@runtime_checkable
 class Dequantizer(Protocol):
     """`(keys, images) -> (u, log_q)` with one key for each image; see the module."""
 
