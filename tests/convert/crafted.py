@@ -381,6 +381,8 @@ def refused_zips() -> dict[str, bytes]:
         "a checkpoint inside": archive({"checkpoint.pth": good}),
         "byte order": torch_zip(PROTO + tensor() + b".", order=b"middle"),
         "entries twice": twice,
+        # Written under another name of the same length, which is then changed in the header and the table of contents.
+        "a name twice": archive({"m/data.pkl": PROTO + b"}.", "m/data/1": b"1", "m/data/2": b"2"}).replace(b"data/2", b"data/1"),
         "overlapping entries": changed(block + 42, "<I", 0),
         "overlapping by a little": changed(block + 42, "<I", kernel - 4),
         "entry before the file": changed(block + 42, "<I", 2**32 - 5),

@@ -248,7 +248,7 @@ def test_memory_of_heavy_files(tmp_path: Path) -> None:
     block = crafted.PROTO + crafted.tensor((big,), (1,), block=crafted.storage(count=big)) + b"."
     view = crafted.TENSOR + b"q\x01(" + crafted.storage() + b"q\x00K\x00))\x89NtR"
     views = b"".join(b"h\x01(h\x00K\x00K\x01\x85" + crafted.number(i) + b"\x85\x89NtR" for i in range(40_000))
-    heavy = {name: crafted.torch_stream(data) for name, data in crafted.heavy_pickles().items()}
+    heavy = {name: crafted.torch_stream(data, {}) for name, data in crafted.heavy_pickles().items()}
     large = {
         "containers": crafted.torch_zip(crafted.PROTO + b"](" + b"}q\x00q\x01" * 160_000 + b"e."),
         "texts": crafted.torch_stream(

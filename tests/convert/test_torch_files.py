@@ -277,6 +277,8 @@ def test_what_cannot_be_written(tmp_path: Path, value: Any) -> None:
         ("script", "TorchScript"),
         ("byte order", "byte order is b'middle'"),
         ("overlapping entries", "overlap"),
+        ("a name twice", "two entries named 'm/data/1'"),
+        ("huge entry", "truncated"),
         ("changed data", "'model/data/0' is damaged"),
         ("encrypted", "encrypted"),
         ("long table of contents", "more than 2,097,152 bytes"),
