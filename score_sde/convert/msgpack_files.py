@@ -141,16 +141,20 @@ class _Reader:
         packed = _Reader(self.buffer, start, stop)
         if kind in (NDARRAY, SCALAR):
             array = packed.array()
-            return array if kind == NDARRAY else array[()]
-        if kind == COMPLEX:
+            result = array if kind == NDARRAY else array[()]
+        elif kind == COMPLEX:
             real, imaginary = packed.value(MAX_DEPTH - 1)
-            return complex(float(real), float(imaginary))
-        raise UserError(
-            f"it has an extension of type {kind}; flax writes 1 (array), 2 (complex) and 3 (scalar)"
-        )
+            result = complex(float(real), float(imaginary))
+        else:
+            raise UserError(
+                f"it has an extension of type {kind}; flax writes 1 (array), 2 (complex) and 3 (scalar)"
+            )
+        if packed.position != stop:
+            raise UserError(f"an extension of type {kind} has {stop - packed.position:,} bytes too many")
+        return result
 
     def array(self):
-        """[shape, name of the dtype, bytes], which fill the extension exactly."""
+        """[shape, name of the dtype, bytes]."""
         if self.number(">B") != 0x93:
             raise UserError("an array does not consist of shape, type and content")
         shape, name = self.value(MAX_DEPTH - 1), self.value(MAX_DEPTH)
@@ -162,7 +166,7 @@ class _Reader:
             raise UserError("an array's content is not a block of bytes")
         start, stop = self.take(self.number(_LENGTHS[first]))
         count = math.prod(shape)
-        if stop != self.stop or stop - start != count * DTYPES[name].itemsize:
+        if stop - start != count * DTYPES[name].itemsize:
             raise UserError(f"an array of shape {shape} and type {name} has {stop - start:,} bytes")
         if count == 0:
             return np.empty(shape, DTYPES[name])

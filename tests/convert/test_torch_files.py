@@ -186,6 +186,9 @@ def test_round_trip(tmp_path: Path) -> None:
     first = path.read_bytes()
     write_torch(path, read_torch(path))  # over the file that the arrays are views of
     check(read_torch(path), written())
+    scalar = read_torch(path)["scalar"]
+    write_torch(path, {"scalar": np.array(7.0, np.float32)})
+    assert scalar == 2.5  # the file is another one, complete, under the same name
     write_torch(path, written())
     assert path.read_bytes() == first and [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
 
