@@ -8,16 +8,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax.serialization import msgpack_restore
-from networks.weights import averaged_state
 
-from score_sde.convert import read_torch
+from score_sde.convert import read_file
+from score_sde.convert.published import recognize
 from score_sde.networks import NCSN, NCSNv2
 
 # What the code of each folder does where they differ.
 _FLAX = {"resize": "half_pixel", "channel_variance": "C", "narrowed": "last"}
 _PYTORCH = {"resize": "corner_aligned", "channel_variance": "C-1", "narrowed": "third"}
-_NETWORKS = {
+PUBLISHED = {
     "score_sde_jax/ncsn": NCSN(**_FLAX),
     "score_sde_jax/ncsnv2_64": NCSNv2(**_FLAX, scale_by_sigma=False),
     "score_sde_jax/ncsnv2_128": NCSNv2(variant="128", **_FLAX, scale_by_sigma=False),
@@ -30,21 +29,6 @@ _NETWORKS = {
     "ncsnv2/ncsnv2": NCSNv2(**_PYTORCH, scale_by_sigma=False),
     "ncsnv2/ncsnv2_deeper": NCSNv2(variant="128", **_PYTORCH, scale_by_sigma=False),
     "ncsnv2/ncsnv2_deepest": NCSNv2(variant="256", **_PYTORCH, scale_by_sigma=False),
-}
-# Each folder with the rounding noise of the reference itself in float32.
-PUBLISHED = {
-    "score_sde_jax/ncsn": 1e-6,
-    "score_sde_jax/ncsnv2_64": 8e-7,
-    "score_sde_jax/ncsnv2_128": 9e-7,
-    "score_sde_jax/ncsnv2_256": 1e-6,
-    "score_sde_pytorch/ncsnv2_64": 7e-7,
-    "score_sde_pytorch/ncsnv2_128": 3e-6,
-    "score_sde_pytorch/ncsnv2_256": 7e-7,
-    "ncsn/cond_refinenet_dilated": 1e-6,
-    "ncsn/cond_refinenet_deeper_dilated": 9e-7,
-    "ncsnv2/ncsnv2": 8e-7,
-    "ncsnv2/ncsnv2_deeper": 3e-6,
-    "ncsnv2/ncsnv2_deepest": 1e-6,
 }
 
 
@@ -65,7 +49,8 @@ def read(folder: Path, dtype: Any = jnp.float32) -> Reference:
         arrays = {key: file[key] for key in file.files}
     (path,) = folder.glob("checkpoint*")
     torch = path.suffix == ".pth"
-    weights = _torch_weights(read_torch(path)) if torch else _flax_weights(msgpack_restore(path.read_bytes()))
+    found = recognize(*read_file(path), path)
+    weights = {"output": found.params} | ({"output_ema": found.ema} if found.averaged else {})
     if torch:
         arrays = {key: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for key, a in arrays.items()}
     config = json.loads((folder / "config.json").read_text())
@@ -73,7 +58,7 @@ def read(folder: Path, dtype: Any = jnp.float32) -> Reference:
 
 
 def _network(name: str, model: Mapping[str, Any], dtype: Any) -> NCSN | NCSNv2:
-    network = _NETWORKS[name].clone(nf=model.get("nf") or model["ngf"], dtype=dtype)
+    network = PUBLISHED[name].clone(nf=model.get("nf") or model["ngf"], dtype=dtype)
     if isinstance(network, NCSN):
         return network.clone(num_classes=model["num_classes"])
     first, last = ("sigma_begin", "sigma_end") if "ngf" in model else ("sigma_max", "sigma_min")
@@ -82,25 +67,3 @@ def _network(name: str, model: Mapping[str, Any], dtype: Any) -> NCSN | NCSNv2:
     if "ngf" in model:
         sigmas = sigmas.astype(np.float32)
     return network.clone(scale_by_sigma=True, sigmas=tuple(float(sigma) for sigma in sigmas))
-
-
-def _flax_weights(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {"output": checkpoint["optimizer"]["target"], "output_ema": checkpoint["params_ema"]}
-
-
-def _torch_weights(checkpoint: Any) -> dict[str, Mapping[str, Any]]:
-    """State dicts without prefix and buffers; NCSN has no averaged weights."""
-    if isinstance(checkpoint, dict):
-        states = {"output": checkpoint["model"], "output_ema": averaged_state(checkpoint)}
-    else:
-        states = {"output": checkpoint[0]}
-        if len(checkpoint) > 4:
-            states["output_ema"] = checkpoint[4]
-    return {
-        key: {
-            name.removeprefix("module."): array
-            for name, array in state.items()
-            if not name.endswith("sigmas")
-        }
-        for key, state in states.items()
-    }
