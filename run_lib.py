@@ -398,7 +398,7 @@ def interpolate_samples(
     """
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     pairs = max(1, min(experiment.sampling["num_samples"] - 1, 8))
-    angles = np.linspace(0, np.pi / 2, frames)
+    angles = np.linspace(0, np.pi / 2, frames, dtype=np.float32)
     numbers = np.repeat(np.arange(pairs), frames)
     keys = run_keys(experiment)["sample"]
     draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], len(numbers)))

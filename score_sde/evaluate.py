@@ -17,7 +17,7 @@ from score_sde.likelihood.bound import Bound
 from score_sde.likelihood.dequantize import Dequantizer, Uniform
 from score_sde.likelihood.ode import ODELikelihood
 from score_sde.likelihood.rows import Rows
-from score_sde.training.sharding import batched, replicated
+from score_sde.training.sharding import put_whole, replicated
 from score_sde.types import ScoreFn, fold_in, sample_keys
 
 
@@ -61,8 +61,8 @@ class Evaluator:
         filled = np.resize(indices, self.batch_size)
         examples = take(self.source, filled)
         keys = sample_keys(jax.random.fold_in(key, number_of_pass), jnp.asarray(filled))
-        place = functools.partial(jax.device_put, device=batched(self.mesh))
-        columns = self._columns(self.dequantizer, params, place(keys), place(examples["image"]))
+        keys, images = put_whole((keys, examples["image"]), self.mesh)
+        columns = self._columns(self.dequantizer, params, keys, images)
         rows = {name: np.asarray(values)[: len(indices)] for name, values in columns.items()}
         labels = examples["label"][: len(indices)]
         return {"index": indices, "label": labels, "pass": np.full(len(indices), number_of_pass), **rows}

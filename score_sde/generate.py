@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from score_sde.data.pixels import PixelRange
 from score_sde.sampling import Sampler
 from score_sde.steppers import InpaintingLangevin
-from score_sde.training.sharding import batched, replicated
+from score_sde.training.sharding import batched, put_whole, replicated
 from score_sde.types import ScoreFn, sample_keys
 
 SEGMENTS = 40
@@ -68,7 +68,8 @@ class Generator:
         pixel_range: range of the images.
         mesh: devices; the batch is split over them.
         wanted: images per call, rounded up to a multiple of the devices (`batch_size`).
-        frames: number of intermediate pictures; at most `PICTURES` images are in them.
+        frames: number of intermediate pictures; at most `PICTURES` images are in them, with several processes those of the
+            first device.
         advance: how the sampler steps; `inpaint` and `between` are others, which depend on something given.
     """
 
@@ -104,7 +105,7 @@ class Generator:
 
     def draw(self, params: PyTree, keys: Key[Array, "batch"], tick, given: PyTree = None):
         """The samples with these keys, `batch_size` of them; see `__call__`."""
-        keys, given = jax.device_put((keys, given), batched(self.mesh))
+        keys, given = put_whole((keys, given), self.mesh)
         x = mean = self._begin(keys)
         bounds = np.unique(np.linspace(0, self.sampler.steps, (self.frames or SEGMENTS) + 1).astype(np.int32))
         pictures = []
@@ -116,7 +117,7 @@ class Generator:
             tick(int(end - start))
         images = np.asarray(self._finish(params, x, mean))
         if self.frames:
-            pictures.append(np.asarray(self.pixel_range.unit(images[: self.PICTURES])))
+            pictures.append(np.asarray(self.pixel_range.unit(images[: len(pictures[0])])))
         return images, np.stack(pictures) if pictures else np.zeros(0, np.float32)
 
     @functools.cached_property

@@ -38,3 +38,18 @@ def put_batch(local: PyTree, mesh: Mesh, axis: int = 0) -> PyTree:
     """Global arrays from each process's part of a batch (its rows along `axis`)."""
     sharding: Any = batched(mesh, axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), local)
+
+
+def put_whole(whole: PyTree, mesh: Mesh) -> PyTree:
+    """Global arrays, split by rows, from arrays that every process has whole.
+
+    Random keys go as the numbers they are: `jax.device_put` refuses keys where other processes have devices.
+    """
+
+    def put(x):
+        if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.device_put(x, batched(mesh))
+        numbers = jax.device_put(np.asarray(jax.random.key_data(x)), batched(mesh))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(put, whole)
