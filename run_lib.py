@@ -35,6 +35,7 @@ from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
 from score_sde.metrics import Moments, frechet_distance, neighbor_distances, small_pixels
+from score_sde.networks.ncsn import variant_for
 from score_sde.sde import GaussianSDE
 from score_sde.session import (
     PREVIEW,
@@ -164,12 +165,15 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         write_json(folder / "sampling.json", how)
         viz.save_png(folder / "grid.png", viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW]))))
         animation = folder / "reverse_diffusion.gif"
-        animation.unlink(missing_ok=True)
+        intermediate = folder / "intermediate.png"
+        for old in (animation, intermediate):
+            old.unlink(missing_ok=True)
         if len(frames):
             viz.save_animation(animation, np.nan_to_num(frames[:, : min(36, number)]))
-            shown = np.nan_to_num(frames[np.linspace(0, len(frames) - 1, 11).astype(int), : min(8, number)])
+            columns = np.linspace(0, len(frames) - 1, min(11, len(frames))).astype(int)
+            shown = np.nan_to_num(frames[columns, : min(8, number)])
             rows = shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])
-            viz.save_png(folder / "intermediate.png", viz.image_grid(rows, columns=len(shown)))
+            viz.save_png(intermediate, viz.image_grid(rows, columns=len(shown)))
         print(f"{number} samples of checkpoint {step} ({draw.sampler.nfe} evaluations each): {folder}")
     if not finite.all():
         raise UserError(
@@ -511,7 +515,8 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> int:
 def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | None = None) -> None:
     """Print noise scales and step size for the training images (dissertation, techniques 6.1 to 6.5); write them to `output`.
 
-    sigma_min and the Langevin steps at each level (the budget) are the configuration's.
+    There an NCSN gets the variant for the size of the images too, which a recipe for `folder` cannot know. sigma_min and the
+    Langevin steps at each level (the budget) are the configuration's.
     """
     section, levels = config.sde, config.sampling.grid == "levels"
     if "sigma_max" not in section:
@@ -540,18 +545,20 @@ def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | Non
     )
     print(noise_scales.comparison(distance, math.prod(shape), section.sigma_min, steps, same))
     found = noise_scales.suggest(float(f"{distance:.4g}"), math.prod(shape), section.sigma_min, steps=steps)
-    if output is None:
+    if output is None or jax.process_index() > 0:
         return
     section.sigma_max = found.sigma_max
     if levels:
         section.n, config.training.ema_rate = found.n, found.ema_rate
         config.sampling.update({"steps": found.n, "corrector_steps": found.steps, "snr": found.snr})
+    if "variant" in config.model:
+        config.model.variant = variant_for(*shape[:2])
     build(config, shape)
     with results.writing(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         config_lib.save(config, output)
     what = (
-        "noise scales, step size and ema_rate"
+        "noise scales, step size, ema_rate and the network's variant"
         if levels
         else "sigma_max alone (the rest is annealed Langevin dynamics')"
     )

@@ -405,7 +405,7 @@ def _continuous(grid: Callable) -> Callable:
     def make(process, section, compat):
         if isinstance(process, DiscreteChain) or compat:
             raise ValueError(
-                "only grid=uniform and levels exist for discrete chains and for compat=published"
+                "only grid=uniform and levels exist for discrete chains, and uniform alone for compat=published"
             )
         return grid(process, section.steps, section.t_end)
 
@@ -416,7 +416,13 @@ def _levels(process, section, compat):
     if not isinstance(process, DiscreteChain) or section.predictor != "none" or section.corrector == "none":
         raise ValueError(
             "grid=levels stays at each noise level of a discrete chain, so predictor must be none and a corrector must move "
-            f"the samples; got predictor={section.predictor}, corrector={section.corrector}"
+            f"the samples; got {type(process).__name__}, predictor={section.predictor}, corrector={section.corrector}"
+        )
+    if compat:  # it would replace the denoising at the end, which NCSNv2 has and NCSN has not
+        raise ValueError("grid=levels is the sampler of the published NCSN codes already; use compat=none")
+    if section.steps > len(process.sigmas):
+        raise ValueError(
+            f"steps is the number of noise levels to visit, at most sde.n={len(process.sigmas)}; got {section.steps}"
         )
     return grids.levels(process, section.steps)
 

@@ -23,6 +23,7 @@ RECIPES = {
     "subvp": "configs/subvp/ddpmpp_cont.py:digits",
     "smld": "configs/ve/ncsnpp.py:digits",
     "ddpm": "configs/vp/ddpm.py:digits",
+    "ncsnv2": "configs/ncsnv2/ncsnv2.py:digits",
 }
 
 
@@ -116,6 +117,17 @@ def mixed_types() -> Iterator[None]:
             "sampling.steps=1",
             r"steps must be at least 2 for a discrete chain with denoise=tweedie; got 1",
         ),
+        (
+            "ncsnv2",
+            "sampling.compat=published",
+            r"grid=levels is the sampler of the published NCSN codes already",
+        ),
+        ("ncsnv2", "sde.n=10", r"steps is the number of noise levels to visit, at most sde.n=10; got 22"),
+        (
+            "ncsnv2",
+            "sampling.predictor=ancestral",
+            r"predictor must be none.* DiscreteChain, predictor=ancestral",
+        ),
         ("ddpm", "sampling.grid=karras", r"only grid=uniform and levels exist for discrete chains"),
         ("ddpm", "sampling.predictor=euler_maruyama", r"use predictor=reverse_diffusion or ancestral"),
         ("ve", "model.name=foo", r"config.model.name: unknown name 'foo'; known: ncsnpp, ddpm"),
@@ -193,7 +205,7 @@ def test_published_sampler_exists_for_published_processes_alone() -> None:
             UserError, match=rf"no published sampler for {type(process).__name__}; use compat=none"
         ):
             build.build_sampler(values.sampling, process, build.build_pixel_range(values.data))
-    with pytest.raises(UserError, match=r"only grid=uniform and levels exist for .*compat=published"):
+    with pytest.raises(UserError, match="and uniform alone for compat=published"):
         build.build(config("ve", "sampling.compat=published", "sampling.grid=log_snr"))
 
 

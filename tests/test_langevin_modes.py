@@ -75,11 +75,12 @@ def test_sample_shows_intermediate_pictures(trained, capsys):
     folder = trained / "samples" / "step_4"
     assert load(folder / "samples.npz")["images"].shape == (10, 8, 8, 1)
     assert json.loads((folder / "sampling.json").read_text())["evaluations"] == 3 * 2 + 1
-    with Image.open(
-        folder / "intermediate.png"
-    ) as picture:  # 8 rows; the start, two intermediate states' place, the samples
-        assert picture.size[0] > picture.size[1]
+    with Image.open(folder / "intermediate.png") as picture:
+        # 8 samples: the start, the state between, the samples; a pitch of 8 + 1 pixels.
+        assert picture.size[0] * (1 + 9 * 8) == picture.size[1] * (1 + 9 * 3)
     assert "7 evaluations each" in capsys.readouterr().out
+    call("sample", trained, values={"sampling.frames": 0})
+    assert (folder / "grid.png").exists() and not list(folder.glob("intermediate.png"))
 
 
 def test_inpaint_keeps_what_is_known(trained, tmp_path):
@@ -156,6 +157,11 @@ def test_suggest_writes_a_configuration(tmp_path, capsys):
     assert "overlap 0.567" in out and "overlap 0.5 " in out.replace("\n", " ") and "published" not in out
 
 
+def test_suggest_takes_the_variant_of_the_network_for_the_images(tmp_path):
+    call("suggest", config=RECIPE, output=str(tmp_path / "c.json"), values={"model.variant": "256"})
+    assert config_lib.load(str(tmp_path / "c.json")).model.variant == "64"
+
+
 def test_suggest_compares_with_the_published_settings(capsys):
     """Shown before the data are opened, which are not here."""
     for dataset, numbers in {"cifar10": (232, 219), "ffhq_256": (2311, 2182)}.items():
@@ -179,6 +185,7 @@ def test_suggest_for_a_ve_recipe_changes_sigma_max_alone(tmp_path):
         ("suggest", {"config": "configs/vp/ddpmpp_cont.py:digits"}, "vp has no noise scales to choose"),
         ("suggest", {"config": RECIPE, "output": "a.txt"}, "must be a .json file"),
         ("inpaint", {"mask": "middle"}, "--mask middle is no file, and none of the words left, right, top, bottom"),
+        ("inpaint", {"mask": "tests"}, "--mask tests is no file"),
         ("inpaint", {"copies": 0}, "--copies is the number of completions of each image, at least 1; got 0"),
         ("sample", {"mask": "left"}, "--mask means nothing to --mode sample; it belongs to inpaint"),
         ("inpaint", {"values": {"sampling.grid": "uniform"}}, "needs config.sampling.grid=levels"),

@@ -95,7 +95,7 @@ def read_mask(text: str, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w 1
         known[halves[text]] = True
     else:
         path = Path(text).expanduser()
-        if not path.exists():
+        if not path.is_file():
             raise UserError(f"--mask {text} is no file, and none of the words {', '.join(halves)}")
         try:
             grey = _read_pixels(path.parent, path.name, (height, width, 3)).mean(axis=-1, keepdims=True)

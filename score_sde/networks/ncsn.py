@@ -168,6 +168,12 @@ class NCSNv2(nn.Module):
         return layers.network_output(h, sigma, x.dtype)
 
 
+def variant_for(height: int, width: int) -> Variant:
+    """The smallest variant meant for images of this size; "256" for larger ones."""
+    size = max(height, width)
+    return "64" if size <= 64 else "128" if size <= 128 else "256"
+
+
 def cascades(variant: Variant) -> tuple[tuple[int, int], ...]:
     """(channels in units of nf, dilation) of each cascade; from the second on, dilation 1 halves the images."""
     return _CASCADES[variant]

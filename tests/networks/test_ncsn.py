@@ -8,6 +8,7 @@ from networks.weights import compiled
 
 from score_sde.errors import UserError
 from score_sde.networks import NCSN, NCSNv2
+from score_sde.networks.ncsn import variant_for
 
 SMALL = NCSN(nf=4, num_classes=3)
 SMALLV2 = NCSNv2(nf=4, sigmas=(20.0, 2.0, 0.2))
@@ -164,6 +165,14 @@ def test_refuses_images_that_cannot_be_halved(variant, multiple, up):
     network, labels = NCSN(nf=4, variant=variant), jnp.zeros((1,), jnp.int32)
     with pytest.raises(UserError, match=rf"multiples of {multiple}; got 28 x 29.* x {up}"):
         jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 28, 29, 1)), labels)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "variant"),
+    [(8, 8, "64"), (64, 64, "64"), (64, 65, "128"), (128, 96, "128"), (129, 8, "256"), (512, 512, "256")],
+)
+def test_variant_for_a_size(height, width, variant):
+    assert variant_for(height, width) == variant
 
 
 def test_ncsnv2_needs_noise_levels():
