@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from score_sde.data.pixels import PixelRange
+from score_sde.grids import as_pairs
 from score_sde.sampling import Sampler
 from score_sde.steppers import InpaintingLangevin
 from score_sde.training.sharding import batched, put_whole, replicated
@@ -145,8 +146,9 @@ class Generator:
             return np.clip(np.asarray(self.pixel_range.unit(self._some(x))), 0.0, 1.0)
         low, high = self.pixel_range.low, self.pixel_range.high
         middle, half = (high + low) / 2, (high - low) / 2
-        t = jnp.asarray(np.asarray(self.sampler.times)[step].ravel()[0], jnp.float32)
-        alpha, sigma = (float(v) for v in self.sampler.process.marginal(t))
+        pairs = as_pairs(self.sampler.times)  # grids of levels do not begin a step where the last one ended
+        t = pairs[step - 1, 1] if step else pairs[0, 0]
+        alpha, sigma = (float(v) for v in self.sampler.process.marginal(jnp.asarray(t, jnp.float32)))
         scaled = (self._some(x) - alpha * middle) / (half * math.hypot(alpha, sigma / half))
         return np.clip((scaled + 1) / 2, 0.0, 1.0)
 

@@ -96,3 +96,12 @@ def test_frames_go_from_noise_of_constant_contrast_to_the_samples(
     clipped = np.mean((frames[0] == 0) | (frames[0] == 1))
     assert abs(clipped - 0.317) < 0.05
     assert abs(frames[0].mean() - 0.5) < 0.03
+
+
+def test_frames_of_grids_of_levels_are_scaled_by_the_level_that_ended() -> None:
+    chain = DiscreteChain.smld(1e3, 1e6, 4)
+    sampler = Sampler(chain, steppers.AnnealedLangevin(chain, 0.1), grids.levels(chain), "none")
+    draw = dataclasses.replace(generator(), sampler=sampler)
+    for step, level in ((0, 3), (1, 3), (3, 1)):
+        x = jnp.full((8, *SHAPE), 0.5 * float(chain.sigmas[level]))
+        np.testing.assert_allclose(draw._picture(x, step), 0.75, rtol=1e-5)
