@@ -10,7 +10,7 @@ from training.tiny import SHAPE, model, trainer
 
 from score_sde import grids, steppers
 from score_sde.data import PixelRange
-from score_sde.generate import Generator
+from score_sde.generate import Generator, inpaint
 from score_sde.sampling import Sampler
 from score_sde.sde import VE, VP, DiscreteChain, Perturbation
 from score_sde.training import sharding
@@ -105,3 +105,20 @@ def test_frames_of_grids_of_levels_are_scaled_by_the_level_that_ended() -> None:
     for step, level in ((0, 3), (1, 3), (3, 1)):
         x = jnp.full((8, *SHAPE), 0.5 * float(chain.sigmas[level]))
         np.testing.assert_allclose(draw._picture(x, step), 0.75, rtol=1e-5)
+
+
+def test_inpaint_leaves_known_pixels_at_the_noise_of_the_level() -> None:
+    """One draw for a whole level, put in after its updates (algorithm B.2)."""
+    chain, shape = DiscreteChain.smld(0.1, 1.0, 3), (3, 2, 2, 1)
+    sampler = Sampler(chain, steppers.AnnealedLangevin(chain, 0.3, 2), grids.levels(chain), "none")
+    keys, image = sample_keys(KEY, jnp.arange(3)), jnp.arange(12.0).reshape(shape)
+    known = np.asarray([True, False, False, True] * 3).reshape(shape)
+    given = {"image": image, "known": jnp.asarray(known)}
+    first, last = jnp.asarray(1), jnp.asarray(2)
+    x, mean = inpaint(sampler, given, keys, lambda x, t: -x, jnp.zeros(shape), first, last)
+    stepper = steppers.InpaintingLangevin(sampler.stepper, image, given["known"])
+    z = dataclasses.replace(sampler, stepper=stepper).noise(keys, 1, image)
+    expected = np.asarray(image + chain.sigmas[1].item() * z[0])
+    for state in (x, mean):
+        np.testing.assert_allclose(np.asarray(state)[known], expected[known], rtol=1e-5)
+    assert np.abs(np.asarray(x)[~known]).max() < 3 < np.abs(expected[~known]).max()

@@ -104,12 +104,16 @@ def test_inpaint_keeps_what_is_known(trained, tmp_path):
     assert (tmp_path / "out" / "grid.png").exists()
 
 
-def test_inpaint_does_not_depend_on_the_batch(trained, tmp_path):
-    images = []
+def test_inpaint_depends_neither_on_the_batch_nor_on_what_is_hidden(trained, tmp_path):
+    given, images = take(digits("test"), np.arange(8))["image"], []
     for size in (8, 16):
-        values = {"sampling.batch_size": size}
-        call("inpaint", trained, output=str(tmp_path / f"{size}"), mask="top", copies=2, values=values)
+        np.savez(tmp_path / "given.npz", images=given)
+        call(
+            "inpaint", trained, output=str(tmp_path / f"{size}"), mask="top", copies=2,
+            input=str(tmp_path / "given.npz"), values={"sampling.batch_size": size},
+        )  # fmt: skip
         images.append(load(tmp_path / f"{size}" / "inpaint.npz")["images"].astype(int))
+        given[:, 4:] = 16 - given[:, 4:]
     assert np.abs(images[0] - images[1]).max() <= 1  # rounding to levels
     assert (images[0] != images[1]).mean() < 0.01
 
@@ -125,6 +129,22 @@ def test_interpolation_through_the_noise(trained, tmp_path):
     assert (rows[:, 0] != rows[:, -1]).any(axis=(1, 2, 3)).all()
     with pytest.raises(UserError, match="a discrete chain has no latents of images"):
         call("interpolate", trained, temperature=0.5)
+
+
+def test_interpolation_goes_to_the_noise_of_the_next_sample(trained, tmp_path, monkeypatch):
+    asked = {}
+
+    def draw_all(draw, params, keys, given, title):
+        asked.update(given, start=keys)
+        return np.zeros((len(keys), 8, 8, 1), np.float32)
+
+    monkeypatch.setattr(run_lib, "draw_all", draw_all)
+    call("interpolate", trained, output=str(tmp_path), frames=3, values={"sampling.num_samples": 3})
+    np.testing.assert_allclose(asked["angle"], np.pi / 4 * np.asarray([0, 1, 2, 0, 1, 2]), rtol=1e-6)
+    start, other = (np.asarray(jax.random.key_data(asked[name])) for name in ("start", "keys"))
+    np.testing.assert_array_equal(other[0], start[3])  # the first pair ends where the second begins
+    assert all((rows == rows[[0, 0, 0, 3, 3, 3]]).all() for rows in (start, other))
+    assert (start != other).any(axis=1).all()
 
 
 def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
@@ -169,6 +189,13 @@ def test_suggest_compares_with_the_published_settings(capsys):
             call("suggest", config=f"configs/ncsnv2/ncsnv2.py:{dataset}", values={"data.path": "nowhere"})
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("n, number of scales"))
         assert line.split()[-3:] == [str(n) for n in (*numbers, numbers[0])]
+
+
+def test_suggest_measures_in_the_range_of_the_model(tmp_path):
+    """Pixels in [-1, 1] are twice as far apart."""
+    recipe, values = "configs/ve/ncsnpp_cont.py:digits", {"data.centered": True}
+    call("suggest", config=recipe, output=str(tmp_path / "c.json"), values=values)
+    assert config_lib.load(str(tmp_path / "c.json")).sde.sigma_max == pytest.approx(2 * 4.815, abs=2e-3)
 
 
 def test_suggest_for_a_ve_recipe_changes_sigma_max_alone(tmp_path):
