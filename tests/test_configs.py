@@ -13,6 +13,7 @@ from golden import REPOSITORY
 from score_sde import build
 from score_sde import config as config_lib
 from score_sde.errors import UserError
+from score_sde.noise_scales import suggest
 from score_sde.sde import VE, VP, DiscreteChain, SubVP
 
 FILES = sorted(str(p.relative_to(REPOSITORY)) for p in (REPOSITORY / "configs").glob("*/*.py"))
@@ -148,6 +149,15 @@ def test_published_settings_of_ncsn(
     assert load(LANGEVIN[0], "mnist").model.nf == 64
     sampler = build.build(load(LANGEVIN[1], "cifar10")).sampler
     assert sampler.nfe == 232 * 5 + 1 and sampler.uniform == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_ncsnv2_settings_of_no_paper_follow_from_the_techniques(dataset: str) -> None:
+    config = load(LANGEVIN[1], dataset)
+    dimension, steps = config.data.image_size**2 * config.data.channels, config.sampling.corrector_steps
+    found = suggest(config.sde.sigma_max, dimension, config.sde.sigma_min, steps=steps)
+    assert config.sde.n == config.sampling.steps == found.n
+    assert config.sampling.snr == pytest.approx(found.snr, rel=2e-3)
 
 
 def test_the_single_noise_baseline() -> None:
