@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from score_sde.convert import refinenet, unet
@@ -19,6 +20,7 @@ Format = Literal["msgpack", "torch"]
 Network = NCSNpp | DDPM | NCSN | NCSNv2
 UNAVERAGED = ("sigmas", "all_modules.0.W")
 """Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer, frequencies never trained."""
+MAX_NAME = 200  # characters of an array's name, with those of the modules around it
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ class Published:
         Raises UserError for other names or shapes, and for numbers that are not finite.
         """
         read = from_flax if self.format == "msgpack" else from_torch
-        extra = {entry.flax if self.format == "msgpack" else entry.torch for entry in unused}
 
         def convert(weights: Mapping[str, Any], name: str) -> Tree:
-            flat = flatten(weights) if self.format == "msgpack" else weights.items()
-            given = {key: _single(key, array) for key, array in flat if key not in extra}
+            given = self._needed(weights, unused)
+            read(
+                table, _outlines(given), like
+            )  # before anything is copied: names may be many, of the same array
+            given = {key: _single(key, array) for key, array in given.items()}
             if bad := [key for key, array in given.items() if not np.isfinite(array).all()]:
                 raise UserError(f"{len(bad)} of the {name} are not finite numbers, the first {bad[0]}")
             return read(table, given, like)
@@ -66,20 +70,22 @@ class Published:
     ) -> str | None:
         """Why the weights are not those of a network with this table; None where they are. Looks at names and shapes alone."""
         read = from_flax if self.format == "msgpack" else from_torch
-        extra = {entry.flax if self.format == "msgpack" else entry.torch for entry in unused}
-        flat = flatten(self.params) if self.format == "msgpack" else self.params.items()
-        zero = np.zeros((), np.float32)
         try:
-            read(table, {key: np.broadcast_to(zero, a.shape) for key, a in flat if key not in extra}, like)
+            read(table, _outlines(self._needed(self.params, unused)), like)
         except UserError as error:
             return str(error)
         return None
 
+    def _needed(self, weights: Mapping[str, Any], unused: Iterable[Entry]) -> dict[str, np.ndarray]:
+        """The arrays by name, without those that the published network owns and never uses."""
+        extra = {entry.flax if self.format == "msgpack" else entry.torch for entry in unused}
+        flat = flatten(weights) if self.format == "msgpack" else weights.items()
+        return {name: array for name, array in flat if name not in extra}
+
     @property
     def names(self) -> frozenset[str]:
         """Names of all arrays."""
-        flat = flatten(self.params) if self.format == "msgpack" else self.params.items()
-        return frozenset(name for name, _ in flat)
+        return frozenset(self._needed(self.params, ()))
 
     @property
     def modules(self) -> frozenset[str]:
@@ -162,8 +168,9 @@ def _torch(tree: Any, path: Path | None) -> Published | None:
         state, sigmas = _state(tree["model"])
         names = [name for name in state if name not in UNAVERAGED]
         shadow = _at(tree, "ema", "shadow_params")
-        if not isinstance(shadow, list | tuple) or len(shadow) != len(names):
-            count = len(shadow) if isinstance(shadow, list | tuple) else "no"
+        arrays = isinstance(shadow, list | tuple) and all(isinstance(array, np.ndarray) for array in shadow)
+        if not arrays or len(shadow) != len(names):
+            count = len(shadow) if arrays else "no"
             raise UserError(f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged")
         ema = {**state, **dict(zip(names, shadow, strict=True))}
         return Published("score_sde_pytorch", "torch", state, ema, _count(tree.get("step")), sigmas)
@@ -189,6 +196,8 @@ def _state(state: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         raise UserError(f"a PyTorch checkpoint without its dictionary of weights: {_describe(state)}")
     bare = {str(name).removeprefix("module."): array for name, array in state.items()}
     sigmas = bare.pop("sigmas", None)
+    if sigmas is not None and sigmas.dtype.kind != "f":
+        raise UserError(f"its noise levels are of type {sigmas.dtype}: the checkpoint is damaged")
     return bare, sigmas
 
 
@@ -199,26 +208,31 @@ def _optimizer_step(optimizer: Any, path: Path | None) -> int | None:
         if isinstance(state, Mapping) and (step := _count(state.get("step"))) is not None:
             return step
     number = path.stem.rpartition("_")[2] if path else ""
-    return int(number) if number.isdecimal() else None
+    return _count(int(number)) if number.isdecimal() else None
 
 
 def _count(value: Any) -> int | None:
     """A step, stored as a number or as an array of one or (a state kept for several devices) of equal numbers."""
-    try:
-        numbers = np.asarray(value).reshape(-1)
-    except (ValueError, TypeError):
+    if not isinstance(value, int | float | np.ndarray | np.generic):  # of lists, NumPy would copy every entry
         return None
+    numbers = np.asarray(value).reshape(-1)
     if numbers.dtype.kind not in "iuf" or not numbers.size or not (numbers == numbers[0]).all():
         return None
     return int(numbers[0]) if 0 <= numbers[0] < 2**31 else None
 
 
-def _single(name: str, array: Any) -> np.ndarray:
+def _single(name: str, array: np.ndarray) -> np.ndarray:
     """In float32: half precision is widened, double precision rounded."""
-    array = np.asarray(array)
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" and array.dtype != ml_dtypes.bfloat16:
         raise UserError(f"{name} is of type {array.dtype}, not a weight")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as that
+        return array.astype(np.float32)
+
+
+def _outlines(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of the same shapes that take no memory."""
+    zero = np.zeros((), np.float32)
+    return {name: np.broadcast_to(zero, array.shape) for name, array in arrays.items()}
 
 
 def _at(tree: Any, *path: str) -> Any:
@@ -230,16 +244,17 @@ def _at(tree: Any, *path: str) -> Any:
 
 
 def _is_weights(tree: Any) -> bool:
-    """Whether it is a tree with arrays alone for leaves, and at least one."""
+    """Whether it is a tree with arrays alone for leaves, and at least one, under names that can be shown."""
     if not isinstance(tree, Mapping) or not all(isinstance(name, str) for name in tree):
         return False
-    leaves = [leaf for _, leaf in flatten(tree)]
-    return bool(leaves) and all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    leaves = dict(flatten(tree))
+    shown = all(len(name) <= MAX_NAME and name.isprintable() for name in leaves)
+    return bool(leaves) and shown and all(isinstance(leaf, np.ndarray) for leaf in leaves.values())
 
 
 def _describe(tree: Any) -> str:
     if isinstance(tree, Mapping):
-        names = [str(name)[:40] for name in tree]
+        names = [ascii(name)[:40].strip("'") for name in tree]
         return f"entries {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "nothing"
     if isinstance(tree, list | tuple):
         return f"a list of {len(tree)}: {', '.join(type(part).__name__ for part in tree[:6])}"

@@ -91,7 +91,7 @@ def _fill(pairs, given, like, read) -> Tree:
 
 def _read_flax(entry: Entry, array: np.ndarray) -> np.ndarray:
     if entry.layout == "vector":
-        return array.reshape(-1)
+        return _vector(array)
     return array[0, 0] if entry.layout == "pointwise" and array.shape[:2] == (1, 1) else array
 
 
@@ -100,9 +100,14 @@ def _read_torch(entry: Entry, array: np.ndarray) -> np.ndarray:
         return array.transpose(2, 3, 1, 0)
     if entry.layout == "dense" and array.ndim == 2:
         return array.T
-    if entry.layout == "pointwise" and array.ndim == 4:
+    if entry.layout == "pointwise" and array.shape[2:] == (1, 1):
         return array[:, :, 0, 0].T
-    return array.reshape(-1) if entry.layout == "vector" else array
+    return _vector(array) if entry.layout == "vector" else array
+
+
+def _vector(array: np.ndarray) -> np.ndarray:
+    """(C,) for (C,) and (1, 1, 1, C); other shapes stay, and fit nothing."""
+    return array.reshape(-1) if array.shape[-1:] == (array.size,) else array
 
 
 def _write_torch(entry: Entry, array: np.ndarray) -> np.ndarray:

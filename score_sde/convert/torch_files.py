@@ -152,22 +152,20 @@ def _array(buffer: _Mapped, storage: Storage, start: int, order: Literal["<", ">
 
 
 def _viewer(arrays: dict[str, np.ndarray], limit: int) -> Callable[[Tensor], np.ndarray]:
-    """Tensor -> view of its storage; their bytes together must not exceed the limit. Equal tensors are one array."""
+    """Tensor -> view of its storage. Equal tensors are one array.
+
+    The bytes of all that are asked for must not exceed the limit, equal ones counted each time: whoever converts the
+    content makes a copy of each.
+    """
     total = 0
 
     @functools.cache
     def view(tensor: Tensor) -> np.ndarray:
-        nonlocal total
         storage = arrays[tensor.storage.key]
         last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides))
         if tensor.size and (last >= storage.size or tensor.size > storage.size):
             raise UserError(
                 f"a tensor of shape {tensor.shape} reaches beyond its storage of {storage.size} numbers, or repeats them"
-            )
-        total += tensor.size * storage.itemsize
-        if total > limit:
-            raise UserError(
-                "tensors share their storages so often that together they are larger than the file"
             )
         if not tensor.size:
             return np.empty(tensor.shape, storage.dtype)
@@ -175,7 +173,17 @@ def _viewer(arrays: dict[str, np.ndarray], limit: int) -> Callable[[Tensor], np.
         strides = tuple(stride * size for stride in tensor.strides)
         return np.ndarray(tensor.shape, storage.dtype, storage.view(np.uint8), tensor.offset * size, strides)
 
-    return view
+    def counted(tensor: Tensor) -> np.ndarray:
+        nonlocal total
+        array = view(tensor)
+        total += array.nbytes
+        if total > limit:
+            raise UserError(
+                "tensors share their storages so often that together they are larger than the file"
+            )
+        return array
+
+    return counted
 
 
 def write_torch(path: str | os.PathLike, tree: Any) -> None:

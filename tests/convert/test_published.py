@@ -1,13 +1,16 @@
 """What a file's content is recognized as; hostile and foreign content gives an error of ours."""
 
+import tracemalloc
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from golden import golden
 from score_sde.convert import read_file
 from score_sde.convert.published import recognize
+from score_sde.convert.table import Entry
 from score_sde.errors import UserError
 
 W = np.ones((2, 3), np.float32)
@@ -58,6 +61,7 @@ def test_the_step_of_ncsn_is_in_its_optimizer_or_its_name() -> None:
     assert recognize("pickle", [state, counted], Path("checkpoint_7.pth")).step == 12
     assert recognize("pickle", [state, {"state": {}}], Path("checkpoint_7.pth")).step == 7
     assert recognize("pickle", [state, {"state": {}}], Path("checkpoint.pth")).step is None
+    assert recognize("pickle", [state, {"state": {}}], Path("model_20201123120000.pth")).step is None
     assert recognize("pickle", [state, {}, 3, 70]).step == 70
 
 
@@ -84,6 +88,7 @@ def test_a_state_kept_for_several_devices_has_one_step() -> None:
         ("4", None),
         (np.nan, None),
         (-1, None),
+        ([np.int32(4)], None),  # a list may hold an array many times
     ):
         assert recognize("msgpack", tree | {"step": step}).step == expected
 
@@ -105,6 +110,10 @@ def test_a_state_kept_for_several_devices_has_one_step() -> None:
         ("zip", [{"a": "text"}, {}], "without its dictionary of weights"),
         ("zip", {"model": {"a": W}, "ema": 5}, "no entry ema.shadow_params"),
         ("zip", {"model": {"a": W}, "ema": {"shadow_params": 5}}, "no averaged parameters for 1 names"),
+        ("zip", {"model": {"a": W}, "ema": {"shadow_params": [[W]]}}, "no averaged parameters for 1 names"),
+        ("zip", {"a": W, "sigmas": W.astype(complex)}, "noise levels are of type complex128"),
+        ("zip", {"a\x1b[2J": W}, r"it holds entries a\\x1b\[2J"),
+        ("msgpack", {"a": {"b" * 201: W}}, "it holds entries a"),
         ("zip", {"a": W, 5: W}, "it holds entries a, 5"),
         ("zip", "text", "it holds a str"),
     ],
@@ -114,7 +123,53 @@ def test_foreign_content_is_refused(container: str, tree: object, message: str) 
         recognize(container, tree)
 
 
+TABLE = [Entry("a", "a", "a")]
+LIKE = {"a": np.zeros(3)}
+
+
 def test_arrays_that_are_no_weights_are_refused() -> None:
-    found = recognize("zip", {"a": np.ones(3, np.int64)})
-    with pytest.raises(UserError, match="a is of type int64, not a weight"):
-        found.convert([], {})
+    for dtype in (np.int64, bool, complex):
+        found = recognize("zip", {"a": np.ones(3, dtype)})
+        with pytest.raises(UserError, match=r"a is of type \w+, not a weight"):
+            found.convert(TABLE, LIKE)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_weights_of_other_precisions_come_in_single_precision(dtype: type) -> None:
+    params, _ = recognize("zip", {"a": np.array([1, 2, 0.5], dtype)}).convert(TABLE, LIKE)
+    assert params["a"].dtype == np.float32
+    np.testing.assert_array_equal(params["a"], [1, 2, 0.5])
+
+
+def test_weights_too_large_for_single_precision_are_refused(recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(UserError, match="1 of the weights are not finite numbers, the first a"):
+        recognize("zip", {"a": np.array([1, 2, 1e300])}).convert(TABLE, LIKE)
+    assert not recwarn.list
+
+
+def test_names_are_compared_before_arrays_are_copied() -> None:
+    shared = np.ones(10**6, np.float32)
+    found = recognize("zip", {f"a{i}": shared for i in range(30)})
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a0 has no place"):
+        found.convert(TABLE, LIKE)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < shared.nbytes
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (4, 3, 0, 0), (4, 3, 1, 1, 1)])
+def test_other_kernels_do_not_pass_as_pointwise(shape: tuple[int, ...]) -> None:
+    table, like = [Entry("a", "a", "a", "pointwise")], {"a": np.zeros((3, 4))}
+    with pytest.raises(UserError, match="a has shape"):
+        recognize("zip", {"a": np.zeros(shape, np.float32)}).convert(table, like)
+
+
+def test_other_arrays_do_not_pass_as_vectors() -> None:
+    table, like = [Entry("a", "a", "a", "vector")], {"a": np.zeros(4)}
+    for container in ("zip", "msgpack"):
+        for shape in ((4,), (1, 1, 1, 4)):
+            recognize(container, {"a": np.zeros(shape, np.float32)}).convert(table, like)
+        for shape in ((2, 2), (4, 1), ()):
+            with pytest.raises(UserError, match="a has shape"):
+                recognize(container, {"a": np.zeros(shape, np.float32)}).convert(table, like)

@@ -154,6 +154,10 @@ def test_tensors_that_share_a_storage_too_often_are_refused(tmp_path: Path) -> N
             assert len(read_torch(path)) == 2
     with pytest.raises(UserError, match="larger than the file"):
         read_torch(path)
+    same = crafted.tensor((10_000,), (1,), 0, block) * 3  # one array, but three copies once it is converted
+    path.write_bytes(crafted.torch_zip(crafted.PROTO + b"(" + same + b"t.", {"0": bytes(40_000)}))
+    with pytest.raises(UserError, match="larger than the file"):
+        read_torch(path)
 
 
 def written() -> dict[str, Any]:
