@@ -577,7 +577,11 @@ def import_checkpoint(
     Nothing in the file is executed, and nothing is written before everything has been found right.
     """
     published = recognize(*read_file(source), source)
-    if published.code == "score_flow" and workdir and Path(workdir, "config.json").exists():
+    if published.code == "score_flow":
+        if not (workdir and Path(workdir, "config.json").exists()):
+            raise UserError(
+                f"{source} is a dequantizer; import its score network first, then this with the same --workdir"
+            )
         config, folder = resolve_trained(config_file, workdir, overrides or [])
         return import_dequantizer(published, source, config, folder, source_config)
     command = f"python main.py --mode import --source {source}" + (f" --workdir {workdir}" if workdir else "")
@@ -586,7 +590,8 @@ def import_checkpoint(
     )
     folder = Path(workdir) if workdir else Path("runs") / config.name
     exchange.check_free(folder)
-    experiment = build(config, image_shape(config))
+    with exchange.followed(origin):
+        experiment = build(config, image_shape(config))
     state = exchange.to_state(published, experiment, config)
     step = int(state.step)
     if jax.process_index() == 0:

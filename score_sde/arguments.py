@@ -33,9 +33,9 @@ def parse_options(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
     parsers: dict[str, Callable[[Any], Any]] = {
         "shard": parse_shard,
         "input": lambda text: [Path(part) for part in split_list(text)] or None,
-        "output": Path,
-        "source": Path,
-        "source_config": Path,
+        "output": lambda text: Path(text).expanduser(),
+        "source": lambda text: Path(text).expanduser(),
+        "source_config": lambda text: Path(text).expanduser(),
         "temperature": parse_temperature,
         "frames": parse_frames,
         "mask": str,

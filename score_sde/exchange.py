@@ -1,5 +1,6 @@
 """Published checkpoints into working directories of ours, and back: which configuration a file is of, and its writing."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -29,6 +30,18 @@ from score_sde.workdir import write_json
 
 UNUSED_SIGMAS = {"sigma_min": 0.01, "sigma_max": 50.0, "n": 1000}
 """The noise levels that PyTorch's VP models carry along, those of its default configurations."""
+EXTENT = {
+    "sde.n": 100_000,
+    "sampling.steps": 100_000,
+    "data.image_size": 8192,
+    "data.channels": 1024,
+    "model.nf": 8192,
+    "model.num_res_blocks": 32,
+    "model.ch_mult": 16,
+    "model.attn_resolutions": 16,
+    "model.fir_kernel": 64,
+}
+"""The most of each that is imported, with room to spare; of tuples, entries."""
 
 
 # Which configuration
@@ -55,11 +68,39 @@ def find_config(
         config, origin = config_lib.load(config_file), config_file
         follow_code(config, published)
     elif source_config or beside.is_file():
-        config, origin = _read_original(source_config or beside, published)
+        path = source_config or beside
+        with followed(path):
+            config, origin = _read_original(path, published)
     else:
         config, origin = _recognize(published, overrides, command)
     config_lib.override(config, overrides)
+    _check_extent(config)
     return config, origin
+
+
+@contextlib.contextmanager
+def followed(origin: str | Path) -> Iterator[None]:
+    """Raises UserError for whatever a configuration that others wrote can cause in this context."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the one place where all of that ends
+        raise UserError(
+            f"the configuration {origin} cannot be followed ({type(error).__name__}: {error!s:.200}); name another with --config"
+        ) from error
+
+
+def _check_extent(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for numbers that no published model comes near, and that would take the memory or for ever."""
+    for name, most in EXTENT.items():
+        section, entry = name.split(".")
+        value = config[section].get(entry, 0)
+        size = len(value) if isinstance(value, tuple) else value
+        if isinstance(size, int | float) and not size <= most:
+            raise UserError(
+                f"config.{name}={value!r:.100} is more than {most}, the most that can be imported"
+            )
 
 
 def _read_original(path: Path, published: Published) -> tuple[ml_collections.ConfigDict, str]:
@@ -71,11 +112,11 @@ def _read_original(path: Path, published: Published) -> tuple[ml_collections.Con
         found = translate(original)
     except UserError as error:
         raise UserError(f"{path}: {error}. Name a recipe of this library with --config instead") from error
-    location = f"configs/{found.recipe}.py:{found.dataset}"
+    location = f"{_configs() / found.recipe}.py:{found.dataset}"
     try:
         config = config_lib.load(location)
     except UserError:  # the recipe does not have this data set
-        location = f"configs/{found.recipe}.py:folder"
+        location = f"{_configs() / found.recipe}.py:folder"
         config = config_lib.load(location)
     for section, values in found.changes.items():
         if section == "model" and values.get("name", config.model.name) != config.model.name:
@@ -125,7 +166,7 @@ def _has_means(published: Published) -> bool:
 def _width(published: Published) -> int:
     """Channels behind the first convolution, which are those in front of the last normalization."""
     first = {"begin_conv.bias", "Conv_0/bias"}
-    return next((len(array) for name, array in flatten(published.params) if name in first), 0)
+    return next((array.size for name, array in flatten(published.params) if name in first), 0)
 
 
 def _variant(published: Published) -> str:
@@ -134,10 +175,20 @@ def _variant(published: Published) -> str:
     return {5: "128", 6: "256"}.get(count, "64")
 
 
+def _configs() -> Path:
+    """The folder of recipes: configs/ where the command runs, else that of the program."""
+    here = Path("configs")
+    return (
+        here
+        if (here / "datasets.py").is_file()
+        else Path(str(importlib.import_module("configs").__file__)).parent
+    )
+
+
 def recipes() -> Iterator[tuple[str, ml_collections.ConfigDict]]:
     """("configs/GROUP/FILE.py:DATASET", configuration) of everything in configs/."""
     datasets = importlib.import_module("configs.datasets").DATASETS
-    for path in sorted(Path("configs").glob("*/*.py")):
+    for path in sorted(_configs().glob("*/*.py")):
         for dataset in datasets:
             try:
                 yield f"{path}:{dataset}", config_lib.load(f"{path}:{dataset}")
@@ -158,12 +209,13 @@ def _recognize(
             continue
         if config.data.image_size:
             found.setdefault(_structure(config), []).append((location, config))
-    distances = {
-        key: len(published.modules ^ _module_names(of_structure[0][1], published))
-        for key, of_structure in found.items()
-    }
-    if not distances:
+    if not found:
         raise UserError("no recipe in configs/ takes these overrides; name one with --config")
+    modules = {key: _module_names(configs[0][1], published) for key, configs in found.items()}
+    if not any(names & published.modules for names in modules.values()):
+        listed = ", ".join(sorted(published.modules)[:5])
+        raise UserError(f"the weights are of no network here: none has any of their modules ({listed}, ...)")
+    distances = {key: len(names ^ published.modules) for key, names in modules.items()}
     fitting, reasons = [], []
     for key in (key for key, distance in distances.items() if distance == min(distances.values())):
         foreign, reason = _misfit(published, found[key][0][1])
@@ -251,10 +303,6 @@ def to_state(published: Published, experiment: Experiment, config: ml_collection
     Raises:
         UserError: the weights or noise levels are not those of the configuration.
     """
-    if published.code == "score_flow":
-        raise UserError(
-            "this is a dequantizer; import its score network first, then this with the same --workdir"
-        )
     network: Any = experiment.model.network
     table, unused = entries(network, experiment.shape[0])
     params, ema = published.convert(table, _shapes(network, experiment.shape), unused)
@@ -297,9 +345,11 @@ def to_dequantizer_state(
 
 def check_free(folder: Path) -> None:
     """Raises UserError where a new folder of that name cannot be made."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists():
+    try:
+        free = not any(folder.iterdir()) if folder.is_dir() else not folder.exists()
+    except OSError as error:  # no permission, or a name that is too long
+        raise UserError(f"cannot write to {folder} ({error}); choose another --workdir") from error
+    if not free:
         raise UserError(f"{folder} exists already, and nothing is imported into it; choose another --workdir")
 
 

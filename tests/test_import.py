@@ -16,7 +16,7 @@ import run_lib
 from golden import golden
 from score_sde import config as config_lib
 from score_sde import exchange
-from score_sde.build import build
+from score_sde.build import SECTIONS, build
 from score_sde.convert import read_file, write_torch
 from score_sde.convert.table import flatten
 from score_sde.errors import UserError
@@ -227,6 +227,58 @@ def test_other_files_and_configurations_say_what_they_are(tmp_path: Path) -> Non
             )
 
 
+def beside(path: Path, folder: str, entries: dict) -> Path:
+    """A checkpoint in a folder of its own, beside its configuration with other entries."""
+    path.mkdir(parents=True)
+    config = json.loads((golden(f"nets/{folder}") / "config.json").read_text())
+    for name, value in entries.items():
+        section, entry = name.split(".")
+        config.setdefault(section, {})[entry] = value
+    (path / "config.json").write_text(json.dumps(config))
+    shutil.copy(checkpoint(folder), path)
+    return path / checkpoint(folder).name
+
+
+@pytest.mark.parametrize(
+    ("folder", "entries", "message"),
+    [
+        (VP, {"model.nf": float("inf")}, "model.nf must be of type int; got inf"),
+        (VP, {"model.beta_max": 10**400}, "model.beta_max must be of type float"),
+        (VP, {"data.num_channels": "three"}, "cannot be followed .TypeError"),
+        (VP, {"data.dataset": "LSUN", "data.category": {"a": 1}}, "cannot be followed .TypeError"),
+        (VP, {"model.fir_kernel": ["a"]}, "cannot be followed .ValueError"),
+        ("ncsn/cond_refinenet_dilated", {"sampling.step_lr": -1}, "cannot be followed .ValueError"),
+        (VP, {"model.num_scales": 10**12}, r"config.sampling.steps=1000000000000 is more than"),
+        (VP, {"model.num_res_blocks": 10**9}, r"config.model.num_res_blocks=1000000000 is more than"),
+        (VP, {"model.ch_mult": [1] * 1000}, r"config.model.ch_mult=\(1, 1, .* is more than 16"),
+    ],
+)
+def test_hostile_configurations_are_refused(folder: str, entries: dict, message: str, tmp_path: Path) -> None:
+    source = beside(tmp_path / "a", folder, entries)
+    with pytest.raises(UserError, match=message):
+        run_lib.import_checkpoint(source, workdir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_nested_without_end_is_refused(tmp_path: Path) -> None:
+    text = (
+        json.dumps({name: {} for name in SECTIONS if name != "sde"})[:-1]
+        + ', "sde": '
+        + '{"a":' * 900
+        + "1"
+        + "}" * 901
+    )
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"cannot be followed .RecursionError|cannot be read as JSON"):
+        import_(VP, tmp_path / "run", source_config=tmp_path / "config.json")
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write to"):
+        import_(VP, tmp_path / ("a" * 300))
+    assert not list(tmp_path.iterdir())
+
+
 def test_noise_levels_that_the_configuration_contradicts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its 1000 noise levels run from 0\.01 to 50, those .* 0\.01 to 90"):
         import_("score_sde_pytorch/ncsnpp_ve_discrete", tmp_path / "run", ("sde.sigma_max", "90"))
@@ -280,6 +332,25 @@ def test_weights_of_no_recipe_name_the_nearest(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_other_projects_are_of_no_network_here(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.pth"
+    write_torch(path, {"layer1.0.conv1.weight": np.ones((4, 4, 3, 3), np.float32)})
+    with pytest.raises(UserError, match=r"of no network here: none has any of their modules \(layer1, "):
+        run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
+    damaged = {"normalizer.embed.weight": np.ones((10, 6)), "begin_conv.bias": np.ones(())}
+    write_torch(path, [damaged, {}])
+    with pytest.raises(UserError, match=r"no recipe .*begin_conv\.bias has shape \(\)"):
+        run_lib.import_checkpoint(path, workdir=str(tmp_path / "run"))
+
+
+def test_recipes_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {location.partition("configs/")[2] for location, _ in exchange.recipes()}
+    source = beside(tmp_path / "a", "score_sde_jax/ncsnpp_ve_discrete", {})
+    monkeypatch.chdir(tmp_path)
+    assert {location.partition("configs/")[2] for location, _ in exchange.recipes()} == there
+    assert restored(run_lib.import_checkpoint(source, workdir="run"))[2].step == 3
+
+
 # Dequantizers
 
 
@@ -291,8 +362,9 @@ def test_a_published_dequantizer_joins_the_run_of_its_score_model(
     source = bare_file("configs/vp/ddpmpp_cont.py:digits", tmp_path / "model.pth", colours)
     recipe, workdir = "configs/vp/ddpmpp_cont.py:digits", str(tmp_path / "run")
     dequantizer = golden(f"nets/score_flow_jax/dequantizer_{kind}") / file
-    with pytest.raises(UserError, match="import its score network first"):
-        run_lib.import_checkpoint(dequantizer, recipe, workdir=workdir)
+    for location in (recipe, None):
+        with pytest.raises(UserError, match="is a dequantizer; import its score network first"):
+            run_lib.import_checkpoint(dequantizer, location, workdir=workdir)
     run_lib.import_checkpoint(source, recipe, colours, workdir)
     run_lib.run("import", None, [], workdir, source=str(dequantizer))
     config = config_lib.load_json(Path(workdir) / "config.json")

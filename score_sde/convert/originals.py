@@ -88,8 +88,10 @@ class _Section:
         found = self(name)
         try:
             return kind(found)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"its entry {name} must be of type {kind.__name__}; got {found!r}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"its entry {name} must be of type {kind.__name__}; got {found!r:.100}"
+            ) from error
 
     def choose(self, name: str, table: Mapping[Any, Any], default: Any = None) -> Any:
         found = self(name, default)
