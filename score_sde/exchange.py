@@ -325,6 +325,8 @@ def to_dequantizer(
     heads = config.dequantizer.heads
     if path.is_file():
         heads = _read_json(path).get("attn_heads", heads)
+    if type(heads) is not int:
+        raise UserError(f"{path}: attn_heads must be a whole number; got {heads!r:.100}")
     flow = flow_of(published.params, heads)
     config.dequantizer.update({name: getattr(flow, name) for name in FLOW_NAMES})
     return flow

@@ -51,8 +51,10 @@ def from_published(params: Mapping[str, Any], flow: FlowPP, like: Mapping[str, A
     """
     try:
         result = _convert(params, flow)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"these are not the weights of a published dequantizer ({error!r})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"these are not the weights of a published dequantizer ({error!r:.200})") from error
+    if bad := [path for path, array in flatten(result) if not np.isfinite(array).all()]:
+        raise UserError(f"{len(bad)} of the dequantizer's weights are not finite numbers, the first {bad[0]}")
     ours = {path: np.shape(array) for path, array in flatten(result)}
     expected = {path: tuple(leaf.shape) for path, leaf in flatten(like)}
     if wrong := [
@@ -84,6 +86,8 @@ class _Layer:
     """The arrays of one published module, which has a flat list of names."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], transposed: bool):
+        if other := [name for name, value in arrays.items() if value.dtype.kind != "f"]:
+            raise TypeError(f"{other[0]} is of type {arrays[other[0]].dtype}, not a weight")
         self.arrays = {name: np.asarray(value, np.float64) for name, value in arrays.items()}
         self.transposed = transposed
 
