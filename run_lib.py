@@ -718,7 +718,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         page.heading("Losses").picture(
             curves, "Training loss and held-out loss of the averaged weights.", chart=True
         )
-    neighbors = viz.neighbor_grid(unit(samples)[:10], training)
+    neighbors = viz.neighbor_grid(unit(samples)[:10], training, k=min(5, len(training)))
     viz.save_png(workdir / "neighbors.png", neighbors)
     page.heading("Memorized?").picture(
         viz.png_bytes(neighbors), "Samples (left) with the nearest training images by Euclidean distance."
