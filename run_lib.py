@@ -471,7 +471,11 @@ def inpaint(
     return folder
 
 
-def select(config: ml_collections.ConfigDict, workdir: Path) -> int:
+PUBLISHED_SELECTION = 1000
+"""Samples of each checkpoint (B.3.2)."""
+
+
+def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """The checkpoint whose samples are nearest to the training images: eval/selection.json; then --checkpoint best.
 
     The Frechet distance of the pixels of config.sampling.num_samples samples, averaged to at most 16 x 16, for every
@@ -500,16 +504,18 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> int:
             print(f"checkpoint {step}: samples are not finite; left out")
     if not distances:
         raise UserError(f"no checkpoint of {workdir} gives finite samples")
-    best = min(distances, key=lambda step: distances[step])
+    how = {
+        "samples": number,
+        "seed": experiment.seed,
+        "metric": "frechet distance of pixels, at most 16 x 16",
+    }
     if jax.process_index() == 0:
-        how = {
-            "samples": number,
-            "seed": experiment.seed,
-            "metric": "frechet distance of pixels, at most 16 x 16",
-        }
         results.save_selection(workdir / "eval", distances, how)
+        if number < PUBLISHED_SELECTION:
+            print(
+                f"{number} samples each tell little; published: {PUBLISHED_SELECTION} (--config.sampling.num_samples)"
+            )
         print(f"use it: python main.py --mode sample --workdir {workdir} --checkpoint best")
-    return best
 
 
 def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | None = None) -> None:
@@ -526,6 +532,8 @@ def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | Non
         )
     if output is not None and output.suffix != ".json":
         raise UserError(f"--output must be a .json file, which --config then takes; got {output}")
+    if output is not None and output.exists():
+        raise UserError(f"{output} exists already; choose another --output")
     steps = config.sampling.corrector_steps if levels else None
     name = next((name for name in noise_scales.PUBLISHED if config.name.endswith(f"_{name}")), None)
     row = noise_scales.PUBLISHED.get(name or "")
@@ -840,8 +848,8 @@ def _summarize(config_file, workdir, overrides) -> dict[int, results.Summary]:
     return summarize(*resolve_trained(config_file, workdir, overrides))
 
 
-def _select(config_file, workdir, overrides) -> int:
-    return select(*resolve_trained(config_file, workdir, overrides))
+def _select(config_file, workdir, overrides) -> None:
+    select(*resolve_trained(config_file, workdir, overrides))
 
 
 def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options) -> None:

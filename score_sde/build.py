@@ -424,6 +424,11 @@ def _levels(process, section, compat):
         raise ValueError(
             f"steps is the number of noise levels to visit, at most sde.n={len(process.sigmas)}; got {section.steps}"
         )
+    if section.corrector == "annealed_langevin" and section.snr >= 1:
+        raise ValueError(
+            f"snr must be below 1: from there on a Langevin step, 2 (snr sigma)^2, is so long that samples diverge; got "
+            f"{section.snr}"
+        )
     return grids.levels(process, section.steps)
 
 

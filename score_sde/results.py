@@ -329,8 +329,8 @@ def save_noise_interpolation(
     viz.save_png(folder / "grid.png", viz.image_grid(show(images, pixels), columns=frames))
 
 
-def save_selection(folder: Path, distances: Mapping[int, float], how: Mapping[str, Any]) -> int:
-    """selection.json with the distance of each checkpoint and the best; prints them, and returns the best step."""
+def save_selection(folder: Path, distances: Mapping[int, float], how: Mapping[str, Any]) -> None:
+    """selection.json with the distance of each checkpoint and the best; prints them."""
     best = min(distances, key=lambda step: distances[step])
     write_json(
         folder / "selection.json",
@@ -338,7 +338,6 @@ def save_selection(folder: Path, distances: Mapping[int, float], how: Mapping[st
     )
     for step, distance in distances.items():
         print(f"checkpoint {step:>9}  distance {distance:.5g}{'  <- best' if step == best else ''}")
-    return best
 
 
 def best_step(workdir: Path) -> int:

@@ -20,6 +20,7 @@ from score_sde import config as config_lib
 from score_sde.build import build
 from score_sde.data import digits, take
 from score_sde.errors import UserError
+from score_sde.metrics import Moments, frechet_distance, small_pixels
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.state import TrainState
 from score_sde.workdir import claim
@@ -160,6 +161,10 @@ def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
     )
     call("sample", trained, checkpoint="best")
     assert f"checkpoint {found['best']} " in capsys.readouterr().out
+    samples = load(trained / "samples" / f"step_{found['best']}" / "samples.npz")["images"]
+    training = take(digits("train"), np.arange(len(digits("train"))))["image"]
+    moments = [Moments.of(small_pixels(images / np.float32(16))) for images in (samples, training)]
+    assert distances[found["best"]] == pytest.approx(frechet_distance(*moments), rel=1e-2)
     with pytest.raises(UserError, match="--checkpoint means nothing to --mode select"):
         call("select", trained, checkpoint="2")
 
@@ -215,6 +220,7 @@ def test_suggest_for_a_ve_recipe_changes_sigma_max_alone(tmp_path):
         ("inpaint", {"mask": "tests"}, "--mask tests is no file"),
         ("inpaint", {"copies": 0}, "--copies is the number of completions of each image, at least 1; got 0"),
         ("sample", {"mask": "left"}, "--mask means nothing to --mode sample; it belongs to inpaint"),
+        ("sample", {"values": {"sampling.snr": 1.0}}, "snr must be below 1"),
         ("inpaint", {"values": {"sampling.grid": "uniform"}}, "needs config.sampling.grid=levels"),
     ],
 )  # fmt: skip
