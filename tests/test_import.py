@@ -1,11 +1,14 @@
 """Checkpoints of the published codes as runs: every one of them, wrong ones, and the way back."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 from networks.weights import FAST_COMPILE, compiled
@@ -16,10 +19,12 @@ import run_lib
 from golden import golden
 from score_sde import config as config_lib
 from score_sde import exchange
-from score_sde.build import SECTIONS, build
+from score_sde.build import SECTIONS, Experiment, build
 from score_sde.convert import read_file, write_torch
+from score_sde.convert.published import recognize
 from score_sde.convert.table import flatten
 from score_sde.errors import UserError
+from score_sde.training.state import TrainState
 
 NOISE = {  # folder: rounding of the published float32 values
     "score_sde_jax/ncsnpp_ve_continuous": 5e-6,
@@ -50,7 +55,6 @@ NOISE = {  # folder: rounding of the published float32 values
     "ncsnv2/ncsnv2_deeper": 3e-6,
     "ncsnv2/ncsnv2_deepest": 1e-6,
 }
-STEPS = {"ncsnv2": 5000}
 VP = "score_sde_pytorch/ddpmpp_vp_continuous"
 
 
@@ -71,6 +75,26 @@ def restored(workdir: Path):
     config = config_lib.load_json(workdir / "config.json")
     experiment, _, state, _ = run_lib.restore(config, workdir, None)
     return config, experiment, jax.device_get(state)
+
+
+@functools.cache
+def kept(folder: str):
+    """(configuration, experiment, state) of an import that is not written: most of its time goes into that."""
+    found: dict[str, Any] = {}
+    convert = exchange.to_state
+
+    def to_state(published, experiment, config):
+        found["experiment"] = experiment
+        return convert(published, experiment, config)
+
+    def write_folder(_, state, documents):
+        found["state"], found["config"] = jax.device_get(state), documents["config.json"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "to_state", to_state)
+        patch.setattr(exchange, "write_folder", write_folder)
+        run_lib.import_checkpoint(checkpoint(folder), workdir="runs/that-is-not-there")
+    return ml_collections.ConfigDict(found["config"]), found["experiment"], found["state"]
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +121,8 @@ def test_no_checkpoint_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("folder", "noise"), NOISE.items())
-def test_imported_networks_agree_with_the_published_values(folder: str, noise: float, tmp_path: Path) -> None:
-    config, experiment, state = restored(import_(folder, tmp_path / "run"))
+def test_imported_networks_agree_with_the_published_values(folder: str, noise: float) -> None:
+    config, experiment, state = kept(folder)
     arrays = io(folder)
     labels = jnp.asarray(
         arrays["labels"].astype(np.float32 if arrays["labels"].dtype.kind == "f" else np.int32)
@@ -113,6 +137,14 @@ def test_imported_networks_agree_with_the_published_values(folder: str, noise: f
     check_labels(experiment, config, arrays["labels"])
     expected_step = 5000 if folder.startswith("ncsnv2/") else None if folder.startswith("ncsn/") else 3
     assert expected_step is None or int(state.step) == expected_step
+
+
+@pytest.mark.parametrize("folder", ["score_sde_jax/ncsnpp_ve_discrete", "ncsnv2/ncsnv2"])
+def test_what_is_written_is_what_was_imported(folder: str, tmp_path: Path) -> None:
+    config, _, state = kept(folder)
+    there, _, found = restored(import_(folder, tmp_path / "run"))
+    assert there.to_dict() == config.to_dict()
+    jax.tree.map(np.testing.assert_array_equal, found, state)
 
 
 def check_labels(experiment, config, labels: np.ndarray) -> None:
@@ -131,11 +163,8 @@ def check_labels(experiment, config, labels: np.ndarray) -> None:
     np.testing.assert_allclose(score_fn(x, t).reshape(-1), expected, rtol=1e-4)
 
 
-def test_both_layouts_of_group_norm_give_the_same_weights(tmp_path: Path) -> None:
-    states = [
-        restored(import_(f"score_sde_jax/ncsnpp_ve_discrete{suffix}", tmp_path / f"run{suffix}"))[2]
-        for suffix in ("", "__groupnorm_C")
-    ]
+def test_both_layouts_of_group_norm_give_the_same_weights() -> None:
+    states = [kept(f"score_sde_jax/ncsnpp_ve_discrete{suffix}")[2] for suffix in ("", "__groupnorm_C")]
     jax.tree.map(np.testing.assert_array_equal, *((s.params, s.ema_params) for s in states))
 
 
@@ -292,11 +321,16 @@ def bare_file(recipe: str, path: Path, overrides: list[tuple[str, str]] | None =
     config = config_lib.load(recipe)
     config_lib.override(config, overrides or [])
     experiment = build(config)
+    write_torch(path, exchange.to_pytorch(experiment, config, random_state(experiment)))
+    return path
+
+
+def random_state(experiment: Experiment) -> TrainState:
+    """Random numbers in every place of a train state at step 7."""
     rng = np.random.default_rng(0)
     state = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
     state = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(a.dtype), state)
-    write_torch(path, exchange.to_pytorch(experiment, config, state.replace(step=np.int32(7))))
-    return path
+    return state.replace(step=np.int32(7))
 
 
 def test_weights_of_exactly_one_recipe_are_recognized(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -436,9 +470,9 @@ def test_the_other_modes_work_on_an_imported_run(imported: Path, tmp_path: Path)
     ],
 )
 def test_export_gives_the_published_tensors_bit_for_bit(folder: str, tmp_path: Path) -> None:
-    workdir, output = import_(folder, tmp_path / "run"), tmp_path / "model.pth"
-    config = config_lib.load_json(workdir / "config.json")
-    run_lib.export(config, workdir, output=output)
+    config, experiment, state = kept(folder)
+    output = tmp_path / "model.pth"
+    write_torch(output, exchange.to_pytorch(experiment, config, state))
     theirs, ours = read_file(checkpoint(folder))[1], read_file(output)[1]
     if isinstance(theirs, dict):
         assert list(ours) == list(theirs)
@@ -466,24 +500,30 @@ def test_export_gives_the_published_tensors_bit_for_bit(folder: str, tmp_path: P
             else:
                 np.testing.assert_array_equal(a[name], b[name], strict=True)
     assert group["params"] == published["params"]
-    again = run_lib.import_checkpoint(output, str(workdir / "config.json"), workdir=str(tmp_path / "again"))
-    first, second = restored(workdir)[2], restored(again)[2]
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    again = exchange.to_state(recognize(*read_file(output), output), experiment, config)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), state)
+
+
+def test_an_exported_run_comes_back(imported: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sub" / "model.pth"
+    run_lib.run("export", None, [], str(imported), output=str(output))
+    again = run_lib.import_checkpoint(output, str(imported / "config.json"), workdir=str(tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, restored(imported)[2], restored(again)[2])
     with pytest.raises(UserError, match=r"model\.pth exists already"):
-        run_lib.export(config, workdir, output=output)
+        run_lib.run("export", None, [], str(imported), output=str(output))
 
 
 def test_networks_without_labels_come_back_through_what_pytorch_never_uses(tmp_path: Path) -> None:
     config = config_lib.load("configs/vp/ddpmpp_cont.py:digits")
     config.model.conditional = False
     experiment = build(config)
-    state = experiment.trainer.init(jax.random.key(0), experiment.shape)
+    state = random_state(experiment)
     tree = exchange.to_pytorch(experiment, config, state)
     assert not tree["model"]["module.all_modules.1.Dense_0.weight"].any()
     write_torch(tmp_path / "model.pth", tree)
     config_lib.save(config, tmp_path / "config.json")
     again = run_lib.import_checkpoint(tmp_path / "model.pth", workdir=str(tmp_path / "run"))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), restored(again)[2].params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, restored(again)[2].params)
 
 
 @pytest.mark.parametrize(
