@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -798,7 +799,12 @@ def run(
             raise UserError("--mode import needs the published checkpoint: --source FILE")
         if config_file and "source_config" in options:
             raise UserError("--config and --source_config both say what the weights are of; give one of them")
-        import_checkpoint(config_file=config_file, overrides=overrides, workdir=workdir, **options)
+        import_checkpoint(
+            config_file=config_file,
+            overrides=overrides,
+            workdir=workdir and os.path.expanduser(workdir),
+            **options,
+        )
         return
     runs = parse_runs(config_file, workdir)
     check_apart(runs, overrides)

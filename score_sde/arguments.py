@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def parse_runs(config_files: str | None, workdirs: str | None) -> list[tuple[str
         )
     if not (configs or directories):
         raise UserError("name a configuration with --config, or an existing run with --workdir")
-    return list(itertools.zip_longest(configs, directories))
+    return list(itertools.zip_longest(configs, map(os.path.expanduser, directories)))
 
 
 def name_of(config_file: str | None, workdir: str | None) -> str:

@@ -1,5 +1,7 @@
 """What the flags of the command line mean."""
 
+from pathlib import Path
+
 import pytest
 
 from score_sde.arguments import attempt, parse_options, parse_runs, raise_failed, split_list
@@ -9,6 +11,7 @@ from score_sde.errors import UserError
 def test_several_runs(tmp_path) -> None:
     assert parse_runs("a.py:x", None) == [("a.py:x", None)]
     assert parse_runs(None, "a,b") == [(None, "a"), (None, "b")]
+    assert parse_runs(None, "~/a") == [(None, str(Path.home() / "a"))]
     assert parse_runs("a.py,b.py", "x,y") == [("a.py", "x"), ("b.py", "y")]
     for configs, workdirs, message in (
         (None, None, "name a configuration with --config"),

@@ -248,6 +248,7 @@ run_lib.run("interpolate", None, [], sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(trained, tmp_path):
     """Random keys, and what the samples depend on, are split over the devices of both."""
     shutil.copytree(trained, tmp_path / "run")
@@ -279,3 +280,23 @@ def test_two_processes_give_what_one_gives(trained, tmp_path):
         assert both.shape == alone.shape
         assert np.abs(both.astype(int) - alone.astype(int)).max() <= 1  # rounding to levels
     assert (tmp_path / "run" / "samples" / "step_4" / "intermediate.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["configs/ncsn/ncsn.py:digits", "configs/ncsnv2/ncsnv2.py:digits"])
+def test_training_lowers_the_held_out_loss(recipe, tmp_path):
+    """From the command line's function to checkpoints: a narrow network, 60 steps."""
+    values = SMALL | {
+        "model.nf": 8,
+        "training.steps": 60,
+        "training.eval_every": 30,
+        "training.batch_size": 32,
+    }
+    values |= {"training.checkpoint_every": 30, "training.log_every": 10}
+    with jax.numpy_dtype_promotion("standard"):
+        call("train", tmp_path / "run", recipe, values=values)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    assert losses[-1] < losses[0] < 64
+    call("sample", tmp_path / "run")
+    assert load(tmp_path / "run" / "samples" / "step_60" / "samples.npz")["finite"].all()
