@@ -28,12 +28,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from score_sde import grids
 from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, take
 from score_sde.metrics import nearest_neighbors
 from score_sde.noise_scales import Suggestion, largest_distance, random_subset, suggest
 from score_sde.sampling import Sampler
 from score_sde.sde import DiscreteChain
-from score_sde.steppers import AnnealedLangevin, at_start
+from score_sde.steppers import AnnealedLangevin
 from score_sde.types import ScoreFn, left_broadcast
 from score_sde.viz import image_grid, save_png
 
@@ -74,18 +75,11 @@ def mixture_score(images: jax.Array, chain: DiscreteChain) -> ScoreFn:
 
 def sample(key: jax.Array, images: np.ndarray, settings: Suggestion, n: int) -> np.ndarray:
     """n samples by annealed Langevin dynamics from uniform starts in [0, 1], denoised at the end."""
-    key_start, key_noise = jax.random.split(key)
     chain = DiscreteChain.smld(settings.sigma_min, settings.sigma_max, settings.n)
-    scales = np.arange(settings.n, dtype=np.float64)[::-1]
-    stepper = at_start(AnnealedLangevin(chain, settings.snr, settings.steps))
-    sampler = Sampler(chain, stepper, np.stack([scales, scales], axis=1), denoise="tweedie")
-
-    @jax.jit
-    def run(x, images):
-        score_fn = mixture_score(images, chain)
-        return sampler.finish(score_fn, *sampler.advance(key_noise, score_fn, x, 0, settings.n))
-
-    return np.asarray(run(jax.random.uniform(key_start, (n, *images.shape[1:])), jnp.asarray(images)))
+    stepper = AnnealedLangevin(chain, settings.snr, settings.steps)
+    sampler = Sampler(chain, stepper, grids.levels(chain), uniform=(0.0, 1.0))
+    run = jax.jit(lambda images: sampler(key, mixture_score(images, chain), (n, *images.shape[1:])).x)
+    return np.asarray(run(jnp.asarray(images)))
 
 
 def mean_distance(images: np.ndarray) -> float:
@@ -113,18 +107,21 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, int]]:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/image_mixture"))
     options = parser.parse_args(arguments)
+    if min(options.samples, options.components) < 2:
+        parser.error("--samples and --components must be 2 or more, for distances between them")
     images = load(options.images, options.components, options.size)
     dimension = int(np.prod(images.shape[1:]))
     farthest, _ = largest_distance(images)
     print(f"{len(images)} images of {dimension} entries, largest distance {farthest:.4g}")
     result = {"data": (mean_distance(images), len(images))}
-    grids = {"data": images[: options.samples]}
+    shown = np.linspace(0, len(images) - 1, min(options.samples, len(images))).astype(int)
+    pictures = {"data": images[shown]}
     small = options.sigma or result["data"][0] / 17.78
     for name, sigma_max in {"small": small, "largest_distance": farthest}.items():
         settings = suggest(sigma_max, dimension)
         x = sample(jax.random.key(options.seed), images, settings, options.samples)
         _, nearest = nearest_neighbors(x, images)
-        result[name], grids[name] = (mean_distance(x), len(np.unique(nearest))), x
+        result[name], pictures[name] = (mean_distance(x), len(np.unique(nearest))), x
         print(
             f"{name}: sigma_1={sigma_max:.4g}, n={settings.n}, T={settings.steps}, epsilon={settings.epsilon:.3g}"
         )
@@ -132,7 +129,7 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, int]]:
     for name, (distance, count) in result.items():
         print(f"{name:<18} {distance:>13.3f} {count:>17}")
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, x in grids.items():
+    for name, x in pictures.items():
         save_png(options.output / f"{name}.png", image_grid(np.clip(x, 0, 1)))
     print(f"pictures: {options.output}")
     return result
