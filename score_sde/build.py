@@ -329,10 +329,10 @@ def build_sampler(section: ml_collections.ConfigDict, process: Perturbation, pix
         times = _choose("sampling.grid", GRIDS, section.grid)(process, section, compat)
         if corrector is None:
             stepper = predictor
-        elif section.predictor == "none":
-            stepper = corrector  # at the end of a step, in either form
         elif compat:
             stepper = steppers.chain(steppers.at_start(corrector), predictor)
+        elif section.predictor == "none":
+            stepper = corrector
         else:
             stepper = steppers.chain(predictor, corrector)
         ranges = {"prior": None, "uniform": (pixels.low, pixels.high)}

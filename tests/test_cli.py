@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ import main
 import run_lib
 from golden import REPOSITORY
 from score_sde import config as config_lib
+from score_sde.build import build
 from score_sde.data import digits
 from score_sde.errors import UserError
 from score_sde.likelihood.rows import Pieces
@@ -111,7 +111,7 @@ def test_help_is_quick_because_it_imports_no_jax() -> None:
         "--mode",
         "--workdir",
         "--checkpoint",
-        "train|train_dequantizer|sample|eval|likelihood|summarize|encode|decode|interpolate|report|dry_run",
+        "train|train_dequantizer|sample|eval|likelihood|summarize|encode|decode|interpolate|inpaint|report|dry_run",
     ):
         assert flag in process.stdout
 
@@ -822,7 +822,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 
 
 def test_keys_of_a_dequantizer_are_none_of_the_models() -> None:
-    experiment = SimpleNamespace(seed=42)
+    experiment = build(config_lib.load(RECIPE))
     model, other = run_lib.run_keys(experiment), run_lib.run_keys(experiment, "dequantizer")
     steps = [jax.random.fold_in(model["train"], step) for step in range(8)]
     seen = [tuple(jax.random.key_data(key).tolist()) for key in (*model.values(), *other.values(), *steps)]

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{part: set().union(*LAYERS[: i + 1]) for i, layer in enumerate(LAYERS) for part in layer},
     **OTHERS,
     "training": TRAINING,
-    "generate": TRAINING | {"sampling", "steppers", "training"},
+    "generate": TRAINING | {"grids", "sampling", "steppers", "training"},
     "evaluate": TRAINING | {"likelihood", "training"},
     "codec": TRAINING | {"flow", "training"},
     "results": BASE | {"codec", "data", "likelihood", "viz", "workdir"},
