@@ -8,7 +8,9 @@ images in [0, 1] as they are, and with noise N(0, 0.0001) that nobody sees. Publ
 
 trains both, some minutes on two CPU cores, and draws the loss curves side by side. Seen in 1500 steps on digits: without noise
 the loss falls to -3000, breaks down to +3000, and does so again with ever smaller falls until it stays near 0; with noise it
-falls to about -4000 by step 800 and stays there, with single bad steps, noisier than the published curve. `--images` takes digits, a folder of
+falls to about -4000 by step 800 and stays there, with single bad steps, noisier than the published curve.
+
+`--images` takes digits, a folder of
 pictures, or the name of a prepared TFDS data set; sides must be multiples of 4.
 """
 
