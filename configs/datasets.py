@@ -52,6 +52,7 @@ DATASETS: dict[str, dict[str, dict]] = {
             "batch_size": 250,
         },
         "eval": {"batch_size": 360},
+        "quality": {"extractor": "digits", "num_samples": 1437},
         "dequantizer": {
             "filters": 32,
             "components": 4,
@@ -89,6 +90,7 @@ DATASETS: dict[str, dict[str, dict]] = {
         },
         "sampling": {"steps": 250, "num_samples": 100, "batch_size": 100},
         "eval": {"batch_size": 256, "num_examples": 2048},
+        "quality": {"extractor": "mnist", "num_samples": 10_000},
         "dequantizer": {
             "filters": 32,
             "components": 4,

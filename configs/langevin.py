@@ -71,6 +71,8 @@ def config(version: str, dataset: str) -> ml_collections.ConfigDict:
             "sample_every": 50_000,
             "checkpoint_every": 5000,
             "keep": 2,
+            "quality_every": 0,
+            "quality_samples": 1000,
             "keep_every": 5000,  # the best of these is chosen afterwards: --mode select
         },
         "sampling": {
@@ -91,10 +93,11 @@ def config(version: str, dataset: str) -> ml_collections.ConfigDict:
             "frames": 10,
         },
         "eval": recipes.evaluation(),
+        "quality": recipes.quality(),
         "dequantizer": recipes.dequantizer(),
     }
     changes = copy.deepcopy(DATASETS[dataset])
-    for section in ("data", "eval", "dequantizer"):
+    for section in ("data", "eval", "quality", "dequantizer"):
         values[section] |= changes.get(section, {})
     values["data"]["image_size"] = SIZES.get(dataset, values["data"]["image_size"])
     if dataset == "digits":

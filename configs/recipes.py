@@ -67,6 +67,7 @@ def config(
         "training": _training(ve, deep or (continuous and network == "ncsnpp")),
         "sampling": _sampling(ve, continuous),
         "eval": evaluation(),
+        "quality": quality(),
         "dequantizer": dequantizer(),
     }
     _override(values, DATASETS[dataset], network)
@@ -80,6 +81,7 @@ def config(
 def evaluation() -> dict:
     """The section eval of every recipe."""
     return {
+        "metrics": "loss,levels",
         "batch_size": 1024,
         "num_examples": 0,
         "passes": 1,
@@ -93,6 +95,11 @@ def evaluation() -> dict:
         "bound_draws": 0,
         "dequantization": "uniform",
     }
+
+
+def quality() -> dict:
+    """The section quality of every recipe: published numbers are of 50,000 samples and Inception's features."""
+    return {"extractor": "inception", "weights": "", "reference": "", "num_samples": 50_000, "seeds": 1}
 
 
 def dequantizer() -> dict:
@@ -184,6 +191,8 @@ def _training(ve: bool, shorter: bool) -> dict:
         "checkpoint_every": 10_000,
         "keep": 2,
         "keep_every": 50_000,
+        "quality_every": 0,
+        "quality_samples": 1000,
     }
 
 

@@ -70,7 +70,7 @@ IN_MEMORY_BYTES = 2**30
 class Experiment:
     """The objects of one run.
 
-    shape: (height, width, channels) of an image. training, sampling, eval: the plain settings of the loops.
+    shape: (height, width, channels) of an image. training, sampling, eval, quality: the plain settings of the loops.
     """
 
     name: str
@@ -84,9 +84,10 @@ class Experiment:
     training: dict[str, Any]
     sampling: dict[str, Any]
     eval: dict[str, Any]
+    quality: dict[str, Any]
 
 
-SECTIONS = ("sde", "model", "data", "optim", "training", "sampling", "eval", "dequantizer")
+SECTIONS = ("sde", "model", "data", "optim", "training", "sampling", "eval", "quality", "dequantizer")
 
 
 def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None = None) -> Experiment:
@@ -123,6 +124,7 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
         training=_counts("training", config.training, TRAINING_COUNTS),
         sampling=_counts("sampling", config.sampling, SAMPLING_COUNTS),
         eval=_counts("eval", config.eval, EVAL_COUNTS),
+        quality=_counts("quality", config.quality, QUALITY_COUNTS),
     )
     _check_intervals(experiment.training)
     _choose("eval.split", {"train": True, "test": False}, config.eval.split)
@@ -449,6 +451,8 @@ TRAINING_COUNTS = {  # entry: smallest value
     "checkpoint_every": 1,
     "keep": 1,
     "keep_every": 0,
+    "quality_every": 0,
+    "quality_samples": 2,
 }
 SAMPLING_COUNTS = {"steps": 1, "num_samples": 1, "batch_size": 1, "frames": 0}
 SAMPLING_NAMES = (
@@ -468,7 +472,11 @@ SAMPLING_NAMES = (
     ),
 )
 EVAL_COUNTS = {"batch_size": 1, "num_examples": 0, "passes": 1, "probes": -1, "bound_draws": 0}
-EVAL_NAMES = (*EVAL_COUNTS, "split", "solver", "rtol", "atol", "variable", "bits_tol", "dequantization")
+EVAL_NAMES = (
+    *EVAL_COUNTS,
+    *("metrics", "split", "solver", "rtol", "atol", "variable", "bits_tol", "dequantization"),
+)
+QUALITY_COUNTS = {"num_samples": 2, "seeds": 1}
 DEQUANTIZER_COUNTS = {"batch_size": 1, "steps": 1, "log_every": 1, "eval_every": 0, "checkpoint_every": 1}
 FLOW_NAMES = (
     *("filters", "components", "blocks", "heads", "couplings"),
@@ -572,6 +580,7 @@ ENTRIES = {
     "training": (*TRAINING_COUNTS, "likelihood_weighting", "times", "reduce", "ema_rate", "ema_warmup"),
     "sampling": SAMPLING_NAMES,
     "eval": EVAL_NAMES,
+    "quality": (*QUALITY_COUNTS, "extractor", "weights", "reference"),
     "dequantizer": (*DEQUANTIZER_COUNTS, *FLOW_NAMES, "lr"),
 }
 """Entries of the sections that are the same for every recipe: these and no others."""

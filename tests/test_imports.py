@@ -25,7 +25,7 @@ THEORY = set().union(*LAYERS)
 OTHERS = {
     "networks": BASE,
     "data": BASE,
-    "metrics": BASE,
+    "metrics": BASE | {"convert"},
     "viz": BASE | {"metrics"},
     "noise_scales": BASE,
     "convert": BASE | {"networks"},
