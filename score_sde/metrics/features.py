@@ -40,7 +40,7 @@ class Extractor:
         """What features depend on beside the images."""
         return {"extractor": self.name, "checksum": self.checksum, "preprocessing": self.preprocessing}
 
-    def __call__(self, images: UInt8[np.ndarray, "n h w c"]) -> Features:
+    def __call__(self, images: UInt8[Array | np.ndarray, "n h w c"]) -> Features:
         """Features of one batch, as float32 on the host; one compilation for each shape."""
         found = self._compiled(images) if self.compiled else self.fn(images)
         logits = None if found.logits is None else np.asarray(found.logits, np.float32)
