@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from score_sde import __version__, exchange, noise_scales, results, viz
+from score_sde import __version__, exchange, measurements, noise_scales, results, viz
 from score_sde import codec as codec_lib
 from score_sde import config as config_lib
 from score_sde.arguments import attempt, name_of, parse_options, parse_runs, raise_failed
@@ -24,6 +25,7 @@ from score_sde.build import (
     build_likelihood,
     build_pixel_range,
     build_process,
+    metric_names,
     open_source,
 )
 from score_sde.convert import read_file, write_torch
@@ -35,8 +37,10 @@ from score_sde.evaluate import Evaluator
 from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
-from score_sde.metrics import Moments, frechet_distance, neighbor_distances, small_pixels
+from score_sde.metrics import neighbor_distances
+from score_sde.metrics.statistics import METRICS as QUALITY_METRICS
 from score_sde.networks.ncsn import variant_for
+from score_sde.quality import make_quality, measure_checkpoint, small_sample_distance
 from score_sde.sde import GaussianSDE
 from score_sde.session import (
     PREVIEW,
@@ -51,7 +55,6 @@ from score_sde.session import (
     make_heldout_loss,
     read_inputs,
     restore,
-    restore_state,
     result_folder,
     rows_name,
     run_keys,
@@ -99,7 +102,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     def picture(params, step, log):
         save_preview(preview, params, keys["sample"], experiment, workdir, step, log)
 
-    if loop.run(keys["train"], evaluate, picture):
+    measure = None
+    if settings["quality_every"]:
+        quality = make_quality(config, experiment.shape, workdir, ["fid"])
+        measure = small_sample_distance(experiment, quality, mesh)
+    if loop.run(keys["train"], evaluate, picture, measure):
         print(f"trained for {loop.step} steps. Sample: python main.py --mode sample --workdir {workdir}")
 
 
@@ -186,29 +193,40 @@ def sample(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
 
 def evaluate(
     config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None
-) -> dict[str, float]:
-    """Held-out loss of the averaged weights, with its standard error: eval/step_N_TIMES.json.
+) -> list[measurements.Row]:
+    """What config.eval.metrics asks of the averaged weights, with errors: rows of eval/step_N.json.
 
-    TIMES is config.training.times: the losses of one checkpoint with other times lie side by side.
+    loss: on held-out images. levels: the loss at each noise level, on training and held-out images (eval/levels_step_N.json).
+    bits: bits/dim of config.eval.split, as --mode likelihood. fid, is, kid, pr, dc: of config.quality.num_samples samples.
     """
-    heldout = open_source(config.data, train=False)
+    names = metric_names(config.eval)
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
-    losses = make_heldout_loss(experiment, config, heldout, mesh)(
-        state.ema_params, run_keys(experiment)["eval"]
-    )
-    images = losses.mean(axis=0)
-    error = float(images.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan
-    how = {name: config.training[name] for name in ("times", "likelihood_weighting")}
-    result = {"step": step, "eval_loss": float(images.mean()), "standard_error": error, "images": len(images)}
-    if jax.process_index() == 0:
-        folder = workdir / "eval"
-        folder.mkdir(exist_ok=True)
-        write_json(folder / f"step_{step}_{how['times']}.json", result | how)
-        print(
-            f"held-out loss at step {step}: {result['eval_loss']:.6g} +- {error:.2g} ({len(images)} images)"
+    wanted = [name for name in names if name in QUALITY_METRICS]
+    quality = make_quality(config, experiment.shape, workdir, wanted) if wanted else None  # may lack files
+    rows: list[measurements.Row] = []
+    if "loss" in names:
+        heldout = open_source(config.data, train=False)
+        losses = make_heldout_loss(experiment, config, heldout, mesh)(
+            state.ema_params, run_keys(experiment)["eval"]
         )
-    return result
+        images = losses.mean(axis=0)
+        error = float(images.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan
+        how = {name: config.training[name] for name in ("times", "likelihood_weighting")}
+        how |= {"images": len(images), "passes": len(losses)}
+        rows.append({"metric": "loss", "value": float(images.mean()), "standard_error": error, "how": how})
+    if "bits" in names:
+        folder = likelihood(config, workdir, step)
+        settings = ("split", "dequantization", "solver", "rtol", "atol", "variable", "probes", "bound_draws")
+        rows += results.bits_rows(folder, {name: config.eval[name] for name in settings})
+    if quality:
+        measured, how = measure_checkpoint(quality, experiment, config, mesh, state.ema_params, step, workdir)
+        rows += [{"metric": name, **values, "how": how} for name, values in measured.items()]
+    if jax.process_index() == 0:
+        measurements.record(workdir, step, rows)
+        for row in rows:
+            print(f"checkpoint {step}: {measurements.line(row)}")
+    return rows
 
 
 def likelihood(
@@ -477,46 +495,24 @@ PUBLISHED_SELECTION = 1000
 
 
 def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """The checkpoint whose samples are nearest to the training images: eval/selection.json; then --checkpoint best.
+    """The checkpoint whose samples are nearest to the training images, by Frechet distance; then --checkpoint best.
 
-    The Frechet distance of the pixels of config.sampling.num_samples samples, averaged to at most 16 x 16, for every
-    checkpoint with the same noise; published with 1,000 samples and Inception features (B.3.2, B.4.1).
+    config.sampling.num_samples samples of every checkpoint, with the same noise (B.3.2, B.4.1).
     """
-    experiment = build(config, image_shape(config))
-    source = open_source(config.data, train=True)
     steps = Checkpoints(workdir / "checkpoints", read_only=True).steps()
-    number = experiment.sampling["num_samples"]
     if not steps:
         raise UserError(f"{workdir} holds no checkpoints to choose from; train first")
-    if number < 2:
-        raise UserError(f"--mode select needs config.sampling.num_samples of 2 or more; got {number}")
-    unit = functools.partial(unit_range, levels=experiment.pixel_range.levels)
-    training = Moments.of(small_pixels(unit(some_images(source, limit=10_000))))
-    mesh, distances = sharding.make_mesh(), {}
-    draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], number))
-    keys = sample_keys(run_keys(experiment)["sample"], jnp.arange(number))
-    for step in steps:
-        state = restore_state(experiment.trainer, experiment.shape, mesh, workdir, step)
-        images = draw_all(draw, state.ema_params, keys, None, f"checkpoint {step}")
-        if np.isfinite(images).all():
-            levels = experiment.pixel_range.decode(images)
-            distances[step] = frechet_distance(Moments.of(small_pixels(unit(levels))), training)
-        else:
-            print(f"checkpoint {step}: samples are not finite; left out")
-    if not distances:
-        raise UserError(f"no checkpoint of {workdir} gives finite samples")
-    how = {
-        "samples": number,
-        "seed": experiment.seed,
-        "metric": "frechet distance of pixels, at most 16 x 16",
-    }
-    if jax.process_index() == 0:
-        results.save_selection(workdir / "eval", distances, how)
+    number = config.sampling.num_samples
+    config.eval.metrics, config.quality.num_samples = "fid", number
+    jobs = {f"checkpoint {step}": functools.partial(evaluate, config, workdir, step) for step in steps}
+    done, failed = attempt(jobs)
+    if done and jax.process_index() == 0:
+        measurements.choose(workdir, [row for rows in done.values() for row in rows])
         if number < PUBLISHED_SELECTION:
             print(
                 f"{number} samples each tell little; published: {PUBLISHED_SELECTION} (--config.sampling.num_samples)"
             )
-        print(f"use it: python main.py --mode sample --workdir {workdir} --checkpoint best")
+    raise_failed(failed, len(jobs))
 
 
 def suggest(config: ml_collections.ConfigDict, workdir: Path, output: Path | None = None) -> None:
@@ -865,13 +861,17 @@ def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options
         f"checkpoint {step}": functools.partial(_timed, mode, config, directory, step, options)
         for step in steps
     }
-    raise_failed(attempt(jobs)[1], len(jobs))
+    done, failed = attempt(jobs)
+    if mode == "eval" and len(done) > 1 and jax.process_index() == 0:
+        measurements.choose(directory, [row for rows in done.values() for row in rows])
+    raise_failed(failed, len(jobs))
 
 
-def _timed(mode, config, directory, step, options) -> None:
+def _timed(mode, config, directory, step, options) -> Any:
     start = time.perf_counter()
-    TRAINED[mode](config, directory, step, **options)
+    result = TRAINED[mode](config, directory, step, **options)
     print(f"{mode}: {time.perf_counter() - start:.1f} s")
+    return result
 
 
 def compare(found: dict[str, dict[int, results.Summary]], folder: Path) -> None:
@@ -886,10 +886,21 @@ def compare(found: dict[str, dict[int, results.Summary]], folder: Path) -> None:
         print(f"compared: {folder}")
 
 
+def _best(workdir: Path) -> int:
+    """The step found best by --mode select or eval, else by the distance measured during training."""
+    chosen = measurements.best_step(workdir)
+    chosen = Checkpoints(workdir / "checkpoints", read_only=True).best() if chosen is None else chosen
+    if chosen is None:
+        raise UserError(
+            f"the best checkpoint of {workdir} has not been sought; do: python main.py --mode select --workdir {workdir}"
+        )
+    return chosen
+
+
 def parse_checkpoints(text: str | None, workdir: Path) -> list[int | None]:
     """ "latest", "best", "all" or steps with commas between them; raises UserError for anything else."""
     if text == "best":
-        return [results.best_step(workdir)]
+        return [_best(workdir)]
     if text in (None, "latest"):
         return [None]
     if text == "all":

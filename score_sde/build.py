@@ -32,6 +32,7 @@ from score_sde.data import (
 from score_sde.errors import UserError
 from score_sde.flow import Flow
 from score_sde.likelihood import Bound, ODELikelihood
+from score_sde.metrics.statistics import METRICS as QUALITY_METRICS
 from score_sde.networks import DDPM, NCSN, FlowPP, NCSNpp, NCSNv2
 from score_sde.sampling import Sampler
 from score_sde.sde import (
@@ -128,6 +129,7 @@ def build(config: ml_collections.ConfigDict, shape: tuple[int, int, int] | None 
     )
     _check_intervals(experiment.training)
     _choose("eval.split", {"train": True, "test": False}, config.eval.split)
+    metric_names(config.eval)
     _choose("eval.dequantization", dict.fromkeys(("uniform", "variational")), config.eval.dequantization)
     if isinstance(process, GaussianSDE):
         build_likelihood(config.eval, process, shape)
@@ -524,6 +526,21 @@ def build_likelihood(
             "config.eval leaves no likelihood to evaluate: set probes to 0 or more, or bound_draws to 1 or more"
         )
     return ode, bound
+
+
+METRICS = ("loss", "levels", "bits", *QUALITY_METRICS)
+
+
+def metric_names(section: ml_collections.ConfigDict) -> list[str]:
+    """config.eval.metrics as names; raises UserError for unknown ones, or none."""
+    names = [name.strip() for name in section.metrics.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise UserError(
+            f"config.eval.metrics: {', '.join(unknown) or 'nothing'} is no metric; known, with commas between them: "
+            f"{', '.join(METRICS)}"
+        )
+    return names
 
 
 def build_dequantizer(

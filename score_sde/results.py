@@ -159,6 +159,19 @@ def comparison(found: Mapping[str, Mapping[int, Summary]]) -> str:
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in zip(line, widths)).rstrip() for line in lines)
 
 
+def bits_rows(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of a folder's summary.json as measurements, with what they depend on."""
+    summary = json.loads((folder / "summary.json").read_text())
+    kept = ("standard_error", "low", "high")
+    return [
+        {"metric": name, "value": row["mean"]}
+        | {key: row[key] for key in kept if row[key] is not None}
+        | {"how": dict(about) | {"images": row["images"], "passes": row["passes"]}}
+        for name, row in summary.items()
+        if name in COLUMNS
+    ]
+
+
 # Encodings
 
 
@@ -327,27 +340,6 @@ def save_noise_interpolation(
     _save_npz(folder / "frames.npz", images=rows, levels=pixels.levels, step=how["step"])
     write_json(folder / "interpolate.json", dict(how) | {"pairs": len(rows), "frames": frames})
     viz.save_png(folder / "grid.png", viz.image_grid(show(images, pixels), columns=frames))
-
-
-def save_selection(folder: Path, distances: Mapping[int, float], how: Mapping[str, Any]) -> None:
-    """selection.json with the distance of each checkpoint and the best; prints them."""
-    best = min(distances, key=lambda step: distances[step])
-    write_json(
-        folder / "selection.json",
-        dict(how) | {"best": best, "distances": {str(k): v for k, v in distances.items()}},
-    )
-    for step, distance in distances.items():
-        print(f"checkpoint {step:>9}  distance {distance:.5g}{'  <- best' if step == best else ''}")
-
-
-def best_step(workdir: Path) -> int:
-    """The step that `save_selection` found best; raises UserError where none was sought."""
-    path = workdir / "eval" / "selection.json"
-    if not path.exists():
-        raise UserError(
-            f"the best checkpoint of {workdir} has not been sought; do: python main.py --mode select --workdir {workdir}"
-        )
-    return int(json.loads(path.read_text())["best"])
 
 
 def show(images: Integer[np.ndarray, "n h w c"], pixels: PixelRange) -> Float[np.ndarray, "n h w c"]:

@@ -1,6 +1,7 @@
 """What the modes of the command line share: restoring a run, its random keys, and its objects made ready to use."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,18 +233,25 @@ def make_generator(experiment: Experiment, mesh: Mesh, batch_size: int, frames: 
     )
 
 
-def draw_all(draw: Generator, params, keys: jax.Array, given: Any, title: str) -> np.ndarray:
-    """The samples with these keys, batch after batch; `given` has a row for each."""
-    size, parts = draw.batch_size, []
-    filled = np.arange(-(-len(keys) // size) * size) % len(keys)  # the last batch begins anew
+def draw_batches(
+    draw: Generator, params, keys: jax.Array, given: Any, title: str
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The samples with these keys, batch after batch: (which of them, images); `given` has a row for each."""
+    size = draw.batch_size
+    filled = np.arange(-(-len(keys) // size) * size) % max(1, len(keys))  # the last batch begins anew
     with tqdm(
         total=len(filled) // size * draw.sampler.steps, unit="step", desc=title, dynamic_ncols=True
     ) as bar:
         for start in range(0, len(filled), size):
             rows = filled[start : start + size]
             some = jax.tree.map(lambda array, rows=rows: array[rows], given)
-            parts.append(draw.draw(params, keys[rows], bar.update, some)[0])
-    return np.concatenate(parts)[: len(keys)]
+            images = draw.draw(params, keys[rows], bar.update, some)[0]
+            yield slice(start, min(start + size, len(keys))), images[: len(keys) - start]
+
+
+def draw_all(draw: Generator, params, keys: jax.Array, given: Any, title: str) -> np.ndarray:
+    """All of `draw_batches`."""
+    return np.concatenate([images for _, images in draw_batches(draw, params, keys, given, title)])
 
 
 def check_finite(images: np.ndarray, folder: Path) -> None:

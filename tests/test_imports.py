@@ -49,13 +49,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,
     "session": LIBRARY | {"config", "workdir", "build", "results"},
+    "measurements": BASE | {"viz", "workdir"},
+    "quality": LIBRARY | {"config", "workdir", "build", "session", "__init__"},
     "run_lib": LIBRARY
-    | {"config", "workdir", "build", "results", "arguments", "session", "exchange", "__init__"},
+    | {
+        "measurements",
+        "quality",
+        "config",
+        "workdir",
+        "build",
+        "results",
+        "arguments",
+        "session",
+        "exchange",
+        "__init__",
+    },
     "main": BASE | {"run_lib", "__init__"},
     "configs": set(),
 }
 PROGRAMS = ("run_lib", "main", "configs")
-READ_CONFIGS = {"config", "workdir", "exchange", "build", "session", "run_lib", "configs"}
+READ_CONFIGS = {"config", "workdir", "exchange", "build", "session", "quality", "run_lib", "configs"}
 FORBIDDEN = {"torch", "tensorflow", "tensorflow_probability", "keras"}
 
 

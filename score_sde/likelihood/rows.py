@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,7 @@ class Pieces:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self.folder = folder
-        self._settings = json.dumps(dict(settings), sort_keys=True, indent=1)
-        path = folder / "settings.json"
-        if path.exists() and path.read_text() != self._settings:
-            old, new = json.loads(path.read_text()), json.loads(self._settings)
-            listed = [
-                f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in new if old.get(k) != new.get(k)
-            ]
-            raise UserError(
-                f"{folder} holds results of other settings ({'; '.join(listed)}). Move it away, or go back to its settings."
-            )
+        self._settings = claim_settings(folder, settings)
 
     def missing(self, indices: np.ndarray, number_of_pass: int) -> np.ndarray:
         """Those of `indices` that no piece holds for this pass yet."""
@@ -54,9 +45,9 @@ class Pieces:
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "settings.json"
         if not settings.exists():
-            _atomic(settings, lambda path: path.write_text(self._settings))
+            write_whole(settings, lambda path: path.write_text(self._settings))
         name = f"pass{rows['pass'][0]}_{rows['index'][0]:07d}_{rows['index'][-1]:07d}_{len(rows['index'])}.parquet"
-        _atomic(self.folder / name, lambda path: pyarrow.parquet.write_table(pyarrow.table(rows), path))
+        write_whole(self.folder / name, lambda path: pyarrow.parquet.write_table(pyarrow.table(rows), path))
 
     def read(self) -> Rows:
         """All rows, ordered by pass and index. Raises UserError for a row that is there twice, or a damaged piece."""
@@ -141,7 +132,20 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
     }
 
 
-def _atomic(path: Path, write) -> None:
+def claim_settings(folder: Path, settings: Mapping[str, Any]) -> str:
+    """`settings` as settings.json in `folder` is to have them; raises UserError where it has others."""
+    wanted, path = json.dumps(dict(settings), sort_keys=True, indent=1), folder / "settings.json"
+    if path.exists() and path.read_text() != wanted:
+        old, new = json.loads(path.read_text()), json.loads(wanted)
+        listed = [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in new if old.get(k) != new.get(k)]
+        raise UserError(
+            f"{folder} holds results of other settings ({'; '.join(listed)}). Move it away, or go back to its settings."
+        )
+    return wanted
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that it is there whole or not at all: `write(temporary)`, then rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     write(temporary)
     os.replace(temporary, path)

@@ -1,5 +1,6 @@
 """Checkpoints: the train state and the host's part of it (data position), written in the background by Orbax."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from score_sde.errors import UserError
 from score_sde.training.state import TrainState
 
+QUALITY = "fid"
+"""What the measure of the samples is called, in checkpoints and logs."""
+
 
 class Checkpoints:
     """The checkpoints of one run, by step.
@@ -18,25 +22,48 @@ class Checkpoints:
         directory: where they lie.
         keep: the last `keep` are kept.
         keep_every: those at its multiples are kept too (0: none).
+        measured: whether checkpoints will be saved with a measure. The one with the smallest is kept too.
         read_only: for reading alone: leave what another process is writing there, and make no folder.
     """
 
-    def __init__(self, directory: Path, keep: int = 2, keep_every: int = 0, read_only: bool = False):
-        rules: list = [policies.LatestN(keep)]
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 2,
+        keep_every: int = 0,
+        measured: bool = False,
+        read_only: bool = False,
+    ):
+        smallest = policies.BestN(
+            get_metric_fn=lambda measured: measured[QUALITY],
+            reverse=True,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        rules: list = [policies.LatestN(keep), smallest]
         if keep_every:
             rules.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(rules),
+            best_fn=(lambda measured: measured[QUALITY]) if measured else None,  # without it none is saved
+            best_mode="min",
             cleanup_tmp_directories=not read_only,
             create=not read_only,
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+        self._unmeasured = {QUALITY: math.inf} if measured else None  # Orbax warns where a measure is missing
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, host: dict[str, Any]) -> None:
+    def best(self) -> int | None:
+        """The step that was saved with the smallest measure; None where none was saved with one."""
+        found = {step: self._manager.metrics(step) for step in self.steps()}
+        measured = {step: v[QUALITY] for step, v in found.items() if v and math.isfinite(v[QUALITY])}
+        return min(measured, key=lambda step: measured[step], default=None)
+
+    def save(self, state: TrainState, host: dict[str, Any], measure: float | None = None) -> None:
         """Save at state.step, unless that step is saved already; returns once the state is copied to the host."""
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -44,7 +71,9 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({**host, "types": _types(state)})
         )
-        self._manager.save(step, args=arguments)
+        self._manager.save(
+            step, args=arguments, metrics=self._unmeasured if measure is None else {QUALITY: measure}
+        )
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """(state, host) of `step`, by default the last; arrays get the shapes and shardings of `like`.

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from score_sde.training import sharding
-from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.checkpoint import QUALITY, Checkpoints
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
 from score_sde.training.step import Trainer
@@ -23,7 +23,8 @@ class Loop:
     Args:
         folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
         trainer: what is trained.
-        settings: steps, steps_per_call, log_every, eval_every, sample_every, checkpoint_every (0: never), keep, keep_every.
+        settings: steps, steps_per_call, log_every, eval_every, sample_every, checkpoint_every (0: never), keep, keep_every,
+            and where the samples are measured quality_every.
         batches: endless batches with a position, from `data.batches`.
         mesh: devices; batches are split over them.
         frozen: see `Trainer`.
@@ -47,7 +48,10 @@ class Loop:
         make = jax.jit(self.trainer.init, static_argnums=1, out_shardings=sharding.replicated(self.mesh))
         self.state, self._window = make(key, shape), {}
         self._checkpoints = Checkpoints(
-            self.folder / "checkpoints", self.settings["keep"], self.settings["keep_every"]
+            self.folder / "checkpoints",
+            self.settings["keep"],
+            self.settings["keep_every"],
+            measured=bool(self.settings.get("quality_every")),
         )
         if self._checkpoints.steps():
             self.state, host = self._checkpoints.restore(self.state)
@@ -64,6 +68,7 @@ class Loop:
         key: Key[Array, ""],
         evaluate: Callable[[PyTree], np.ndarray],
         picture: Callable[[PyTree, int, MetricsLog | None], object] | None = None,
+        measure: Callable[[PyTree, int], float | None] | None = None,
     ) -> bool:
         """Train to the end, or until a signal (then False); the state is saved in both cases.
 
@@ -71,6 +76,8 @@ class Loop:
             key: the run's; a step's own follows from it and the number of the step.
             evaluate: averaged weights -> held-out losses.
             picture: called with averaged weights, step and log every `sample_every` steps.
+            measure: averaged weights, step -> Frechet distance of some samples, every `quality_every` steps and in the end. Such
+                a step is saved, and the one with the smallest distance is kept. None: these weights cannot be measured.
         """
         settings, total = self.settings, self.settings["steps"]
         lead = jax.process_index() == 0
@@ -90,7 +97,8 @@ class Loop:
                     crossed = functools.partial(_crossed, before, self.step)
                     stop = interrupt.requested(agree=crossed(settings["log_every"]))
                     last = stop or self.step == total
-                    if last or crossed(settings["checkpoint_every"]) or crossed(settings["eval_every"]):
+                    intervals = ("checkpoint_every", "eval_every", "quality_every")
+                    if last or any(crossed(settings.get(name, 0)) for name in intervals):
                         _record(log, pending)
                         pending = None
                     if crossed(settings["eval_every"]) or (self.step == total and settings["eval_every"]):
@@ -99,8 +107,13 @@ class Loop:
                             log.row(self.step, {"eval_loss": float(np.mean(losses))})
                     if picture and crossed(settings["sample_every"]) and not stop:
                         picture(self.state.ema_params, self.step, log)
-                    if last or crossed(settings["checkpoint_every"]):
-                        self._save(log)
+                    measured = None
+                    if measure and not stop and (crossed(settings["quality_every"]) or self.step == total):
+                        measured = measure(self.state.ema_params, self.step)
+                        if log and measured is not None:
+                            log.row(self.step, {QUALITY: measured})
+                    if last or crossed(settings["checkpoint_every"]) or measured is not None:
+                        self._save(log, measured)
                     if stop:
                         break
             finally:
@@ -111,9 +124,10 @@ class Loop:
             print(f"stopped by a signal at step {self.step}, saved; the same command goes on from there.")
         return self.step == total
 
-    def _save(self, log: MetricsLog | None) -> None:
+    def _save(self, log: MetricsLog | None, measured: float | None) -> None:
         window = log.window if log else {}
-        self._checkpoints.save(self.state, {"data": self.batches.get_state(), "window": window})
+        host = {"data": self.batches.get_state(), "window": window}
+        self._checkpoints.save(self.state, host, measured)
 
 
 def _record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:

@@ -33,7 +33,10 @@ def histogram(
 
 
 def intervals(
-    curves: Mapping[str, Mapping[int, Mapping[str, float]]], label: str, path: str | os.PathLike[str]
+    curves: Mapping[str, Mapping[int, Mapping[str, float]]],
+    label: str,
+    path: str | os.PathLike[str],
+    best: int | None = None,
 ) -> None:
     """Draw means with their intervals against training steps, one curve for each run, and write the PNG.
 
@@ -41,6 +44,7 @@ def intervals(
         curves: {run: {step: {"mean", "low", "high"}}}; with several runs a legend names them.
         label: of the vertical axis.
         path: the PNG file.
+        best: the step to mark.
     """
     figure, axes = _figure()
     for number, (run, curve) in enumerate(curves.items()):
@@ -56,6 +60,11 @@ def intervals(
             linewidth=1.6,
             markersize=4.5,
             label=run,
+        )
+    if best is not None:
+        axes.axvline(best, color=INK, linewidth=1.0, linestyle=":")
+        axes.annotate(
+            f" best: {best:,}", (best, axes.get_ylim()[1]), va="top", color=INK, annotation_clip=False
         )
     axes.set_xlabel("training step", color=INK)
     axes.set_ylabel(label, color=INK)

@@ -1,0 +1,104 @@
+"""What has been measured of a run's checkpoints: eval/step_N.json, curves over checkpoints, and the best one."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from score_sde import viz
+from score_sde.errors import UserError
+from score_sde.workdir import write_json
+
+Row = dict[str, Any]
+"""{"metric", "value", "how": what the value depends on beside the checkpoint} and, where they are known, "standard_error",
+"low" and "high" (95% interval), "standard_deviation" (of the Inception score over its splits)."""
+
+HIGHER = ("is", "precision", "recall", "density", "coverage")
+"""Where more is better; elsewhere less is."""
+
+
+def record(workdir: Path, step: int, rows: Sequence[Row]) -> None:
+    """Add rows to those of a checkpoint; one of the same metric, made in the same way, is replaced."""
+    mine = [_identity(row) for row in rows]
+    kept = [row for row in read(workdir).get(step, []) if _identity(row) not in mine]
+    (workdir / "eval").mkdir(exist_ok=True)
+    write_json(workdir / "eval" / f"step_{step}.json", {"step": step, "rows": [*kept, *rows]})
+
+
+def read(workdir: Path) -> dict[int, list[Row]]:
+    """Step -> rows, ascending; raises UserError where a file is damaged."""
+    found = {}
+    for path in (workdir / "eval").glob("step_*.json"):
+        name = re.fullmatch(r"step_([0-9]+)\.json", path.name)
+        try:
+            if name:
+                found[int(name[1])] = json.loads(path.read_text())["rows"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}). Remove it; --mode eval makes it again.") from error
+    return dict(sorted(found.items()))
+
+
+def line(row: Row) -> str:
+    """A row in words: value, and its error or interval."""
+    text = f"{row['metric']} {row['value']:.6g}"
+    if "low" in row:
+        return f"{text}, 95% interval {row['low']:.6g} .. {row['high']:.6g}"
+    for name in ("standard_error", "standard_deviation"):
+        if row.get(name) is not None:
+            return f"{text} +- {row[name]:.2g} ({name.replace('_', ' ')})"
+    return text
+
+
+def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:
+    """Best step by each metric of `rows`, among all checkpoints measured in the same way; draws eval/METRIC.png.
+
+    The pictures show values against training steps, with the best marked.
+    """
+    everything, best = read(workdir), {}
+    for wanted in {_identity(row): row for row in rows}.values():
+        curve = {
+            step: row
+            for step, rows in everything.items()
+            for row in rows
+            if _identity(row) == _identity(wanted)
+        }
+        metric = wanted["metric"]
+        sign = -1 if metric in HIGHER else 1
+        best[metric] = min(curve, key=lambda step: sign * curve[step]["value"])
+        if len(curve) > 1:
+            print(f"{metric}:")
+            for step, row in curve.items():
+                mark = "  <- best" if step == best[metric] else ""
+                print(f"  checkpoint {step:>9}  {line(row)}{mark}")
+            points = {step: _interval(row) for step, row in curve.items()}
+            label = metric.replace("_", " ")
+            viz.intervals({"": points}, label, workdir / "eval" / f"{metric}.png", best[metric])
+    return best
+
+
+def choose(workdir: Path, rows: Sequence[Row]) -> None:
+    """`compare`, and make the best by the first metric of `rows` what --checkpoint best means: eval/selection.json."""
+    first, best = rows[0], compare(workdir, rows)
+    chosen = {"best": best[first["metric"]], "metric": first["metric"], "how": first["how"]}
+    write_json(workdir / "eval" / "selection.json", chosen)
+    print(
+        f"--checkpoint best is now {chosen['best']}, by {chosen['metric']}. Use it: python main.py --mode sample --workdir "
+        f"{workdir} --checkpoint best"
+    )
+
+
+def best_step(workdir: Path) -> int | None:
+    """The step that `save_best` wrote, or None."""
+    path = workdir / "eval" / "selection.json"
+    return int(json.loads(path.read_text())["best"]) if path.exists() else None
+
+
+def _identity(row: Row) -> str:
+    return json.dumps([row["metric"], row["how"]], sort_keys=True)
+
+
+def _interval(row: Row) -> dict[str, float]:
+    """Value with its interval, or twice its standard error to either side, or none."""
+    value, error = row["value"], 2 * (row.get("standard_error") or 0.0)
+    return {"mean": value, "low": row.get("low", value - error), "high": row.get("high", value + error)}
