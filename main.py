@@ -19,7 +19,7 @@ flags.DEFINE_enum(
     [
         *("train", "train_dequantizer", "sample", "eval", "likelihood", "summarize"),
         *("encode", "decode", "interpolate", "inpaint", "report", "dry_run"),
-        *("suggest", "select", "import", "export"),
+        *("suggest", "select", "import", "export", "fid"),
     ],
     "What to do.",
     required=True,
@@ -48,8 +48,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "output",
     None,
-    "Folder for results; default: in the working directory. For --mode export and suggest: the file, like model.pth or "
-    "config.json.",
+    "Folder for results; default: in the working directory. For --mode export, suggest and fid: the file, like model.pth, "
+    "config.json or statistics.npz.",
 )
 flags.DEFINE_string(
     "source", None, "Checkpoint of a published code for --mode import: checkpoint_N or a .pth file."
@@ -68,6 +68,22 @@ flags.DEFINE_string(
     "Known pixels in --mode inpaint: left, right, top, bottom (the half), or an image file, white where known; default left.",
 )
 flags.DEFINE_integer("copies", None, "Completions of each image in --mode inpaint; default 8.")
+flags.DEFINE_string(
+    "a", None, "Images that --mode fid measures: a folder, or an .npz file of images or statistics."
+)
+flags.DEFINE_string("b", None, "What --mode fid compares them with, in the same forms.")
+flags.DEFINE_string(
+    "metrics",
+    None,
+    "What --mode fid measures: fid, kid, is (Inception score), pr (precision, recall), dc (density, coverage), with commas "
+    "between them; default fid.",
+)
+flags.DEFINE_string(
+    "extractor",
+    None,
+    "Features in --mode fid: inception, mnist, digits, pixels, or FILE.py:FUNCTION of yours; default inception.",
+)
+flags.DEFINE_string("weights", None, "Weights file of the extractor in --mode fid.")
 flags.DEFINE_bool("distributed", False, "Start jax.distributed: one process per host of a pod or cluster.")
 
 
@@ -118,6 +134,7 @@ def main(argv: list[str]) -> None:
         _join_processes(jax)
     try:
         names = ("input", "output", "temperature", "frames", "mask", "copies", "source", "source_config")
+        names += ("a", "b", "metrics", "extractor", "weights")
         flags_of_modes = {name: FLAGS[name].value for name in names}
         run_lib.run(
             FLAGS.mode,

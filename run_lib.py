@@ -32,12 +32,30 @@ from score_sde.convert import read_file, write_torch
 from score_sde.convert.published import Published, recognize
 from score_sde.data import fingerprint, take
 from score_sde.data import inputs as inputs_lib
+from score_sde.data.image_sets import KEYS as IMAGE_KEYS
+from score_sde.data.image_sets import ImageSet, labelled_images, open_images
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
 from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
 from score_sde.metrics import neighbor_distances
+from score_sde.metrics.extractors import make_extractor
+from score_sde.metrics.features import Extractor
+from score_sde.metrics.files import npz_names
+from score_sde.metrics.statistics import (
+    FEATURE_METRICS,
+    STATISTICS_KEYS,
+    Statistics,
+    check_names,
+    check_provenance,
+    collect,
+    load_statistics,
+    measure,
+    notes,
+    save_statistics,
+    table,
+)
 from score_sde.metrics.statistics import METRICS as QUALITY_METRICS
 from score_sde.networks.ncsn import variant_for
 from score_sde.quality import make_quality, measure_checkpoint, small_sample_distance
@@ -738,6 +756,79 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     return workdir / "report.html"
 
 
+def fid(
+    a: Path,
+    b: Path | None = None,
+    metrics: tuple[str, ...] = ("fid",),
+    extractor: str = "inception",
+    weights: Path | None = None,
+    output: Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Measures of the images `a` against `b`, without a model; `output` keeps the statistics of `a`.
+
+    `a`, `b`: folders of images, npz files of images, or of statistics (ours, or those of pytorch-fid, clean-fid, score_sde,
+    guided-diffusion).
+    """
+    check_names(metrics)
+    if b is None and output is None and set(metrics) != {"is"}:
+        raise UserError(
+            "--mode fid compares two sets: name the second with --b, or a file for the statistics of --a with --output"
+        )
+    if output is not None:
+        if output.suffix != ".npz":
+            raise UserError(f"--output must be an .npz file; got {output}")
+        with results.writing(output):
+            results.check_writable(output.parent)
+    given = {path: open_set(path, metrics, extractor) for path in (a, b) if path is not None}
+    if output is not None and isinstance(given[a], Statistics):
+        raise UserError(
+            f"--output keeps statistics of images, and {a} holds statistics already; leave out --output"
+        )
+    images = any(isinstance(each, ImageSet) for each in given.values())
+    network = make_extractor(extractor, weights, labelled_images) if images else None
+    if b is not None:
+        check_provenance(*(known_of(given[path], network) for path in (a, b)))
+    keep = bool(set(metrics) & set(FEATURE_METRICS))
+    found = {}
+    for path, each in given.items():
+        if isinstance(each, ImageSet):
+            assert network is not None
+            title = f"features of {each.count} images" if jax.process_index() == 0 else ""
+            each = collect(network, each.read, each.count, each.provenance, keep_features=keep, title=title)
+        found[path] = each
+        if path == a and output is not None and jax.process_index() == 0:
+            save_statistics(output, each)
+            print(f"statistics of {a}: {output}")
+    reference = None if b is None else found[b]
+    asked = [name for name in metrics if b is not None or name == "is"]
+    measures = measure(asked, found[a], reference) if asked else {}
+    if jax.process_index() == 0:
+        for line in (*notes(found[a], reference), *([table(measures)] if measures else [])):
+            print(line)
+    return measures
+
+
+def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet | Statistics:
+    """What --a or --b names. A file with both, as guided-diffusion has them, counts as statistics for FID with Inception."""
+    names = set(npz_names(path)) if path.is_file() and path.suffix.lower() == ".npz" else set()
+    if names and not names & {*IMAGE_KEYS, *STATISTICS_KEYS}:
+        raise UserError(
+            f"{path} holds neither images (an entry {' or '.join(IMAGE_KEYS)}) nor statistics ({', '.join(STATISTICS_KEYS)}); "
+            f"its entries are {', '.join(sorted(names))}"
+        )
+    sums_do = "mu" in names and set(metrics) == {"fid"} and extractor == "inception"
+    if names and (sums_do or not names & set(IMAGE_KEYS)):
+        return load_statistics(path)
+    return open_images(path)
+
+
+def known_of(given: ImageSet | Statistics, extractor: Extractor | None) -> dict:
+    """The provenance that statistics of it have, or will have."""
+    if isinstance(given, Statistics):
+        return given.provenance
+    return given.provenance | (extractor.identity if extractor else {})
+
+
 def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Print the resolved configuration, parameter count, memory and FLOPs estimates and the device mesh; run nothing."""
     experiment = build(config, image_shape(config))
@@ -801,6 +892,17 @@ def run(
             workdir=workdir and os.path.expanduser(workdir),
             **options,
         )
+        return
+    if mode == "fid":
+        named = {"config": config_file or overrides, "workdir": workdir, "checkpoint": checkpoints}
+        for name, value in named.items():
+            if value:
+                raise UserError(
+                    f"--{name} means nothing to --mode fid, which measures images without a model"
+                )
+        if "a" not in options:
+            raise UserError("--mode fid needs the images to measure: --a FOLDER, or an npz file")
+        fid(**options)
         return
     runs = parse_runs(config_file, workdir)
     check_apart(runs, overrides)

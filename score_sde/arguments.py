@@ -20,6 +20,7 @@ OPTIONS = {
     "export": ("output",),
     "suggest": ("output",),
     "inpaint": ("input", "output", "mask", "copies"),
+    "fid": ("a", "b", "metrics", "extractor", "weights", "output"),
 }
 """Flags of single modes."""
 
@@ -41,6 +42,11 @@ def parse_options(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
         "frames": parse_frames,
         "mask": str,
         "copies": parse_copies,
+        "a": lambda text: Path(text).expanduser(),
+        "b": lambda text: Path(text).expanduser(),
+        "weights": lambda text: Path(text).expanduser(),
+        "metrics": lambda text: tuple(dict.fromkeys(split_list(text))),
+        "extractor": str,
     }
     return {name: parsers[name](value) for name, value in given.items()}
 

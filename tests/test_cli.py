@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_two
 
 import main
 import run_lib
@@ -454,33 +454,8 @@ def test_folder_that_is_missing_or_empty(tmp_path: Path) -> None:
 
 def train_on_two_processes(workdir: Path, *overrides: str) -> list[str]:
     """What each of two processes of 4 devices printed."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    shared = environment() | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
-    command = [sys.executable, "main.py", "--distributed", "--config", RECIPE, "--mode", "train"]
-    processes = [
-        subprocess.Popen(
-            [*command, "--workdir", str(workdir), *overrides],
-            cwd=REPOSITORY,
-            env=shared | {"JAX_PROCESS_ID": str(i)},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return outputs
+    command = ("main.py", "--distributed", "--config", RECIPE, "--mode", "train", "--workdir", workdir)
+    return run_two([*command, *overrides], devices=4)
 
 
 def test_distributed_outside_of_a_cluster_says_what_to_set() -> None:

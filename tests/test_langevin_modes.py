@@ -1,11 +1,7 @@
 """The modes of NCSN and NCSNv2: suggest, sample, inpaint, interpolate through the noise, select."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -13,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from processes import JOIN, run_two
 
 import run_lib
-from golden import REPOSITORY
 from score_sde import config as config_lib
 from score_sde.build import build
 from score_sde.data import digits, take
@@ -241,10 +237,9 @@ def test_masks_that_say_nothing(trained, tmp_path):
 
 
 PROCESS = """
-import sys, jax, run_lib
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-run_lib.run("sample", None, [], sys.argv[3])
-run_lib.run("interpolate", None, [], sys.argv[3])
+import sys, run_lib
+run_lib.run("sample", None, [], sys.argv[1])
+run_lib.run("interpolate", None, [], sys.argv[1])
 """
 
 
@@ -252,27 +247,7 @@ run_lib.run("interpolate", None, [], sys.argv[3])
 def test_two_processes_give_what_one_gives(trained, tmp_path):
     """Random keys, and what the samples depend on, are split over the devices of both."""
     shutil.copytree(trained, tmp_path / "run")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(i), str(tmp_path / "run")],
-            cwd=REPOSITORY,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    run_two(["-c", JOIN + PROCESS, tmp_path / "run"])
     call("sample", trained)
     call("interpolate", trained)
     for name in ("step_4/samples.npz", "interpolate_step_4/frames.npz"):

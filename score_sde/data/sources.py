@@ -235,6 +235,7 @@ class FolderSource:
         held_out: fraction that is held out, in [0, 1).
         skip_bad: leave out broken, empty and (with image_size=None) differently sized images with a warning
             that names them, instead of refusing.
+        advice: what messages say is to be done; by default about the settings of training.
 
     Attributes:
         files: the paths of this split, in the order of the examples.
@@ -254,6 +255,7 @@ class FolderSource:
         split: str = "train",
         held_out: float = 0.1,
         skip_bad: bool = False,
+        advice: str = "",
     ) -> None:
         _check_split(split, ("train", "test", "all"), "image folder")
         if image_size is not None and image_size < 1:
@@ -263,7 +265,8 @@ class FolderSource:
         if not 0.0 <= held_out < 1.0:
             raise UserError(f"held_out is a fraction in [0, 1); got held_out={held_out}")
         root = _image_folder(path)
-        usable = _usable(root, scan_folder(root), same_size=image_size is None, skip_bad=skip_bad)
+        files = scan_folder(root, advice or PASS_FOLDER)
+        usable = _usable(root, files, same_size=image_size is None, skip_bad=skip_bad, advice=advice)
         chosen = _split_files(usable, split, held_out)
         if not chosen:
             raise UserError(
@@ -526,7 +529,9 @@ def _image_folder(path: str | os.PathLike) -> Path:
     return root
 
 
-def _usable(root: Path, files: tuple[ScannedFile, ...], same_size: bool, skip_bad: bool) -> list[ScannedFile]:
+def _usable(
+    root: Path, files: tuple[ScannedFile, ...], same_size: bool, skip_bad: bool, advice: str = ""
+) -> list[ScannedFile]:
     """The files to train on; the others are refused by name, or left out with a warning."""
     good = [f for f in files if not f.problem]
     bad = [(f.name, f.problem) for f in files if f.problem]
@@ -551,6 +556,8 @@ def _usable(root: Path, files: tuple[ScannedFile, ...], same_size: bool, skip_ba
     if skip_bad and good:
         warnings.warn(f"left out {count}:{listed}", stacklevel=3)
         return good
+    if advice:
+        raise UserError(f"{count} cannot be used:{listed}\n{advice}")
     advice = "\nRepair or remove them"
     if good:
         advice += f", or train on the {len(good)} good ones only with data.skip_bad=True"

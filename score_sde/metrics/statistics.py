@@ -6,7 +6,7 @@ import json
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ except ImportError:
 METRICS = ("fid", "is", "kid", "pr", "dc")
 FEATURE_METRICS = ("kid", "pr", "dc")
 """Those that need the features of every image, not sums over them."""
+STATISTICS_KEYS = ("mu", "pool_3", "feats")
+"""Entries of npz files that are statistics or features; see `load_statistics`."""
 PUBLISHED_COUNT = 50_000
 """Samples that published FIDs are of."""
 PUBLISHED_CHECKSUM = "6726825d"
@@ -57,11 +59,6 @@ class Statistics:
     provenance: dict[str, Any]
     scores: Any | None = None
     features: Float32[np.ndarray, "n d"] | None = None
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return " ".join(str(self.provenance[key]) for key in ("data", "split") if self.provenance.get(key))
 
 
 def collect(
@@ -160,11 +157,11 @@ def _sum(extractor, read, numbers, count, batch_size, splits, keep_features, tit
             if found.logits is not None:
                 finite &= np.isfinite(found.logits[: len(some)]).all(axis=1)
             bad.append(some[~finite])
-            more = Moments.of(pool)
+            more = Moments.of(pool[finite])
             moments = more if moments is None else moments + more
             if found.logits is not None and ScoreSums:
-                logits = found.logits[: len(some)]
-                sums = ScoreSums.of(logits, some * splits // count, splits)
+                logits = found.logits[: len(some)][finite]
+                sums = ScoreSums.of(logits, some[finite] * splits // count, splits)
                 scores = sums if scores is None else scores + sums
             if keep_features:
                 kept.append(pool)
@@ -223,7 +220,7 @@ def load_statistics(path: Path) -> Statistics:
     if "provenance" in entries:
         return _ours(path, entries, ours)
     unknown = {"data": str(path), "split": "", "images": None}
-    features = next((entries[name] for name in ("pool_3", "feats") if name in entries), None)
+    features = next((entries[name] for name in STATISTICS_KEYS[1:] if name in entries), None)
     if features is not None:
         moments, features = Moments.of(_features(path, features)), features.astype(np.float32)
         scores = None
@@ -298,27 +295,44 @@ def _features(path: Path, features: np.ndarray, name: str = "features") -> np.nd
 # Numbers
 
 
+def check_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raises UserError where images and extractors of these provenances cannot be compared: all that can be said beforehand."""
+    for key, words in IDENTITY.items():
+        if key in a and key in b and a[key] != b[key]:
+            raise UserError(
+                f"{_named(a)} and {_named(b)} have different {words}: {a[key]} and {b[key]}. Distances between them mean "
+                "nothing; make the statistics of both from images of one size with one extractor"
+            )
+
+
+IDENTITY = {
+    "extractor": "extractors",
+    "checksum": "weights (SHA-256) of the extractor",
+    "preprocessing": "preprocessing",
+    "shape": "shapes (height, width, channels) of images",
+}
+"""What must be the same in two provenances."""
+
+
 def check_comparable(a: Statistics, b: Statistics) -> None:
     """Raises UserError where distances between `a` and `b` mean nothing: other extractor, weights, or size of images.
 
     What a file of another code does not say cannot be checked; `notes` says so.
     """
-    one, other = a.provenance, b.provenance
-    what = {
-        "extractor": "extractors",
-        "checksum": "weights (SHA-256) of the extractor",
-        "shape": "shapes of images (height, width, channels)",
-    }
-    for key, words in what.items():
-        if key in one and key in other and one[key] != other[key]:
-            raise UserError(
-                f"{_called(a)} and {_called(b)} have different {words}: {one[key]} and {other[key]}. Distances between them mean "
-                "nothing; make the statistics of both from images of one size with one extractor"
-            )
+    check_provenance(a.provenance, b.provenance)
     if a.moments.mean.shape != b.moments.mean.shape:
         raise UserError(
             f"{_called(a)} has features of {a.moments.mean.size} dimensions and {_called(b)} of {b.moments.mean.size}: "
             "they are of different extractors. Make the statistics of both with one"
+        )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError unless all are measures, and there is one."""
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        raise UserError(
+            f"no measure is called {', '.join(map(repr, unknown)) or repr('')}; there are {', '.join(METRICS)}"
         )
 
 
@@ -337,9 +351,7 @@ def measure(
 
     Raises UserError for unknown names, statistics that lack what a measure needs, and as `check_comparable`.
     """
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        raise UserError(f"no measure is called {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    check_names(names)
     result: dict[str, dict[str, float]] = {}
     if "is" in names:
         if samples.scores is None:
@@ -401,5 +413,22 @@ def notes(samples: Statistics, reference: Statistics | None) -> list[str]:
     return found
 
 
+def table(measures: Mapping[str, Mapping[str, float]]) -> str:
+    """Measures in words, one a line: the value, and +- its standard error or deviation."""
+    lines = []
+    for name, row in measures.items():
+        spread = [f" +- {row[key]:.3g} ({words})" for key, words in SPREADS.items() if key in row]
+        lines.append(f"{name:<10}{row['value']:.6g}{''.join(spread)}")
+    return "\n".join(lines)
+
+
+SPREADS = {"standard_error": "standard error", "standard_deviation": "standard deviation over splits"}
+
+
 def _called(statistics: Statistics) -> str:
-    return statistics.name or "a set of images"
+    return _named(statistics.provenance)
+
+
+def _named(provenance: Mapping[str, Any]) -> str:
+    found = [str(provenance[key]) for key in ("data", "split") if provenance.get(key)]
+    return " ".join(found) or "a set of images"

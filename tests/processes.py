@@ -1,0 +1,45 @@
+"""Two processes on one machine, as on two hosts of a pod."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from golden import REPOSITORY
+
+JOIN = "import jax, main; main._join_processes(jax)\n"
+"""How a program for `python -c` joins the others."""
+
+
+def run_two(arguments: Sequence[str | Path], devices: int = 2, timeout: float = 300) -> list[str]:
+    """What each of two Python processes with `devices` devices printed; asserts that both end well."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": "",
+        "COLUMNS": "200",
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=REPOSITORY,
+            env=shared | {"JAX_PROCESS_ID": str(i)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return outputs
