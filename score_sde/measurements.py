@@ -14,8 +14,12 @@ Row = dict[str, Any]
 """{"metric", "value", "how": what the value depends on beside the checkpoint} and, where they are known, "standard_error",
 "low" and "high" (95% interval), "standard_deviation" (of the Inception score over its splits)."""
 
+LABELS = {"fid": "FID", "is": "Inception score", "kid": "KID", "loss": "held-out loss"}
+"""What metrics are called in words where it is not their name."""
 HIGHER = ("is", "precision", "recall", "density", "coverage")
 """Where more is better; elsewhere less is."""
+DECIDING = ("fid", "kid", "is", *HIGHER[1:], "bits_per_dim", "bound_bits_per_dim", "loss")
+"""Which of several metrics says what the best checkpoint is: samples before likelihoods."""
 
 
 def record(workdir: Path, step: int, rows: Sequence[Row]) -> None:
@@ -39,9 +43,14 @@ def read(workdir: Path) -> dict[int, list[Row]]:
     return dict(sorted(found.items()))
 
 
+def label(metric: str) -> str:
+    """A metric in words."""
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
 def line(row: Row) -> str:
     """A row in words: value, and its error or interval."""
-    text = f"{row['metric']} {row['value']:.6g}"
+    text = f"{label(row['metric'])} {row['value']:.6g}"
     if "low" in row:
         return f"{text}, 95% interval {row['low']:.6g} .. {row['high']:.6g}"
     for name in ("standard_error", "standard_deviation"):
@@ -67,24 +76,24 @@ def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:
         sign = -1 if metric in HIGHER else 1
         best[metric] = min(curve, key=lambda step: sign * curve[step]["value"])
         if len(curve) > 1:
-            print(f"{metric}:")
+            print(f"{label(metric)}:")
             for step, row in curve.items():
                 mark = "  <- best" if step == best[metric] else ""
                 print(f"  checkpoint {step:>9}  {line(row)}{mark}")
             points = {step: _interval(row) for step, row in curve.items()}
-            label = metric.replace("_", " ")
-            viz.intervals({"": points}, label, workdir / "eval" / f"{metric}.png", best[metric])
+            viz.intervals({"": points}, label(metric), workdir / "eval" / f"{metric}.png", best[metric])
     return best
 
 
 def choose(workdir: Path, rows: Sequence[Row]) -> None:
-    """`compare`, and make the best by the first metric of `rows` what --checkpoint best means: eval/selection.json."""
-    first, best = rows[0], compare(workdir, rows)
+    """`compare`, and make the best by the first of `DECIDING` what --checkpoint best means: eval/selection.json."""
+    first = min(rows, key=lambda row: DECIDING.index(row["metric"]))
+    best = compare(workdir, rows)
     chosen = {"best": best[first["metric"]], "metric": first["metric"], "how": first["how"]}
     write_json(workdir / "eval" / "selection.json", chosen)
     print(
-        f"--checkpoint best is now {chosen['best']}, by {chosen['metric']}. Use it: python main.py --mode sample --workdir "
-        f"{workdir} --checkpoint best"
+        f"--checkpoint best is now {chosen['best']}, by {label(chosen['metric'])}. Use it: python main.py --mode sample "
+        f"--workdir {workdir} --checkpoint best"
     )
 
 

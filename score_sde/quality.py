@@ -21,8 +21,8 @@ from scipy.special import stdtrit
 
 from score_sde import __version__
 from score_sde.build import Experiment, open_source
-from score_sde.data import Source, TFDSSource, digits, fingerprint, take
-from score_sde.data.pixels import eight_bit
+from score_sde.data import Source, fingerprint
+from score_sde.data.image_sets import labelled_images, source_set, to_bytes
 from score_sde.errors import UserError
 from score_sde.generate import Generator
 from score_sde.likelihood.rows import claim_settings, write_whole
@@ -87,7 +87,7 @@ class SampleStore:
         lost = [number for number in numbers.tolist() if number not in found]
         if lost:
             raise UserError(f"{self.folder} lacks samples {lost[:5]} ...; the same command draws them")
-        return eight_bit(np.stack([found[number] for number in numbers.tolist()]), self.levels)
+        return to_bytes(np.stack([found[number] for number in numbers.tolist()]), self.levels)
 
     def _pieces(self) -> list[tuple[int, int, Path]]:
         """(first, end, file), ascending."""
@@ -172,7 +172,9 @@ def make_quality(
     """As config.quality says, for images of `shape`; the reference is made once and kept: eval/reference_EXTRACTOR.npz."""
     section = config.quality
     weights = Path(section.weights).expanduser() if section.weights else None
-    extractor = make_extractor(section.extractor, weights, functools.partial(_labelled, config.data))
+    data_dir = config.data.path or None if config.data.source == "mnist" else None
+    load_data = functools.partial(labelled_images, data_dir=data_dir)
+    extractor = make_extractor(section.extractor, weights, load_data)
     keep = bool(set(FEATURE_METRICS) & set(names))
     if section.reference:
         reference = load_statistics(Path(section.reference).expanduser())
@@ -188,35 +190,19 @@ def make_quality(
     return Quality(names, extractor, reference)
 
 
-def _labelled(section: ml_collections.ConfigDict, name: str) -> tuple[np.ndarray, np.ndarray]:
-    path = section.path if section.source == name else ""
-    source = digits("train") if name == "digits" else TFDSSource(name, "train", data_dir=path or None)
-    found = take(source, np.arange(len(source)))
-    return eight_bit(found["image"], source.levels), found["label"]
-
-
 def _training_statistics(source: Source, extractor: Extractor, workdir: Path, keep: bool) -> Statistics:
-    path = workdir / "eval" / f"reference_{extractor.name}.npz"
-    provenance = {
-        "data": source.name,
-        "split": "train",
-        "fingerprint": fingerprint(source),
-        "images": len(source),
-        "shape": list(source.shape or ()),
-        "levels": source.levels,
-        "version": __version__,
-    } | extractor.identity
+    path, images = workdir / "eval" / f"reference_{extractor.name}.npz", source_set(source, "train")
+    provenance = (
+        images.provenance | extractor.identity | {"fingerprint": fingerprint(source), "version": __version__}
+    )
     if path.exists():
         found = load_statistics(path)
         if found.provenance == provenance and (found.features is not None or not keep):
             return found
-
-    def read(numbers: np.ndarray) -> np.ndarray:
-        return eight_bit(take(source, numbers)["image"], source.levels)
-
     title = f"{extractor.name} features of the training images"
-    found = collect(extractor, read, len(source), provenance, keep_features=keep, title=title)
+    found = collect(extractor, images.read, images.count, provenance, keep_features=keep, title=title)
     if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(path, found)
     return found
 
@@ -292,7 +278,7 @@ def small_sample_distance(experiment: Experiment, quality: Quality, mesh):
             if jax.process_index() == 0:
                 print(f"step {step}: samples are not finite, no Frechet distance")
             return None
-        read = eight_bit(np.asarray(draw.pixel_range.decode(images)), levels).__getitem__
+        read = to_bytes(np.asarray(draw.pixel_range.decode(images)), levels).__getitem__
         return quality.of(read, count, about, "features")[0]["fid"]["value"]
 
     return distance

@@ -5,21 +5,18 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from processes import JOIN, run_two
+from runs import call, random_run
 
 import run_lib
 from score_sde import config as config_lib
-from score_sde.build import build
+from score_sde import measurements
 from score_sde.data import digits, take
 from score_sde.errors import UserError
 from score_sde.metrics import Moments, frechet_distance, small_pixels
-from score_sde.training.checkpoint import Checkpoints
-from score_sde.training.state import TrainState
-from score_sde.workdir import claim
 
 RECIPE = "configs/ncsnv2/ncsnv2.py:digits"
 SMALL = {
@@ -33,33 +30,10 @@ SMALL = {
 }
 
 
-def call(
-    mode: str, workdir=None, config: str | None = None, checkpoint: str | None = None, values=(), **flags
-):
-    overrides = [(name, str(value)) for name, value in dict(values).items()]
-    run_lib.run(mode, config, overrides, workdir and str(workdir), checkpoint, None, **flags)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A run of a tiny NCSNv2 with two checkpoints of random weights: compiling a training step would take minutes."""
-    workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    config = config_lib.load(RECIPE)
-    config_lib.override(config, [(name, str(value)) for name, value in SMALL.items()])
-    experiment = build(config)
-    claim(workdir, config)
-    config_lib.save(config, workdir / "config.json")
-    like = jax.eval_shape(lambda: experiment.trainer.init(jax.random.key(0), experiment.shape))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
-    for step in (2, 4):
-        normal = np.random.default_rng(step).normal
-        params = jax.tree.map(
-            lambda a, normal=normal: jnp.asarray(normal(size=a.shape, scale=0.2), a.dtype), like.params
-        )
-        rest = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like.opt_state)
-        checkpoints.save(TrainState(jnp.asarray(step, jnp.int32), params, params, rest), {})
-    checkpoints.close()
-    return workdir
+    """A tiny NCSNv2 with two checkpoints of random weights: compiling a training step would take minutes."""
+    return random_run(tmp_path_factory.mktemp("runs") / "tiny", RECIPE, SMALL, steps=(2, 4))
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
@@ -147,20 +121,19 @@ def test_interpolation_goes_to_the_noise_of_the_next_sample(trained, tmp_path, m
 def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
     with pytest.raises(UserError, match=r"best checkpoint of .* has not been sought; do: .*--mode select"):
         call("sample", trained, checkpoint="best")
-    call("select", trained)
-    found = json.loads((trained / "eval" / "selection.json").read_text())
-    distances = {int(step): value for step, value in found["distances"].items()}
-    assert set(distances) == {2, 4} and found["samples"] == 10
-    assert found["best"] == min(distances, key=distances.__getitem__)
-    assert f"checkpoint {found['best']:>9}  distance {distances[found['best']]:.5g}  <- best" in (
-        capsys.readouterr().out
-    )
+    call("select", trained, values={"quality.extractor": "pixels"})
+    distances = {step: rows[0]["value"] for step, rows in measurements.read(trained).items()}
+    chosen = json.loads((trained / "eval" / "selection.json").read_text())
+    assert set(distances) == {2, 4} and chosen["how"]["samples"] == 10 and chosen["metric"] == "fid"
+    best = min(distances, key=distances.__getitem__)
+    assert chosen["best"] == best
+    assert f"checkpoint {best:>9}  FID {distances[best]:.6g}  <- best" in capsys.readouterr().out
     call("sample", trained, checkpoint="best")
-    assert f"checkpoint {found['best']} " in capsys.readouterr().out
-    samples = load(trained / "samples" / f"step_{found['best']}" / "samples.npz")["images"]
+    assert f"checkpoint {best} " in capsys.readouterr().out
+    samples = load(trained / "samples" / f"step_{best}" / "samples.npz")["images"]
     training = take(digits("train"), np.arange(len(digits("train"))))["image"]
     moments = [Moments.of(small_pixels(images / np.float32(16))) for images in (samples, training)]
-    assert distances[found["best"]] == pytest.approx(frechet_distance(*moments), rel=1e-2)
+    assert distances[best] == pytest.approx(frechet_distance(*moments), rel=1e-2)
     with pytest.raises(UserError, match="--checkpoint means nothing to --mode select"):
         call("select", trained, checkpoint="2")
 

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Integer, Shaped, UInt8
+from jaxtyping import Array, Float, Integer, Shaped
 
 Integers = Integer[Array, "..."] | Integer[np.ndarray, "..."]
 Floats = Float[Array, "..."] | Float[np.ndarray, "..."]
@@ -146,11 +146,6 @@ class PixelRange:
         """
         offset = math.log2(self.levels) - math.log2(self.high - self.low)
         return logp / (-dims * math.log(2.0)) + offset
-
-
-def eight_bit(k: Integer[np.ndarray, "..."], levels: int) -> UInt8[np.ndarray, "..."]:
-    """Levels 0 .. levels - 1 as 0 .. 255, round(255 k/(levels - 1)): how image files and feature extractors have them."""
-    return k if levels == 256 else np.rint(k * (255 / (levels - 1))).astype(np.uint8)
 
 
 def _namespace(x: Any) -> ModuleType:

@@ -1,0 +1,252 @@
+"""Quality of checkpoints: samples that survive a kill, numbers that depend on nothing but the run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from runs import call, random_run
+
+from score_sde import measurements, quality, session
+from score_sde.data import digits, take
+from score_sde.errors import UserError
+from score_sde.metrics import Moments, frechet_distance, small_pixels
+from score_sde.metrics.statistics import load_statistics, save_statistics
+from score_sde.quality import SampleStore, over_seeds
+from score_sde.training import sharding
+
+RECIPE = "configs/vp/ddpmpp_cont.py:digits"
+SMALL = {
+    "model.nf": 8,
+    "model.ch_mult": "(1,)",
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": "()",
+    "sampling.steps": 4,
+    "sampling.corrector": "none",
+    "sampling.num_samples": 12,
+    "sampling.batch_size": 16,
+    "sampling.t_end": 0.02,
+    "eval.metrics": "fid",
+    "eval.num_examples": 16,
+    "eval.batch_size": 16,
+    "quality.extractor": "pixels",
+    "quality.num_samples": 40,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return random_run(tmp_path_factory.mktemp("runs") / "tiny", RECIPE, SMALL, steps=(10, 20))
+
+
+@pytest.fixture
+def fresh(run, tmp_path) -> Path:
+    """A copy without measurements."""
+    return Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("eval", "samples")))
+
+
+def fid(workdir: Path, step: int = 20) -> float:
+    return next(row["value"] for row in measurements.read(workdir)[step] if row["metric"] == "fid")
+
+
+def pieces(workdir: Path) -> list[Path]:
+    return sorted((workdir / "eval" / "samples").rglob("samples_*.npz"))
+
+
+def images(number: int, levels: int = 17) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, levels, (number, 2, 2, 1)).astype(np.uint8)
+
+
+# The store
+
+
+def test_store_gives_back_what_was_written_in_any_order_and_says_what_is_missing(tmp_path):
+    store, whole = SampleStore(tmp_path, {"seed": 1}, 17), images(30)
+    assert store.missing(30).tolist() == list(range(30))
+    store.write(np.arange(8), whole[:8])
+    store.write(np.asarray([12, 13, 20]), whole[[12, 13, 20]])
+    assert [p.name for p in sorted(tmp_path.glob("*.npz"))] == [
+        "samples_0000000_0000008.npz", "samples_0000012_0000014.npz", "samples_0000020_0000021.npz",
+    ]  # fmt: skip
+    again = SampleStore(tmp_path, {"seed": 1}, 17)
+    assert again.missing(15).tolist() == [8, 9, 10, 11, 14]
+    numbers = np.asarray([20, 3, 3, 13, 0])
+    np.testing.assert_array_equal(again.read(numbers), np.rint(whole[numbers] * (255 / 16)).astype(np.uint8))
+    with np.load(tmp_path / "samples_0000012_0000014.npz") as file:
+        np.testing.assert_array_equal(file["images"], whole[12:14])  # levels, for other programs
+        assert file["levels"] == 17
+
+
+def test_store_refuses_other_settings_damage_and_gaps(tmp_path):
+    SampleStore(tmp_path, {"seed": 1}, 17).write(np.arange(4), images(4))
+    with pytest.raises(UserError, match=r"holds results of other settings.*seed: 1 there, 2 here"):
+        SampleStore(tmp_path, {"seed": 2}, 17)
+    store = SampleStore(tmp_path, {"seed": 1}, 17)
+    with pytest.raises(UserError, match=r"lacks samples \[4\]"):
+        store.read(np.arange(5))
+    path = tmp_path / "samples_0000000_0000004.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"is damaged .*Remove it; the same command draws its samples again"):
+        SampleStore(tmp_path, {"seed": 1}, 17).read(np.arange(2))
+
+
+# Numbers
+
+
+def test_the_number_is_that_of_the_samples(fresh, capsys):
+    """FID of --mode eval is the Frechet distance of what --mode sample draws to the training images."""
+    call("eval", fresh)
+    call("sample", fresh, values={"sampling.num_samples": 40})
+    with np.load(fresh / "samples" / "step_20" / "samples.npz") as file:
+        samples = file["images"]
+    training = take(digits("train"), np.arange(1437))["image"]
+    eight = [np.rint(a * (255 / 16)) / np.float32(255) for a in (samples, training)]
+    wanted = frechet_distance(*(Moments.of(small_pixels(a.astype(np.float32))) for a in eight))
+    assert fid(fresh) == pytest.approx(wanted, rel=1e-3)
+    said = capsys.readouterr().out
+    assert "not comparable with published numbers: 40 samples" in said and "checkpoint 20: FID" in said
+    assert load_statistics(fresh / "eval" / "reference_pixels.npz").provenance["images"] == 1437
+
+
+def test_number_does_not_depend_on_batches_devices_or_interruption(run, tmp_path, monkeypatch):
+    found = {}
+    for name, size in (("7", 7), ("64", 64), ("1000", 1000)):
+        copy = shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("eval", "samples"))
+        call("eval", copy, values={"sampling.batch_size": size})
+        found[name] = fid(copy)
+        stored = np.concatenate([np.load(p)["images"] for p in pieces(copy)])
+        assert len(stored) == 40  # exactly as many as asked for
+    killed = shutil.copytree(run, tmp_path / "killed", ignore=shutil.ignore_patterns("eval", "samples"))
+    write, calls = SampleStore.write, []
+
+    def die(store, numbers, images):
+        calls.append(numbers)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(store, numbers, images)
+
+    monkeypatch.setattr(SampleStore, "write", die)
+    with pytest.raises(KeyboardInterrupt):
+        call("eval", killed, values={"sampling.batch_size": 8})
+    monkeypatch.setattr(SampleStore, "write", write)
+    before = {path: path.stat().st_mtime_ns for path in pieces(killed)}
+    assert len(before) == 2
+    call("eval", killed, values={"sampling.batch_size": 16})
+    assert {path: path.stat().st_mtime_ns for path in pieces(killed) if path in before} == before
+    found["killed"] = fid(killed)
+    one = shutil.copytree(run, tmp_path / "one", ignore=shutil.ignore_patterns("eval", "samples"))
+    first, whole = jax.devices()[:1], sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda devices=None: whole(devices or first))
+    monkeypatch.setattr(jax, "local_devices", lambda: first)
+    call("eval", one)
+    found["one device"] = fid(one)
+    np.testing.assert_allclose(list(found.values()), found["64"], rtol=1e-4)
+
+
+def test_seeds_give_an_interval_and_samples_of_their_own(fresh):
+    call("eval", fresh, values={"quality.seeds": 3})
+    row = next(row for row in measurements.read(fresh)[20] if row["metric"] == "fid")
+    assert row["low"] < row["value"] < row["high"] and row["how"]["seeds"] == 3
+    sets = [np.load(next(path.glob("*.npz")))["images"] for path in sorted(fresh.glob("eval/samples/*/*"))]
+    assert [path.name for path in sorted(fresh.glob("eval/samples/*/*"))] == ["seed_42", "seed_43", "seed_44"]
+    assert not any((sets[0] == other).all(axis=(1, 2, 3)).any() for other in sets[1:])
+    call("sample", fresh, values={"seed": 43})
+    with np.load(fresh / "samples" / "step_20" / "samples.npz") as file:  # seed 43 is --config.seed=43
+        assert np.abs(file["images"].astype(int) - sets[1][:12]).max() <= 1
+
+
+def test_interval_over_seeds_is_students():
+    """Means 1, 2, 4 of three seeds: 7/3 +- 4.302653 sqrt(7/9)."""
+    found = over_seeds([{"fid": {"value": value}} for value in (1.0, 2.0, 4.0)])["fid"]
+    assert found["value"] == pytest.approx(7 / 3)
+    assert found["standard_error"] == pytest.approx((7 / 9) ** 0.5)
+    assert found["high"] - found["value"] == pytest.approx(4.302653 * (7 / 9) ** 0.5, rel=1e-6)
+    one = {"kid": {"value": 0.1, "standard_error": 0.01}}
+    assert over_seeds([one]) == one
+
+
+def test_interval_over_seeds_covers():
+    """In 2,000 experiments of 4 seeds the true mean lies in 95 +- 2 % of the intervals."""
+    draws = np.random.default_rng(0).normal(5, 2, (2000, 4))
+    rows = [over_seeds([{"fid": {"value": float(v)}} for v in values])["fid"] for values in draws]
+    assert np.mean([row["low"] < 5 < row["high"] for row in rows]) == pytest.approx(0.95, abs=0.02)
+
+
+# Checkpoints
+
+
+def test_curves_over_checkpoints_and_the_best(fresh, capsys):
+    call("eval", fresh, checkpoint="all", values={"eval.metrics": "loss,fid"})
+    distances = {step: fid(fresh, step) for step in (10, 20)}
+    best = min(distances, key=distances.__getitem__)
+    said = capsys.readouterr().out
+    assert f"checkpoint {best:>9}  FID {distances[best]:.6g}  <- best" in said and "held-out loss:" in said
+    assert f"--checkpoint best is now {best}, by FID" in said
+    assert (fresh / "eval" / "fid.png").exists() and (fresh / "eval" / "loss.png").exists()
+    call("sample", fresh, checkpoint="best")
+    assert f"samples of checkpoint {best} " in capsys.readouterr().out
+    call("eval", fresh, checkpoint=str(10 + 20 - best))  # one alone chooses nothing
+    assert json.loads((fresh / "eval" / "selection.json").read_text())["best"] == best
+
+
+def test_measurements_of_other_settings_lie_side_by_side(fresh):
+    call("eval", fresh)
+    call("eval", fresh, values={"sampling.steps": 3, "quality.num_samples": 20})
+    call("eval", fresh)
+    rows = measurements.read(fresh)[20]
+    assert [row["how"]["samples"] for row in rows] == [20, 40]  # the last was measured last
+    assert len({row["how"]["sampling"] for row in rows}) == 2
+    assert len({path.parent.parent.name for path in pieces(fresh)}) == 2
+
+
+def test_samples_of_other_weights_are_not_taken_for_these(fresh, tmp_path):
+    call("eval", fresh)
+    other = random_run(tmp_path / "other", RECIPE, SMALL, steps=(20,), scale=0.3)
+    shutil.rmtree(fresh / "checkpoints" / "20")
+    shutil.copytree(other / "checkpoints" / "20", fresh / "checkpoints" / "20")
+    with pytest.raises(UserError, match=r"holds results of other settings \(.*weights"):
+        call("eval", fresh)
+
+
+# Refusals
+
+
+def test_samples_that_are_not_finite_are_named_and_the_others_kept(fresh, monkeypatch):
+    draw_batches = session.draw_batches
+
+    def spoiled(*arguments):
+        for number, (part, images) in enumerate(draw_batches(*arguments)):
+            yield part, np.where(number == 1, np.nan, 1.0).astype(np.float32) * images
+
+    monkeypatch.setattr(quality, "draw_batches", spoiled)
+    with pytest.raises(UserError, match=r"16 samples are not finite \(numbers \[16, 17, 18, 19, 20\]\)"):
+        call("eval", fresh)
+    assert [path.name for path in pieces(fresh)] == ["samples_0000000_0000016.npz"]
+    assert 20 not in measurements.read(fresh)
+
+
+def test_reference_of_another_extractor_is_refused_before_sampling(fresh, tmp_path):
+    call("eval", fresh)
+    found = load_statistics(fresh / "eval" / "reference_pixels.npz")
+    found.provenance["checksum"] = "0123"
+    save_statistics(tmp_path / "other.npz", found)
+    values = {"quality.reference": str(tmp_path / "other.npz"), "sampling.steps": 3}
+    with pytest.raises(UserError, match=r"different weights \(SHA-256\) of the extractor"):
+        call("eval", fresh, values=values)
+    assert len({path.parent.parent.name for path in pieces(fresh)}) == 1
+    with pytest.raises(UserError, match="holds no features, which kid need"):
+        found.provenance["checksum"] = load_statistics(fresh / "eval" / "reference_pixels.npz").provenance[
+            "checksum"
+        ]
+        save_statistics(tmp_path / "other.npz", found)
+        call("eval", fresh, values=values | {"eval.metrics": "kid"})
+
+
+@pytest.mark.parametrize("text", ["fit", "", "fid,,loss,x"])
+def test_unknown_metrics_are_listed(fresh, text):
+    with pytest.raises(
+        UserError, match=r"config.eval.metrics: .* is no metric; known.*: loss, levels, bits, fid"
+    ):
+        call("eval", fresh, values={"eval.metrics": text})
