@@ -1,7 +1,7 @@
 """Feature extractors by name."""
 
 import hashlib
-import importlib.util
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,10 @@ def _users(path: Path, name: str) -> Extractor:
     if not path.is_file():
         raise UserError(f"extractor file {path} does not exist")
     source = path.read_bytes()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec"), vars(module))
     except Exception as error:
         raise UserError(f"extractor file {path} cannot be run ({_said(error)}); mend it") from error
     function = getattr(module, name, None)

@@ -21,13 +21,9 @@ from score_sde.errors import UserError
 from score_sde.metrics.features import Extractor
 from score_sde.metrics.files import npz_names, read_npz, write_npz
 from score_sde.metrics.frechet import Moments, frechet_distance
-
-try:  # written at the same time
-    from score_sde.metrics.inception_score import ScoreSums
-    from score_sde.metrics.kernel import kernel_distance
-    from score_sde.metrics.manifold import density_coverage, precision_recall
-except ImportError:
-    ScoreSums = None
+from score_sde.metrics.inception_score import ScoreSums
+from score_sde.metrics.kernel import kernel_distance
+from score_sde.metrics.manifold import density_coverage, precision_recall
 
 METRICS = ("fid", "is", "kid", "pr", "dc")
 FEATURE_METRICS = ("kid", "pr", "dc")
@@ -50,14 +46,14 @@ class Statistics:
         moments: of the features. Those of a file that does not say its number of images are written as n = 2, so that their
             covariance is the file's; provenance["images"] is None then.
         provenance: data, split, images (number), shape (height, width, channels), levels, extractor, checksum,
-            preprocessing, version (of this library), where known.
+            preprocessing, version (of this library), where known; file, where they were read from one.
         scores: sums for the Inception score, of an extractor with classes.
         features: (n, d), in the order of the images; None unless asked for.
     """
 
     moments: Moments
     provenance: dict[str, Any]
-    scores: Any | None = None
+    scores: ScoreSums | None = None
     features: Float32[np.ndarray, "n d"] | None = None
 
 
@@ -133,7 +129,7 @@ class _Part:
     """Sums over some images; bad: numbers of those whose features are not finite."""
 
     moments: Moments
-    scores: Any | None
+    scores: ScoreSums | None
     features: np.ndarray | None
     bad: np.ndarray
     shape: tuple[int, ...]
@@ -159,7 +155,7 @@ def _sum(extractor, read, numbers, count, batch_size, splits, keep_features, tit
             bad.append(some[~finite])
             more = Moments.of(pool[finite])
             moments = more if moments is None else moments + more
-            if found.logits is not None and ScoreSums:
+            if found.logits is not None:
                 logits = found.logits[: len(some)][finite]
                 sums = ScoreSums.of(logits, some[finite] * splits // count, splits)
                 scores = sums if scores is None else scores + sums
@@ -192,11 +188,12 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
     mu, sigma, n, provenance (JSON), and where known the sums of the Inception score (scores_NAME) and `features`.
     """
     moments = statistics.moments
+    provenance = {key: value for key, value in statistics.provenance.items() if key != "file"}
     arrays = {
         "mu": moments.mean,
         "sigma": moments.covariance,
         "n": np.asarray(moments.n),
-        "provenance": np.asarray(json.dumps(statistics.provenance, sort_keys=True)),
+        "provenance": np.asarray(json.dumps(provenance, sort_keys=True)),
     }
     if statistics.scores is not None:
         fields = dataclasses.fields(statistics.scores)
@@ -214,17 +211,17 @@ def load_statistics(path: Path) -> Statistics:
 
     Raises UserError for files that are damaged, hold no statistics, or impossible ones.
     """
-    ours = [f"scores_{field.name}" for field in dataclasses.fields(ScoreSums)] if ScoreSums else []
+    ours = [f"scores_{field.name}" for field in dataclasses.fields(ScoreSums)]
     names = ["mu", "sigma", "n", "provenance", "features", "pool_3", "feats", "logits", *ours]
     entries = read_npz(path, names)
     if "provenance" in entries:
         return _ours(path, entries, ours)
-    unknown = {"data": str(path), "split": "", "images": None}
+    unknown: dict[str, Any] = {"file": str(path), "data": "", "split": "", "images": None}
     features = next((entries[name] for name in STATISTICS_KEYS[1:] if name in entries), None)
     if features is not None:
         moments, features = Moments.of(_features(path, features)), features.astype(np.float32)
         scores = None
-        if "logits" in entries and ScoreSums:
+        if "logits" in entries:
             logits, n = _features(path, entries["logits"], "logits"), len(features)
             if len(logits) != n:
                 raise UserError(f"{path} has features of {n} images and logits of {len(logits)}")
@@ -250,9 +247,8 @@ def _ours(path: Path, entries: dict[str, np.ndarray], score_names: list[str]) ->
         raise UserError(f"{path} has a damaged `provenance` or `n` ({error}); make it anew") from error
     moments = _moments(path, entries["mu"], entries["sigma"], n)
     scores = None
-    if score_names and set(score_names) <= entries.keys():
-        values = [entries[name] for name in score_names]
-        scores = ScoreSums(*(value.item() if not value.ndim else value for value in values))
+    if set(score_names) <= entries.keys():
+        scores = ScoreSums(*(entries[name] for name in score_names))
     features = entries.get("features")
     if features is not None:
         features = _features(path, features, "features").astype(np.float32)
@@ -260,7 +256,7 @@ def _ours(path: Path, entries: dict[str, np.ndarray], score_names: list[str]) ->
             raise UserError(
                 f"`features` in {path} have shape {features.shape}; mu and n say {(n, len(moments.mean))}. Make it anew"
             )
-    return Statistics(moments, provenance, scores, features)
+    return Statistics(moments, provenance | {"file": str(path)}, scores, features)
 
 
 def _moments(path: Path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Moments:
@@ -430,5 +426,6 @@ def _called(statistics: Statistics) -> str:
 
 
 def _named(provenance: Mapping[str, Any]) -> str:
-    found = [str(provenance[key]) for key in ("data", "split") if provenance.get(key)]
-    return " ".join(found) or "a set of images"
+    found = " ".join(str(provenance[key]) for key in ("data", "split") if provenance.get(key))
+    file = provenance.get("file")
+    return f"{file} (of {found})" if file and found else file or found or "a set of images"
