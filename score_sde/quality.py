@@ -182,6 +182,11 @@ def make_quality(
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
     samples = {"data": "the samples", "shape": list(shape)} | extractor.identity
     check_comparable(Statistics(reference.moments, samples), reference)  # before anything is drawn
+    if "is" in names and not section.reference and reference.scores is None:
+        raise UserError(
+            f"config.eval.metrics: is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave "
+            "`is` out, or choose another config.quality.extractor"
+        )
     if keep and reference.features is None:
         raise UserError(
             f"{section.reference} holds no features, which {', '.join(set(FEATURE_METRICS) & set(names))} need. Make it anew "
@@ -191,7 +196,10 @@ def make_quality(
 
 
 def _training_statistics(source: Source, extractor: Extractor, workdir: Path, keep: bool) -> Statistics:
-    path, images = workdir / "eval" / f"reference_{extractor.name}.npz", source_set(source, "train")
+    path, images = (
+        workdir / "eval" / f"reference_{re.sub(r'[^A-Za-z0-9]+', '_', extractor.name)}.npz",
+        source_set(source, "train"),
+    )
     provenance = (
         images.provenance | extractor.identity | {"fingerprint": fingerprint(source), "version": __version__}
     )

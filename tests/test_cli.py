@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import run_two
+from runs import call
 
 import main
 import run_lib
 from golden import REPOSITORY
 from score_sde import config as config_lib
+from score_sde import measurements
 from score_sde.build import build
 from score_sde.data import digits
 from score_sde.errors import UserError
@@ -158,7 +160,7 @@ def test_default_workdir_is_named_after_the_recipe(trained: Path) -> None:
     out, _ = run(
         "--config", REPOSITORY / RECIPE, "--mode", "eval", "--checkpoint", "10", cwd=trained.parents[1]
     )
-    assert "held-out loss at step 10" in out and (trained / "eval" / "step_10_uniform.json").exists()
+    assert "checkpoint 10: held-out loss" in out and (trained / "eval" / "step_10.json").exists()
 
 
 # What a run leaves behind
@@ -207,18 +209,42 @@ def test_sample_writes_all_samples_of_any_checkpoint(trained: Path) -> None:
 
 def test_eval_repeats_the_held_out_loss_of_training(trained: Path) -> None:
     out, _ = run("--mode", "eval", "--workdir", trained)
-    result = json.loads((trained / "eval" / "step_20_uniform.json").read_text())
+    result = next(row for row in measurements.read(trained)[20] if row["metric"] == "loss")
     wanted = next(row["eval_loss"] for row in reversed(rows(trained)) if "eval_loss" in row)
-    assert result["step"] == 20 and result["images"] == len(digits("test")) == 360
-    np.testing.assert_allclose(result["eval_loss"], wanted, rtol=1e-5)
+    assert result["how"]["images"] == len(digits("test")) == 360
+    np.testing.assert_allclose(result["value"], wanted, rtol=1e-5)
     assert 0 < result["standard_error"] < 0.1
-    assert "held-out loss at step 20" in out
-    assert result["times"] == "uniform" and result["likelihood_weighting"] == 0
-    few = [("eval.num_examples", "8"), ("eval.batch_size", "8"), ("training.times", "log_snr")]
-    run_lib.run("eval", None, few, str(trained))
-    assert json.loads((trained / "eval" / "step_20_uniform.json").read_text()) == result
-    other = json.loads((trained / "eval" / "step_20_log_snr.json").read_text())
-    assert other["times"] == "log_snr" and other["images"] == 8
+    assert "checkpoint 20: held-out loss" in out
+    assert result["how"]["times"] == "uniform" and result["how"]["likelihood_weighting"] == 0
+    few = {"eval.num_examples": 8, "eval.batch_size": 8, "training.times": "log_snr", "eval.metrics": "loss"}
+    call("eval", trained, values=few)
+    first, second = (row for row in measurements.read(trained)[20] if row["metric"] == "loss")
+    assert first == result
+    assert second["how"]["times"] == "log_snr" and second["how"]["images"] == 8
+
+
+def test_training_measures_samples_and_keeps_the_best_checkpoint(tmp_path: Path) -> None:
+    """The distance is that of --mode select; the smallest is kept, whatever is latest, and is what `best` means."""
+    more = [
+        *(
+            "--config.training.quality_every=5",
+            "--config.training.quality_samples=8",
+            "--config.training.keep=1",
+        ),
+        *("--config.quality.extractor=pixels", "--config.training.sample_every=0"),
+    ]
+    train(tmp_path / "run", *more)
+    found = {row["step"]: row["fid"] for row in rows(tmp_path / "run") if "fid" in row}
+    assert list(found) == [5, 10, 15, 20]
+    best = min(found, key=found.__getitem__)
+    kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {best, 20}
+    call("sample", tmp_path / "run", checkpoint="best")
+    assert (tmp_path / "run" / "samples" / f"step_{best}" / "samples.npz").exists()
+    call("select", tmp_path / "run", values={"sampling.num_samples": 8})
+    for step in kept:
+        again = next(row["value"] for row in measurements.read(tmp_path / "run")[step])
+        assert again == pytest.approx(found[step], rel=1e-3)
 
 
 def test_report_is_one_offline_page(trained: Path) -> None:

@@ -250,3 +250,9 @@ def test_unknown_metrics_are_listed(fresh, text):
         UserError, match=r"config.eval.metrics: .* is no metric; known.*: loss, levels, bits, fid"
     ):
         call("eval", fresh, values={"eval.metrics": text})
+
+
+def test_inception_score_without_classes_is_refused_before_sampling(fresh):
+    with pytest.raises(UserError, match="extractor 'pixels' has no classes"):
+        call("eval", fresh, values={"eval.metrics": "fid,is"})
+    assert not pieces(fresh)

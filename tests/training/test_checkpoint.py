@@ -177,3 +177,30 @@ def test_restores_onto_another_number_of_devices(tmp_path: Path, before: int, af
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state()), strict=True):
         assert len(a.addressable_shards) == after
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_the_one_with_the_smallest_measure_is_kept(tmp_path: Path) -> None:
+    measures = {1: None, 2: 5.0, 3: 3.0, 4: None, 5: 4.0, 6: None, 7: None}
+    checkpoints = Checkpoints(tmp_path, keep=2, measured=True)
+    for step, measure in measures.items():
+        checkpoints.save(state(step), HOST, measure)
+    checkpoints.close()
+    for settings in ({"measured": True}, {"read_only": True}, {}):
+        again = Checkpoints(tmp_path, keep=2, **settings)
+        assert again.steps() == [3, 6, 7] and again.best() == 3
+        assert int(again.restore(blank(state()), 3)[0].step) == 3
+        again.close()
+    later = Checkpoints(tmp_path, keep=2)  # training goes on without measuring
+    later.save(state(8), HOST)
+    later.close()
+    assert Checkpoints(tmp_path, read_only=True).steps() == [3, 7, 8]
+    better = Checkpoints(tmp_path, keep=1, measured=True)
+    better.save(state(9), HOST, 2.5)
+    better.save(state(10), HOST)
+    better.close()
+    assert Checkpoints(tmp_path, read_only=True).steps() == [9, 10]
+    assert Checkpoints(tmp_path, read_only=True).best() == 9
+
+
+def test_without_measures_there_is_no_best(tmp_path: Path) -> None:
+    assert Checkpoints(written(tmp_path, 3, 4)).best() is None
