@@ -196,16 +196,13 @@ def make_quality(
 
 
 def _training_statistics(source: Source, extractor: Extractor, workdir: Path, keep: bool) -> Statistics:
-    path, images = (
-        workdir / "eval" / f"reference_{re.sub(r'[^A-Za-z0-9]+', '_', extractor.name)}.npz",
-        source_set(source, "train"),
-    )
-    provenance = (
-        images.provenance | extractor.identity | {"fingerprint": fingerprint(source), "version": __version__}
-    )
+    name = re.sub(r"[^A-Za-z0-9]+", "_", extractor.name)  # of a file: PATH.py:FUNCTION
+    path, images = workdir / "eval" / f"reference_{name}.npz", source_set(source, "train")
+    about = images.provenance | {"fingerprint": fingerprint(source), "version": __version__}
+    provenance = about | extractor.identity
     if path.exists():
         found = load_statistics(path)
-        if found.provenance == provenance and (found.features is not None or not keep):
+        if found.provenance | provenance == found.provenance and (found.features is not None or not keep):
             return found
     title = f"{extractor.name} features of the training images"
     found = collect(extractor, images.read, images.count, provenance, keep_features=keep, title=title)
@@ -247,8 +244,9 @@ def measure_checkpoint(
         found.append(measured)
     if jax.process_index() == 0:
         print("".join(f"note: {text}\n" for text in said), end="")
+    against = {name: quality.reference.provenance.get(name) for name in ("data", "split", "images")}
     depends = {"samples": count, "seeds": seeds, "seed": experiment.seed, "sampling": tag(how)}
-    return over_seeds(found), depends | quality.extractor.identity
+    return over_seeds(found), depends | quality.extractor.identity | {"reference": against}
 
 
 def fill(store: SampleStore, draw: Generator, params: PyTree, key, count: int, title: str) -> None:

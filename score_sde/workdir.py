@@ -19,11 +19,13 @@ from score_sde.viz.grid import write_atomic
 CHANGEABLE = (
     "sampling.",
     "eval.",
+    "quality.",
     "dequantizer.",
     "data.path",
     "data.in_memory",
     "training.steps",
     "training.keep",
+    "training.quality_samples",
     "model.remat",
 )
 """May change from one start of a training run to the next, like the intervals: length, sampling, places."""

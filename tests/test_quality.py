@@ -193,8 +193,10 @@ def test_curves_over_checkpoints_and_the_best(fresh, capsys):
 
 def test_measurements_of_other_settings_lie_side_by_side(fresh):
     call("eval", fresh)
+    reference = (fresh / "eval" / "reference_pixels.npz").stat().st_mtime_ns
     call("eval", fresh, values={"sampling.steps": 3, "quality.num_samples": 20})
     call("eval", fresh)
+    assert (fresh / "eval" / "reference_pixels.npz").stat().st_mtime_ns == reference  # made once
     rows = measurements.read(fresh)[20]
     assert [row["how"]["samples"] for row in rows] == [20, 40]  # the last was measured last
     assert len({row["how"]["sampling"] for row in rows}) == 2

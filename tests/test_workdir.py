@@ -3,8 +3,9 @@
 import pytest
 
 from golden import REPOSITORY
+from score_sde import config as config_lib
 from score_sde.errors import UserError
-from score_sde.workdir import check_apart
+from score_sde.workdir import check_apart, claim
 
 DDPM, DDPMPP = (str(REPOSITORY / "configs" / "vp" / f"{name}_cont.py:digits") for name in ("ddpm", "ddpmpp"))
 
@@ -27,3 +28,11 @@ def test_several_runs_have_a_directory_each(tmp_path) -> None:
             check_apart(runs, [])
     with pytest.raises(UserError, match="named twice"):
         check_apart([(DDPM, None), (DDPMPP, None)], [("name", "same")])
+
+
+def test_how_quality_is_measured_may_change_between_starts(tmp_path) -> None:
+    config = config_lib.load(DDPMPP)
+    claim(tmp_path, config)
+    names = ("quality.num_samples", "quality.seeds", "training.quality_every", "training.quality_samples")
+    config_lib.override(config, [(name, "7") for name in names] + [("quality.extractor", "pixels")])
+    claim(tmp_path, config)
