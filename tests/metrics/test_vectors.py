@@ -20,7 +20,7 @@ def test_messages():
         as_vectors("features", np.zeros((3, 2)), least=4)
     with pytest.raises(UserError, match="features: 2 of 3 vectors are not finite"):
         as_vectors("features", [[0, np.nan], [np.inf, np.nan], [0, 0]])
-    assert as_vectors("features", np.zeros((3, 2), np.uint8)).dtype == np.uint8
+    assert as_vectors("features", np.zeros((3, 2), np.uint8), least=3).dtype == np.uint8
 
 
 def test_blocks():
