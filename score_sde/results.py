@@ -172,6 +172,38 @@ def bits_rows(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+# Losses per noise level
+
+
+def levels_file(workdir: Path, step: int) -> Path:
+    """Where the losses per noise level of a checkpoint lie."""
+    return workdir / "eval" / f"levels_step_{step}.json"
+
+
+def save_levels(workdir: Path, step: int, rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any]) -> Path:
+    """Write `rows`, one for each noise level as `training.levels.Levels.rows` gives them; `how`: images, seed, ..."""
+    path = levels_file(workdir, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unit = "E|sigma score + z|^2/D"
+    write_json(path, {"step": step, "unit": unit} | dict(how) | {"levels": [dict(row) for row in rows]})
+    return path
+
+
+def load_levels(workdir: Path, step: int) -> dict[str, Any] | None:
+    """What `save_levels` wrote, or None where it has not been made; raises UserError for a file that is something else."""
+    path = levels_file(workdir, step)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        found["levels"][0]["heldout"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold losses per noise level; remove it and make it anew with --mode eval"
+        ) from error
+    return found
+
+
 # Encodings
 
 

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from tqdm import tqdm
 
 from score_sde import codec as codec_lib
@@ -30,6 +31,7 @@ from score_sde.training import sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.dequantizer import Dequantization
 from score_sde.training.heldout import HeldoutLoss
+from score_sde.training.levels import IMAGES, LevelLosses, Levels, level_times
 from score_sde.training.state import TrainState
 from score_sde.training.step import Trainer
 from score_sde.workdir import write_json
@@ -218,6 +220,34 @@ def make_heldout_loss(
         dequantize=config.data.dequantize and dequantizer is None,
         seed=experiment.seed,
     )
+
+
+def level_losses(
+    experiment: Experiment,
+    config: ml_collections.ConfigDict,
+    params: PyTree,
+    mesh: Mesh,
+    train: Source,
+    heldout: Source,
+    images: int = 0,
+) -> Levels:
+    """Losses per noise level of `images` training and as many held-out images; by default as config.eval says, up to 256."""
+    wanted = images or min(IMAGES, experiment.eval["num_examples"] or IMAGES)
+    count = min(wanted, len(train), len(heldout))
+    size = min(experiment.eval["batch_size"], -(-count // mesh.size) * mesh.size)
+    losses = LevelLosses(
+        experiment.model.score_fn,
+        experiment.process,
+        experiment.pixel_range,
+        mesh,
+        size,
+        config.data.dequantize,
+    )
+    times = len(level_times(experiment.process))
+    title = "losses per noise level"
+    with tqdm(total=2 * count * times, unit="loss", desc=title, dynamic_ncols=True) as bar:
+        key = run_keys(experiment)["eval"]
+        return losses.compare(params, key, train, heldout, count, update=bar.update)
 
 
 def make_generator(experiment: Experiment, mesh: Mesh, batch_size: int, frames: int = 0) -> Generator:
