@@ -39,7 +39,6 @@ from score_sde.evaluate import Evaluator
 from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
-from score_sde.metrics import neighbor_distances
 from score_sde.metrics.extractors import make_extractor
 from score_sde.metrics.features import Extractor
 from score_sde.metrics.files import npz_names
@@ -81,12 +80,12 @@ from score_sde.session import (
     some_images,
     split_images,
     training_batches,
-    unit_range,
 )
 from score_sde.training import costs, sharding
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.types import sample_keys
+from score_sde.viz.grid import write_atomic
 from score_sde.workdir import check_apart, claim, resolve, resolve_trained, write_json
 
 
@@ -688,8 +687,14 @@ def export(
     return output
 
 
-def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
-    """Write report.html: samples, animation, loss curves, nearest training images, configuration, versions, device."""
+def report(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    checkpoint: int | None = None,
+    extractor: Extractor | None = None,
+) -> Path:
+    """Write report.html: samples, animation, loss curves, losses per noise level, nearest training images, configuration,
+    versions, device. With an extractor nearest images are sought in its features as well."""
     experiment = build(config, image_shape(config))
     source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
     step = Checkpoints(workdir / "checkpoints", read_only=True).choose(checkpoint)
@@ -700,14 +705,6 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         )
     samples = np.load(folder / "samples.npz")["images"]
     how = json.loads((folder / "sampling.json").read_text())
-    unit = functools.partial(unit_range, levels=experiment.pixel_range.levels)
-    training, held = unit(some_images(source)), unit(some_images(heldout, limit=len(samples)))
-    part = (
-        f"{len(training):,} of {len(source):,} training images"
-        if len(training) < len(source)
-        else "all training images"
-    )
-    distances = neighbor_distances(unit(samples), held, training)
     log = workdir / "metrics.jsonl"  # an imported run has none
     rows = [row for row in viz.read_metrics(log) if row["step"] <= step] if log.exists() else []
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -741,12 +738,23 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         page.heading("Losses").picture(
             curves, "Training loss and held-out loss of the averaged weights.", chart=True
         )
-    neighbors = viz.neighbor_grid(unit(samples)[:10], training, k=min(5, len(training)))
-    viz.save_png(workdir / "neighbors.png", neighbors)
-    page.heading("Memorized?").picture(
-        viz.png_bytes(neighbors), "Samples (left) with the nearest training images by Euclidean distance."
+    measure = (
+        f"python main.py --mode eval --workdir {workdir} --checkpoint {step} --config.eval.metrics=levels"
     )
-    page.text(f"{viz.explain_neighbors(distances)} Compared with {part}.")
+    viz.levels_section(page, results.load_levels(workdir, step), measure)
+    training, held = some_images(source), some_images(heldout, limit=max(500, len(samples)))
+    part = "" if len(training) == len(source) else f"{len(training):,} of "
+    neighbors = viz.memorization_section(
+        page,
+        samples,
+        held,
+        training,
+        experiment.pixel_range.levels,
+        config.data.random_flip,
+        f"{part}{len(source):,} training images",
+        extractor,
+    )
+    write_atomic(workdir / "neighbors.png", neighbors)
     page.heading("How it was made").command(
         f"python main.py --config {workdir / 'config.json'} --mode train --workdir {workdir}-again"
     )

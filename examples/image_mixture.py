@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> dict[str, tuple[float, int]]:
     for name, sigma_max in {"small": small, "largest_distance": farthest}.items():
         settings = suggest(sigma_max, dimension)
         x = sample(jax.random.key(options.seed), images, settings, options.samples)
-        _, nearest = nearest_neighbors(x, images)
+        nearest = nearest_neighbors(x, images).indices
         result[name], pictures[name] = (mean_distance(x), len(np.unique(nearest))), x
         print(
             f"{name}: sigma_1={sigma_max:.4g}, n={settings.n}, T={settings.steps}, epsilon={settings.epsilon:.3g}"

@@ -1,91 +1,180 @@
-"""Nearest training images in pixel space: the check against memorizing."""
+"""Nearest training images, in pixels or in features: the check against memorizing."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from numpy.typing import ArrayLike
 
+from score_sde.metrics.features import Extractor
 
-@dataclasses.dataclass(frozen=True)
-class NeighborDistances:
-    """Mean distance to the nearest training image, of samples and of real images that were held out.
+LOCAL = 50
+"""Neighbours whose mean distance says how dense the training images lie around a sample."""
+MATRIX_BYTES = 2**27
+"""Largest matrix of distances held at once."""
 
-    Args:
-        samples: mean over the samples of min_j |sample - train_j|, in units of the given pixels.
-        heldout: the same for held-out images: the distance that new images of the same kind have.
-        count: number of samples.
-        heldout_count: number of held-out images.
+
+class Neighbors(NamedTuple):
+    """The k references nearest to each query, the nearest first.
+
+    distances: in the units of the vectors. indices: into the references. mirrored: whether the reference's mirror image was
+    the nearer one; of both equally near, the image itself counts.
     """
 
-    samples: float
-    heldout: float
-    count: int
-    heldout_count: int
+    distances: Float64[np.ndarray, "queries k"]
+    indices: Int64[np.ndarray, "queries k"]
+    mirrored: Bool[np.ndarray, "queries k"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NeighborDistances:
+    """Distances to the nearest training image, of samples and of real images that were held out.
+
+    Args:
+        samples: min_j |sample - train_j| of every sample, in units of the given vectors.
+        heldout: the same for held-out images: the distances that new images of the same kind have.
+        nearest: the training images nearest to each sample, up to `LOCAL` of them.
+    """
+
+    samples: Float64[np.ndarray, "samples"]
+    heldout: Float64[np.ndarray, "heldout"]
+    nearest: Neighbors
 
     @property
     def ratio(self) -> float:
-        """samples / heldout: about 1 for new images, near 0 for copies; NaN if both distances are 0."""
-        if self.heldout > 0:
-            return self.samples / self.heldout
-        return float("inf") if self.samples > 0 else float("nan")
+        """Ratio of the mean distances: about 1 for new images, near 0 for copies; NaN if both are 0."""
+        samples, heldout = self.samples.mean(), self.heldout.mean()
+        if heldout > 0:
+            return float(samples / heldout)
+        return float("inf") if samples > 0 else float("nan")
+
+    @property
+    def copies(self) -> int:
+        """Samples at distance 0."""
+        return int((self.samples == 0).sum())
+
+    def limit(self, share: float = 0.01) -> float:
+        """The distance below which a new image falls with probability `share` (with fewer than 1/share held-out: the least).
+
+        The quantile of the held-out distances at rank share (n + 1), below which, on average over held-out sets, exactly
+        `share` of the distribution lies.
+        """
+        return float(np.quantile(self.heldout, share, method="weibull"))
+
+    def close(self, share: float = 0.01) -> float:
+        """Share of the samples nearer to a training image than `limit`; about `share` for new images."""
+        return float((self.samples < self.limit(share)).mean())
+
+    def relative(self) -> Float64[np.ndarray, "samples"]:
+        """Distance of each sample to the nearest training image over the mean to its `LOCAL` nearest ones.
+
+        Plain images (a thin stroke, an empty sky) are near to many others and need not be copies; a copy is far nearer to
+        one image than to the others around it (Carlini et al. 2023, "Extracting Training Data from Diffusion Models"). 1 where
+        all distances are 0.
+        """
+        around = self.nearest.distances.mean(axis=1)
+        return np.divide(self.samples, around, out=np.ones_like(around), where=around > 0)
+
+    def suspicious(self, count: int) -> Int64[np.ndarray, "shown"]:
+        """The samples most like copies: exact ones, then those of smallest `relative`."""
+        relative = np.where(self.samples == 0, -1.0, self.relative())
+        return np.argsort(relative, kind="stable")[:count]
 
 
 def nearest_neighbors(
-    queries: ArrayLike, references: ArrayLike, k: int = 1, block: int = 1024
-) -> tuple[Float64[np.ndarray, "queries k"], Int64[np.ndarray, "queries k"]]:
+    queries: ArrayLike,
+    references: ArrayLike,
+    k: int = 1,
+    block: int = 1024,
+    flip: bool = False,
+    mirrors: ArrayLike | None = None,
+) -> Neighbors:
     """Exact k nearest references of every query by Euclidean distance on flattened pixels.
 
     |q - r|^2 = |q|^2 + |r|^2 - 2 q.r, a float64 matrix product in blocks, only selects candidates: every
     reference within its rounding error of the k-th smallest. Their distances are then taken from the
     differences q - r, so that a copy has distance exactly 0, and equal distances are ordered by index.
 
+    With `flip` or `mirrors` the distance to a reference is the smaller one of those to it and to its mirror image.
+
     Args:
-        queries: (Q, ...) images, finite, integer or floating.
-        references: (R, ...) images of the same shape and scale as the queries.
+        queries: (Q, ...) images or feature vectors, finite, integer or floating.
+        references: (R, ...) of the same shape and scale as the queries.
         k: neighbours per query, 1 <= k <= R.
-        block: rows of either side per matrix product; memory is about 8 * block * (2 * pixels + R) bytes.
+        block: rows of either side per matrix product; fewer queries where distances to all references take more memory
+            than `MATRIX_BYTES`.
+        flip: (..., height, width, channels) images count as their left-right mirror images do.
+        mirrors: (R, ...) the feature vectors of the references' mirror images.
 
     Returns:
-        distances (Q, k), ascending, in the units of the pixels, and indices (Q, k) into the references.
+        `Neighbors`; distances in the units of the vectors.
 
     Raises:
         ValueError: shapes, scales, k or block do not fit, or a value is not finite.
     """
     q, r = _flat("queries", queries), _flat("references", references)
     _check_pair(q, r, np.shape(queries), np.shape(references), k, block)
-    distances = np.empty((len(q), k), np.float64)
-    indices = np.empty((len(q), k), np.int64)
-    r_norms = np.concatenate(
-        [_square_norms(r[j : j + block].astype(np.float64)) for j in range(0, len(r), block)]
+    pairs = [(q, r)]
+    if flip:  # |q - mirror(r)| = |mirror(q) - r|, and there are fewer queries
+        if np.ndim(queries) != 4 or mirrors is not None:
+            raise ValueError(
+                "flip=True is for images (count, height, width, channels), mirrors for features; got queries of shape "
+                f"{np.shape(queries)} and mirrors={'None' if mirrors is None else np.shape(mirrors)}"
+            )
+        pairs.append((_flat("queries", mirror(np.asarray(queries))), r))
+    if mirrors is not None:
+        m = _flat("mirrors", mirrors)
+        _check_pair(q, m, np.shape(queries), np.shape(mirrors), k, block)
+        if len(m) != len(r):
+            raise ValueError(f"need a mirror image of each reference; got {len(m)} of {len(r)}")
+        pairs.append((q, m))
+    found = Neighbors(
+        np.empty((len(q), k), np.float64), np.empty((len(q), k), np.int64), np.zeros((len(q), k), bool)
     )
-    for i in range(0, len(q), block):
-        q_block = q[i : i + block].astype(np.float64)
-        q_norms = _square_norms(q_block)
-        squares = q_norms[:, None] + r_norms[None, :]
-        for j in range(0, len(r), block):
-            squares[:, j : j + block] -= 2 * (q_block @ r[j : j + block].astype(np.float64).T)
+    norms = [_blocks_of_norms(right, block) for _, right in pairs]
+    rows = max(1, min(block, MATRIX_BYTES // (8 * len(r))))
+    for i in range(0, len(q), rows):
+        lefts = [left[i : i + rows].astype(np.float64) for left, _ in pairs]
+        squares = _squares(lefts[0], r, norms[0], block)
+        for left, (_, right), right_norms in zip(lefts[1:], pairs[1:], norms[1:], strict=True):
+            np.minimum(squares, _squares(left, right, right_norms, block), out=squares)
         # Rounding of a dot product of n terms: at most about n * epsilon * |q| |r|.
-        rounding = 8 * (q.shape[1] + 2) * np.finfo(np.float64).eps * (q_norms + r_norms.max())
+        largest = max(map(np.max, norms))
+        rounding = 8 * (q.shape[1] + 2) * np.finfo(np.float64).eps * (_square_norms(lefts[0]) + largest)
         limits = np.partition(squares, k - 1, axis=1)[:, k - 1] + rounding
-        for row, query in enumerate(q_block):
+        for row in range(len(squares)):
             candidates = np.flatnonzero(squares[row] <= limits[row])
-            exact = np.sqrt(_square_norms(r[candidates].astype(np.float64) - query))
-            chosen = np.argsort(exact, kind="stable")[:k]
-            distances[i + row], indices[i + row] = exact[chosen], candidates[chosen]
-    return distances, indices
+            exact = np.stack(
+                [
+                    np.sqrt(_square_norms(right[candidates].astype(np.float64) - left[row]))
+                    for left, (_, right) in zip(lefts, pairs, strict=True)
+                ]
+            )
+            least = exact.min(axis=0)
+            chosen = np.argsort(least, kind="stable")[:k]
+            found.distances[i + row], found.indices[i + row] = least[chosen], candidates[chosen]
+            found.mirrored[i + row] = exact.argmin(axis=0)[chosen] > 0
+    return found
 
 
-def neighbor_distances(samples: ArrayLike, heldout: ArrayLike, train: ArrayLike) -> NeighborDistances:
-    """Compare the samples' distance to the training images with that of held-out images.
+def neighbor_distances(
+    samples: ArrayLike,
+    heldout: ArrayLike,
+    train: ArrayLike,
+    flip: bool = False,
+    mirrors: ArrayLike | None = None,
+) -> NeighborDistances:
+    """Compare the samples' distances to the training images with those of held-out images.
 
     Args:
-        samples: (S, ...) generated images, S >= 1.
+        samples: (S, ...) generated images or their features, S >= 1.
         heldout: (V, ...) real images that were not trained on, V >= 1.
         train: (R, ...) the training images, all in the same scale.
+        flip, mirrors: as `nearest_neighbors`.
 
     Returns:
-        The two means; see `NeighborDistances.ratio`.
+        The distances of all of them; see `NeighborDistances`.
 
     Raises:
         ValueError: as `nearest_neighbors`, or one of the sets is empty.
@@ -95,14 +184,40 @@ def neighbor_distances(samples: ArrayLike, heldout: ArrayLike, train: ArrayLike)
         raise ValueError(
             f"need at least one sample and one held-out image; got shapes {shapes[0]}, {shapes[1]}"
         )
-    of_samples, _ = nearest_neighbors(samples, train)
-    of_heldout, _ = nearest_neighbors(heldout, train)
-    return NeighborDistances(
-        samples=float(of_samples.mean()),
-        heldout=float(of_heldout.mean()),
-        count=len(of_samples),
-        heldout_count=len(of_heldout),
-    )
+    k = max(1, min(LOCAL, len(np.asarray(train))))
+    nearest = nearest_neighbors(samples, train, k, flip=flip, mirrors=mirrors)
+    of_heldout = nearest_neighbors(heldout, train, flip=flip, mirrors=mirrors)
+    return NeighborDistances(nearest.distances[:, 0], of_heldout.distances[:, 0], nearest)
+
+
+def feature_vectors(
+    extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], batch_size: int = 64
+) -> Float32[np.ndarray, "n d"]:
+    """Features of all images, batch after batch at one shape; the last batch is filled up and the filling left out."""
+    parts = []
+    for first in range(0, len(images), batch_size):
+        some = images[first : first + batch_size]
+        filling = images[:1].repeat(batch_size - len(some), axis=0)
+        parts.append(np.asarray(extractor(np.concatenate([some, filling])).pool[: len(some)], np.float32))
+    return np.concatenate(parts)
+
+
+def mirror(images: Shaped[np.ndarray, "n h w c"]) -> Shaped[np.ndarray, "n h w c"]:
+    """Left and right exchanged."""
+    return images[:, :, ::-1]
+
+
+def _squares(left: np.ndarray, right: np.ndarray, right_norms: np.ndarray, block: int) -> np.ndarray:
+    """|l - r|^2 of all pairs, up to rounding."""
+    squares = _square_norms(left)[:, None] + right_norms[None, :]
+    for j in range(0, len(right), block):
+        squares[:, j : j + block] -= 2 * (left @ right[j : j + block].astype(np.float64).T)
+    return squares
+
+
+def _blocks_of_norms(rows: np.ndarray, block: int) -> np.ndarray:
+    parts = [_square_norms(rows[j : j + block].astype(np.float64)) for j in range(0, len(rows), block)]
+    return np.concatenate(parts)
 
 
 def _flat(name: str, images: ArrayLike) -> np.ndarray:

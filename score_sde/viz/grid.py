@@ -10,8 +10,6 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike
 
-from score_sde.metrics.neighbors import nearest_neighbors
-
 BACKGROUND = (84, 96, 118)  # a slate that neither black nor white images melt into, on light and dark pages
 SMALL = 32  # images up to this many pixels a side are enlarged unless told otherwise
 PICTURE_WIDTH = 800  # aimed at when images are enlarged
@@ -58,14 +56,13 @@ def image_grid(
 
 
 def neighbor_grid(
-    samples: ArrayLike, references: ArrayLike, k: int = 5, padding: int = 1, scale: int | None = None
+    samples: ArrayLike, neighbors: ArrayLike, padding: int = 1, scale: int | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Each row: a sample, a wide gap, then the k references nearest to it, the nearest first.
+    """Each row: a sample, a wide gap, then the images nearest to it, the nearest first.
 
     Args:
         samples: (N, H, W, C) as for `image_grid`.
-        references: (R, H, W, C) of the same kind (both float in [0, 1] or both uint8), R >= k.
-        k: neighbours shown per sample.
+        neighbors: (N, k, H, W, C) of the same kind (both float in [0, 1] or both uint8).
         padding: gap in pixels of the images; the gap after the sample is half an image more.
         scale: enlargement; default as for `image_grid`, from the longer side of the picture.
 
@@ -73,22 +70,23 @@ def neighbor_grid(
         (height, width, 3) uint8.
 
     Raises:
-        ValueError: as for `image_grid` and `nearest_neighbors`.
+        ValueError: as for `image_grid`, or there are not as many rows of neighbours as samples.
     """
-    shown = to_uint8(samples)
-    _, indices = nearest_neighbors(samples, references, k=k)
-    neighbors = to_uint8(np.asarray(references)[indices.reshape(-1)]).reshape(
-        *indices.shape, *shown.shape[1:]
-    )
+    shown, array = to_uint8(samples), np.asarray(neighbors)
+    if array.ndim != 5 or len(array) != len(shown):
+        raise ValueError(
+            f"neighbors must be (count, k, height, width, channels) for {len(shown)} samples; got shape {array.shape}"
+        )
+    rows = to_uint8(array.reshape(-1, *array.shape[2:])).reshape(*array.shape[:2], *shown.shape[1:])
     count, height, width, _ = shown.shape
     gap = padding + max(2, width // 2)
     first = padding + width + gap
-    picture = _blank(count * (height + padding) + padding, first + k * (width + padding))
+    picture = _blank(count * (height + padding) + padding, first + rows.shape[1] * (width + padding))
     for row in range(count):
         top = padding + row * (height + padding)
         _paste(picture, shown[row], top, padding)
-        for column in range(k):
-            _paste(picture, neighbors[row, column], top, first + column * (width + padding))
+        for column in range(rows.shape[1]):
+            _paste(picture, rows[row, column], top, first + column * (width + padding))
     return enlarge(
         picture, automatic_scale(max(picture.shape[:2]), height, width) if scale is None else scale
     )

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ def histogram(
     values: Float[np.ndarray, "n"], label: str, path: str | os.PathLike[str], mean: float | None = None
 ) -> None:
     """Draw how `values` are distributed, with their mean as a line, and write the PNG."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     axes.hist(values, bins=min(60, max(10, len(values) // 8)), color=TRAIN_COLOR, alpha=0.85)
     if mean is not None:
         axes.axvline(mean, color=INK, linewidth=1.4)
@@ -46,7 +46,7 @@ def intervals(
         path: the PNG file.
         best: the step to mark.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for number, (run, curve) in enumerate(curves.items()):
         means, lows, highs = ([row[name] for row in curve.values()] for name in ("mean", "low", "high"))
         errors = [np.subtract(means, lows), np.subtract(highs, means)]
@@ -73,22 +73,29 @@ def intervals(
     _write(figure, path)
 
 
-def _figure() -> tuple[Any, Any]:
+def new_figure(rows: Sequence[float] = (1,)) -> tuple[Any, Any]:
+    """A wide figure and its axes, with the look of all charts; several axes of these heights, above each other, share x."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(True, color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=INK, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(RULE)
+    figure = Figure(figsize=(8.0, 4.2 * sum(rows) / rows[0]), dpi=150, layout="constrained")
+    axes = figure.subplots(len(rows), sharex=True, height_ratios=rows)
+    for one in np.ravel(axes):
+        one.grid(True, which="major", color=RULE, linewidth=0.8)
+        one.set_axisbelow(True)
+        one.tick_params(which="both", colors=INK, length=0)
+        one.spines[["top", "right", "left"]].set_visible(False)
+        one.spines["bottom"].set_color(RULE)
     return figure, axes
 
 
-def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+def figure_png(figure: Any) -> bytes:
+    """The figure as a PNG file's bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    write_atomic(path, figure_png(figure))

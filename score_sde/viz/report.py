@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from score_sde.metrics.neighbors import NeighborDistances
 from score_sde.viz.grid import write_atomic
 
 PACKAGES = ("score_sde", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "grain", "numpy")
@@ -43,6 +42,8 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
          padding: .8rem; min-width: 0; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .25rem; }
 figure img.chart { filter: var(--chart); width: 100%; }
+.wide { overflow-x: auto; }
+@media (max-width: 40rem) { figure img.chart { width: 36rem; max-width: none; } }
 figcaption { font-size: .9rem; margin-top: .6rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: .6rem;
           margin: 1rem 0; }
@@ -111,9 +112,9 @@ class Report:
         Raises:
             ValueError: bytes of another kind of file.
         """
-        kind = ' class="chart"' if chart else ""
+        before, after = ('<div class="wide"><img class="chart"', "</div>") if chart else ("<img", "")
         figures = (
-            f'<figure><img{kind} alt="{_escape(caption)}" src="{_data_url(data)}">'
+            f'<figure>{before} alt="{_escape(caption)}" src="{_data_url(data)}">{after}'
             f"<figcaption>{_escape(caption)}</figcaption></figure>"
             for data, caption in pictures
         )
@@ -163,17 +164,6 @@ def environment() -> dict[str, str]:
         "processes": str(jax.process_count()),
         "cpu cores": str(os.cpu_count() or "unknown"),
     }
-
-
-def explain_neighbors(distances: NeighborDistances) -> str:
-    """The numbers of the memorization check in words, with how to read them."""
-    return (
-        f"Mean distance to the nearest training image: {distances.samples:.4g} for {distances.count} "
-        f"samples, {distances.heldout:.4g} for {distances.heldout_count} held-out images; "
-        f"ratio {distances.ratio:.2f}. A ratio near 1 means that samples are as new as real images the model "
-        "has never seen; well below 1 they copy training images (or are blurred towards the average), "
-        "well above 1 they lie off the data."
-    )
 
 
 def _version(name: str) -> str:

@@ -135,11 +135,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_neighbor_grid_shows_sample_gap_neighbors() -> None:
-    references = np.zeros((4, 4, 4, 1), np.float32)
-    references[:, 1, 2, 0] = [0.2, 0.9, 0.4, 0.6]
+    neighbors = np.zeros((2, 2, 4, 4, 1), np.float32)
+    neighbors[:, :, 1, 2, 0] = [[0.9, 0.6], [0.2, 0.4]]
     samples = np.zeros((2, 4, 4, 1), np.float32)
     samples[:, 1, 2, 0] = [1.0, 0.2]
-    picture = neighbor_grid(samples, references, k=2, scale=1)
+    picture = neighbor_grid(samples, neighbors, scale=1)
     gap = 1 + 2  # padding and half an image
     assert picture.shape == (2 * 5 + 1, 1 + 4 + gap + 2 * 5, 3)
     lefts = [1, 1 + 4 + gap, 1 + 4 + gap + 5]
@@ -148,3 +148,5 @@ def test_neighbor_grid_shows_sample_gap_neighbors() -> None:
         shown = [int(picture[1 + 5 * row + 1, left + 2, 0]) for left in lefts]
         assert shown == [round(255 * value) for value in expected[row]]
     assert (picture[:, 5 : 5 + gap] == BACKGROUND).all()
+    with pytest.raises(ValueError, match=r"for 1 samples; got shape \(2, 2, 4, 4, 1\)"):
+        neighbor_grid(samples[:1], neighbors)

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_sde.metrics.neighbors import NeighborDistances
 from score_sde.viz.animation import save_animation
 from score_sde.viz.grid import image_grid, png_bytes
-from score_sde.viz.report import Report, environment, explain_neighbors
+from score_sde.viz.report import Report, environment
 
 NASTY = '<script>alert("1 & 2")</script>'
 VOID = {"meta", "img", "br"}
@@ -124,10 +123,3 @@ def test_environment_names_versions_and_devices() -> None:
     assert found["jax"] == jax.__version__
     assert found["devices"] == f"{jax.device_count()} x {jax.devices()[0].device_kind} (cpu)"
     assert {"python", "flax", "score_sde", "numpy", "platform", "cpu cores"} <= set(found)
-
-
-def test_neighbor_text_has_the_numbers() -> None:
-    text = explain_neighbors(NeighborDistances(samples=1.2345, heldout=1.5, count=500, heldout_count=360))
-    assert "1.234 for 500 samples" in text or "1.235 for 500 samples" in text
-    assert "1.5 for 360 held-out" in text
-    assert "ratio 0.82" in text
