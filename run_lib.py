@@ -57,7 +57,7 @@ from score_sde.metrics.statistics import (
 )
 from score_sde.metrics.statistics import METRICS as QUALITY_METRICS
 from score_sde.networks.ncsn import variant_for
-from score_sde.quality import make_quality, measure_checkpoint, small_sample_distance
+from score_sde.quality import extractor_at_hand, make_quality, measure_checkpoint, small_sample_distance
 from score_sde.sde import GaussianSDE
 from score_sde.session import (
     PREVIEW,
@@ -66,6 +66,7 @@ from score_sde.session import (
     dequantizer_settings,
     draw_all,
     image_shape,
+    level_losses,
     make_codec,
     make_dequantizer,
     make_generator,
@@ -232,6 +233,13 @@ def evaluate(
         how = {name: config.training[name] for name in ("times", "likelihood_weighting")}
         how |= {"images": len(images), "passes": len(losses)}
         rows.append({"metric": "loss", "value": float(images.mean()), "standard_error": error, "how": how})
+    if "levels" in names:
+        sources = [open_source(config.data, train=train) for train in (True, False)]
+        levels = level_losses(experiment, config, state.ema_params, mesh, *sources)
+        if jax.process_index() == 0:
+            about = {"images": len(levels.train), "seed": experiment.seed}
+            path = results.save_levels(workdir, step, levels.rows(), about)
+            print(f"checkpoint {step}: losses per noise level: {path}")
     if "bits" in names:
         folder = likelihood(config, workdir, step)
         settings = ("split", "dequantization", "solver", "rtol", "atol", "variable", "probes", "bound_draws")
@@ -687,14 +695,12 @@ def export(
     return output
 
 
-def report(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    checkpoint: int | None = None,
-    extractor: Extractor | None = None,
-) -> Path:
-    """Write report.html: samples, animation, loss curves, losses per noise level, nearest training images, configuration,
-    versions, device. With an extractor nearest images are sought in its features as well."""
+def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | None = None) -> Path:
+    """Write report.html: samples, animation, loss curves, losses per noise level, measurements, nearest training images,
+    configuration, versions, device.
+
+    Nearest images are sought in pixels, and in the features of config.quality.extractor where that is at hand.
+    """
     experiment = build(config, image_shape(config))
     source, heldout = open_source(config.data, train=True), open_source(config.data, train=False)
     step = Checkpoints(workdir / "checkpoints", read_only=True).choose(checkpoint)
@@ -742,6 +748,9 @@ def report(
         f"python main.py --mode eval --workdir {workdir} --checkpoint {step} --config.eval.metrics=levels"
     )
     viz.levels_section(page, results.load_levels(workdir, step), measure)
+    measured = measurements.read(workdir).get(step, [])
+    if measured:
+        page.heading("Measurements").table([measurements.told(row) for row in measured])
     training, held = some_images(source), some_images(heldout, limit=max(500, len(samples)))
     part = "" if len(training) == len(source) else f"{len(training):,} of "
     neighbors = viz.memorization_section(
@@ -752,7 +761,7 @@ def report(
         experiment.pixel_range.levels,
         config.data.random_flip,
         f"{part}{len(source):,} training images",
-        extractor,
+        extractor_at_hand(config),
     )
     write_atomic(workdir / "neighbors.png", neighbors)
     page.heading("How it was made").command(

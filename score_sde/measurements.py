@@ -18,6 +18,8 @@ LABELS = {"fid": "FID", "is": "Inception score", "kid": "KID", "loss": "held-out
 """What metrics are called in words where it is not their name."""
 HIGHER = ("is", "precision", "recall", "density", "coverage")
 """Where more is better; elsewhere less is."""
+TOLD = ("samples", "seeds", "extractor", "images", "split", "times", "dequantization")
+"""What of "how" a reader needs first."""
 DECIDING = ("fid", "kid", "is", *HIGHER[1:], "bits_per_dim", "bound_bits_per_dim", "loss")
 """Which of several metrics says what the best checkpoint is: samples before likelihoods."""
 
@@ -57,6 +59,12 @@ def line(row: Row) -> str:
         if row.get(name) is not None:
             return f"{text} +- {row[name]:.2g} ({name.replace('_', ' ')})"
     return text
+
+
+def told(row: Row) -> tuple[str, str]:
+    """(value with its error, what it depends on) in words."""
+    how = (f"{name.replace('_', ' ')} {value}" for name, value in row["how"].items() if name in TOLD)
+    return line(row), ", ".join(how)
 
 
 def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:

@@ -38,6 +38,7 @@ from score_sde.metrics.statistics import (
     notes,
     save_statistics,
 )
+from score_sde.metrics.weights import inception_file
 from score_sde.session import draw_all, draw_batches, make_generator, run_keys
 from score_sde.types import sample_keys
 
@@ -170,11 +171,7 @@ def make_quality(
     config: ml_collections.ConfigDict, shape: tuple[int, int, int], workdir: Path, names: Sequence[str]
 ) -> Quality:
     """As config.quality says, for images of `shape`; the reference is made once and kept: eval/reference_EXTRACTOR.npz."""
-    section = config.quality
-    weights = Path(section.weights).expanduser() if section.weights else None
-    data_dir = config.data.path or None if config.data.source == "mnist" else None
-    load_data = functools.partial(labelled_images, data_dir=data_dir)
-    extractor = make_extractor(section.extractor, weights, load_data)
+    section, extractor = config.quality, open_extractor(config)
     keep = bool(set(FEATURE_METRICS) & set(names))
     if section.reference:
         reference = load_statistics(Path(section.reference).expanduser())
@@ -193,6 +190,32 @@ def make_quality(
             "from its images: --mode fid --a DIR --output FILE --metrics kid; or leave config.quality.reference out"
         )
     return Quality(names, extractor, reference)
+
+
+def open_extractor(config: ml_collections.ConfigDict) -> Extractor:
+    """The one of config.quality, fetched or trained if it is not there yet."""
+    data_dir = config.data.path or None if config.data.source == "mnist" else None
+    load_data = functools.partial(labelled_images, data_dir=data_dir)
+    return make_extractor(config.quality.extractor, _weights(config), load_data)
+
+
+def extractor_at_hand(config: ml_collections.ConfigDict) -> Extractor | None:
+    """The same, or None where it would have to be fetched or trained first."""
+    weights = _weights(config)
+    if config.quality.extractor == "inception" and weights is None and not inception_file().exists():
+        return None
+
+    def load_data(name: str):
+        raise LookupError(name)
+
+    try:
+        return make_extractor(config.quality.extractor, weights, load_data)
+    except LookupError:
+        return None
+
+
+def _weights(config: ml_collections.ConfigDict) -> Path | None:
+    return Path(config.quality.weights).expanduser() if config.quality.weights else None
 
 
 def _training_statistics(source: Source, extractor: Extractor, workdir: Path, keep: bool) -> Statistics:

@@ -23,13 +23,18 @@ TIMEOUT = 60.0
 """Seconds without a byte after which a download is given up."""
 
 
+def inception_file(cache: Path | None = None) -> Path:
+    """Where the published weights lie once they have been fetched."""
+    return (CACHE if cache is None else cache).expanduser() / NAME
+
+
 def published(cache: Path | None = None) -> tuple[Path, str]:
     """(path, SHA-256) of the published weights of Inception, fetched into the folder `cache` unless they are there.
 
     Raises:
         UserError: they cannot be fetched or kept, or are not the published ones.
     """
-    path = (CACHE if cache is None else cache).expanduser() / NAME
+    path = inception_file(cache)
     if not path.exists():
         return path, _fetch(ADDRESS, path)
     checksum = sha256(path)
