@@ -12,7 +12,7 @@ from score_sde.metrics.features import Extractor
 LOCAL = 50
 """Neighbours whose mean distance says how dense the training images lie around a sample."""
 MATRIX_BYTES = 2**27
-"""Largest matrix of distances held at once."""
+"""Largest matrix held at once, of pixels or of distances."""
 
 
 class Neighbors(NamedTuple):
@@ -102,8 +102,8 @@ def nearest_neighbors(
         queries: (Q, ...) images or feature vectors, finite, integer or floating.
         references: (R, ...) of the same shape and scale as the queries.
         k: neighbours per query, 1 <= k <= R.
-        block: rows of either side per matrix product; fewer queries where distances to all references take more memory
-            than `MATRIX_BYTES`.
+        block: rows of either side per matrix product, at most; fewer where these rows, or the distances of these queries
+            to all references, would take more than `MATRIX_BYTES`.
         flip: (..., height, width, channels) images count as their left-right mirror images do.
         mirrors: (R, ...) the feature vectors of the references' mirror images.
 
@@ -115,6 +115,7 @@ def nearest_neighbors(
     """
     q, r = _flat("queries", queries), _flat("references", references)
     _check_pair(q, r, np.shape(queries), np.shape(references), k, block)
+    block = max(1, min(block, MATRIX_BYTES // (8 * max(1, q.shape[1]))))
     pairs = [(q, r)]
     if flip:  # |q - mirror(r)| = |mirror(q) - r|, and there are fewer queries
         if np.ndim(queries) != 4 or mirrors is not None:

@@ -65,7 +65,7 @@ def test_score_zero_gives_one() -> None:
         lambda params: lambda x, t: jnp.zeros_like(x), process, FINE, sharding.make_mesh(), 64
     )
     rows = losses.compare(
-        None, KEY, gaussian_images(200, np.ones(64), 0), gaussian_images(200, np.ones(64), 1)
+        None, KEY, gaussian_images(250, np.ones(64), 0), gaussian_images(200, np.ones(64), 1)
     ).rows()
     for row in rows:
         assert abs(row["train"] - 1) < 5 * row["train_error"]
