@@ -43,7 +43,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--rule); bord
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; border-radius: .25rem; }
 figure img.chart { filter: var(--chart); width: 100%; }
 .wide { overflow-x: auto; }
-@media (max-width: 40rem) { figure img.chart { width: 36rem; max-width: none; } }
+@media (max-width: 40rem) { figure img.chart { width: 28rem; max-width: none; } }
 figcaption { font-size: .9rem; margin-top: .6rem; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: .6rem;
           margin: 1rem 0; }
