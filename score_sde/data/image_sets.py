@@ -4,7 +4,7 @@ import dataclasses
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,24 +104,29 @@ def _open_npz(path: Path) -> ImageSet:
                 f"{path} holds no images: an entry `images` or `arr_0` of integers (n, height, width, channels) is looked for; "
                 f"it holds {', '.join(names) or 'nothing'}"
             )
-        images = _array(path, archive, key)
+        load = _array(path, archive, key)
     with np.load(path, allow_pickle=False) as file:
         levels = file["levels"] if "levels" in names else np.asarray(256)
         finite = file["finite"] if "finite" in names else np.ones(1, bool)
-    _check(path, key, images, levels, finite)
+    _check(path, key, load, levels, finite)
+    count, height, width, channels = load().shape
 
     def read(numbers):
-        return to_bytes(images[numbers], int(levels))
+        return to_bytes(load()[numbers], int(levels))
 
-    return ImageSet(str(path), "", len(images), images.shape[1:], int(levels), read)
+    return ImageSet(str(path), "", count, (height, width, channels), int(levels), read)
 
 
-def _array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    """An array of an npz file, its checksum checked: mapped where it is stored as it is, in memory where compressed."""
+def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Callable[[], np.ndarray]:
+    """A function that gives an array of an npz file, whose checksum is right.
+
+    It is mapped where it is stored as it is, each time anew, so that what has been read is let go; else it is in memory.
+    """
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as stream:
         if info.compress_type != zipfile.ZIP_STORED:
-            return np.lib.format.read_array(stream, allow_pickle=False)
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+            return lambda: array
         while stream.read(2**24):
             pass
     with path.open("rb") as file:
@@ -133,13 +138,16 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
         shape, fortran, dtype = header[version](file)
         if dtype.hasobject:
             raise ValueError("an array of Python objects")
-        if not np.prod(shape):
-            return np.zeros(shape, dtype)
-        return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+        offset = file.tell()
+    if not np.prod(shape):
+        return lambda: np.zeros(shape, dtype)
+    return lambda: np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
-def _check(path: Path, key: str, images: np.ndarray, levels: np.ndarray, finite: np.ndarray) -> None:
-    what = f"`{key}` in {path}"
+def _check(
+    path: Path, key: str, load: Callable[[], np.ndarray], levels: np.ndarray, finite: np.ndarray
+) -> None:
+    what, images = f"`{key}` in {path}", load()
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(
             f"{what} has shape {images.shape}; it must be (n, height, width, channels) with 1 or 3 channels"
@@ -148,7 +156,7 @@ def _check(path: Path, key: str, images: np.ndarray, levels: np.ndarray, finite:
     if images.dtype.kind not in "iu":
         bad = 0
         if images.dtype.kind == "f":
-            bad = sum(int((~np.isfinite(part)).any(axis=(1, 2, 3)).sum()) for part in _parts(images))
+            bad = sum(int((~np.isfinite(part)).any(axis=(1, 2, 3)).sum()) for part in _parts(load))
         raise UserError(
             f"{what} is {images.dtype}"
             + (f", and {bad} of {len(images)} images are not finite" if bad else "")
@@ -159,8 +167,8 @@ def _check(path: Path, key: str, images: np.ndarray, levels: np.ndarray, finite:
         raise UserError(f"{what} holds no images: its shape is {images.shape}")
     if levels.size != 1 or levels.dtype.kind not in "iu" or not 2 <= int(levels) <= 65536:
         raise UserError(f"`levels` in {path} must be one integer of 2 or more; it is {levels}")
-    low = min(int(part.min()) for part in _parts(images))
-    high = max(int(part.max()) for part in _parts(images))
+    low = min(int(part.min()) for part in _parts(load))
+    high = max(int(part.max()) for part in _parts(load))
     if low < 0 or high >= int(levels):
         raise UserError(
             f"{what} has values {low} .. {high}, and its levels are 0 .. {int(levels) - 1}; say how many there are in an entry "
@@ -173,8 +181,9 @@ def _check(path: Path, key: str, images: np.ndarray, levels: np.ndarray, finite:
         )
 
 
-def _parts(images: np.ndarray) -> list[np.ndarray]:
-    return [images[i : i + 1024] for i in range(0, len(images), 1024)]
+def _parts(load: Callable[[], np.ndarray], size: int = 1024) -> Iterator[np.ndarray]:
+    for start in range(0, len(load()), size):
+        yield np.asarray(load()[start : start + size])
 
 
 def labelled_images(

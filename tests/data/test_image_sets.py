@@ -60,7 +60,7 @@ def test_stored_arrays_are_mapped(tmp_path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, a=np.zeros(3), images=GREY)
     with zipfile.ZipFile(path) as archive:
-        found = _array(path, archive, "images")
+        found = _array(path, archive, "images")()
     assert isinstance(found, np.memmap)
     np.testing.assert_array_equal(found, GREY)
 
