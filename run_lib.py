@@ -40,7 +40,6 @@ from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
 from score_sde.metrics.extractors import make_extractor
-from score_sde.metrics.features import Extractor
 from score_sde.metrics.files import npz_names
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
@@ -802,9 +801,12 @@ def fid(
             f"--output keeps statistics of images, and {a} holds statistics already; leave out --output"
         )
     images = any(isinstance(each, ImageSet) for each in given.values())
+    if b is not None:  # what can be refused before weights are fetched, or a classifier trained
+        name = {} if ".py:" in extractor else {"extractor": extractor}
+        check_provenance(*(known_of(given[path], name) for path in (a, b)))
     network = make_extractor(extractor, weights, labelled_images) if images else None
-    if b is not None:
-        check_provenance(*(known_of(given[path], network) for path in (a, b)))
+    if b is not None and network is not None:
+        check_provenance(*(known_of(given[path], network.identity) for path in (a, b)))
     keep = bool(set(metrics) & set(FEATURE_METRICS))
     found = {}
     for path, each in given.items():
@@ -839,11 +841,9 @@ def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet |
     return open_images(path)
 
 
-def known_of(given: ImageSet | Statistics, extractor: Extractor | None) -> dict:
-    """The provenance that statistics of it have, or will have."""
-    if isinstance(given, Statistics):
-        return given.provenance
-    return given.provenance | (extractor.identity if extractor else {})
+def known_of(given: ImageSet | Statistics, identity: dict) -> dict:
+    """The provenance that statistics of it have, or will have with an extractor of this identity."""
+    return given.provenance if isinstance(given, Statistics) else given.provenance | identity
 
 
 def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -293,21 +293,21 @@ def _features(path: Path, features: np.ndarray, name: str = "features") -> np.nd
 
 def check_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
     """Raises UserError where images and extractors of these provenances cannot be compared: all that can be said beforehand."""
-    for key, words in IDENTITY.items():
+    for key, (words, advice) in IDENTITY.items():
         if key in a and key in b and a[key] != b[key]:
             raise UserError(
                 f"{_named(a)} and {_named(b)} have different {words}: {a[key]} and {b[key]}. Distances between them mean "
-                "nothing; make the statistics of both from images of one size with one extractor"
+                f"nothing; {advice}"
             )
 
 
 IDENTITY = {
-    "extractor": "extractors",
-    "checksum": "weights (SHA-256) of the extractor",
-    "preprocessing": "preprocessing",
-    "shape": "shapes (height, width, channels) of images",
+    "extractor": ("extractors", "make both with one (--extractor)"),
+    "checksum": ("weights of the extractor (SHA-256)", "make both with the same weights file (--weights)"),
+    "preprocessing": ("preprocessing", "make both with one version of the library"),
+    "shape": ("shapes of images (height, width, channels)", "make both from images of one size"),
 }
-"""What must be the same in two provenances."""
+"""What must be the same in two provenances: in words, and what to do."""
 
 
 def check_comparable(a: Statistics, b: Statistics) -> None:

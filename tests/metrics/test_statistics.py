@@ -322,9 +322,9 @@ def changed(whole: Statistics, **changes) -> Statistics:
     ("changes", "message"),
     [
         ({"extractor": "inception"}, "noise test and noise test have different extractors: linear and inception"),
-        ({"checksum": "5"}, r"different weights \(SHA-256\) of the extractor: 1234 and 5"),
+        ({"checksum": "5"}, r"different weights of the extractor \(SHA-256\): 1234 and 5"),
         ({"preprocessing": "none"}, "different preprocessing"),
-        ({"shape": [5, 4, 1]}, r"different shapes \(height, width, channels\) of images: \[4, 5, 1\] and \[5, 4, 1\]"),
+        ({"shape": [5, 4, 1]}, r"different shapes of images \(height, width, channels\): \[4, 5, 1\] and \[5, 4, 1\]"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared(whole: Statistics, changes: dict, message: str) -> None:
