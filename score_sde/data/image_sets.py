@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
-from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, in_memory, take
+from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, in_memory, scan_folder, take
 from score_sde.errors import UserError
 
 KEYS = ("images", "arr_0")
@@ -82,6 +83,7 @@ def open_images(path: Path) -> ImageSet:
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of images or an npz file")
     if path.is_dir():
+        scan_folder(path.absolute(), "Name the folder that holds your images")
         advice = "Remove these files or make them images of one size; statistics are of images as they are, not resized."
         whole = source_set(FolderSource(path, split="all", held_out=0.0, advice=advice))
         return dataclasses.replace(whole, name=str(path))
@@ -174,6 +176,11 @@ def _check(
             f"{what} has values {low} .. {high}, and its levels are 0 .. {int(levels) - 1}; say how many there are in an entry "
             "`levels`, or scale them"
         )
+    if int(levels) == 256 and 0 < high < 64:
+        warnings.warn(
+            f"the brightest pixel of {what} is {high} of 255; if these are levels 0 .. {high}, say so in an entry `levels`",
+            stacklevel=2,
+        )
     if finite.dtype == bool and not finite.all():
         raise UserError(
             f"{int((~finite).sum())} of {len(images)} samples in {path} are not finite (its entry `finite` says which); sample "
@@ -204,8 +211,9 @@ def labelled_images(
             whole = in_memory(TFDSSource(name, "train", data_dir))
         except UserError as error:
             raise UserError(
-                f"the classifier 'mnist' is trained on MNIST's training images when first used: {error}. Or copy the classifier "
-                "from a machine where it was trained (~/.cache/score_sde/extractors) and name it with --weights"
+                "the classifier 'mnist' is trained on MNIST's training images when first used, which cannot be read "
+                f"({str(error).partition('. ')[0]}). Set TFDS_DATA_DIR to the folder with TFDS's prepared mnist, or name the "
+                "classifier's file of another machine, ~/.cache/score_sde/extractors/mnist-1.npz there, with --weights"
             ) from error
     else:
         raise UserError(f"no data set is known to train a classifier {name!r} on; there are digits, mnist")

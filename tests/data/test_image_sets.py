@@ -76,6 +76,15 @@ def test_levels_become_0_to_255(tmp_path) -> None:
     assert to_bytes(np.asarray([65535, 257]), 65536).tolist() == [255, 1]
 
 
+def test_dark_images_are_perhaps_levels(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", images=GREY // 16)
+    with pytest.warns(
+        UserWarning,
+        match=r"the brightest pixel of `images` in .* is 15 of 255; if these are levels 0 \.\. 15",
+    ):
+        open_images(tmp_path / "a.npz")
+
+
 def test_sources() -> None:
     found = source_set(digits("test"), "test")
     assert (found.name, found.split, found.count, found.levels) == ("digits", "test", 360, 17)
@@ -150,13 +159,14 @@ def test_folders_that_are_refused(tmp_path) -> None:
     with pytest.raises(UserError) as caught:
         open_images(tmp_path / "empty")
     assert "holds no images" in str(caught.value) and "config" not in str(caught.value)
+    assert str(caught.value).endswith("found 1 other file(s). Name the folder that holds your images")
 
 
 def test_labelled_images_of_classifiers(tmp_path) -> None:
     images, labels = labelled_images("digits")
     assert images.shape == (1437, 8, 8, 1) and images.max() == 255 and set(labels) == set(range(10))
     with pytest.raises(
-        UserError, match=r"trained on MNIST's training images .* is not prepared: .* --weights"
+        UserError, match=r"trained on MNIST's training images .* is not prepared: .*TFDS_DATA_DIR"
     ):
         labelled_images("mnist", tmp_path)
     with pytest.raises(UserError, match="no data set is known"):
