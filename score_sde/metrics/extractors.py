@@ -11,6 +11,7 @@ import numpy as np
 from score_sde.errors import UserError
 from score_sde.metrics.features import Extractor, Features
 from score_sde.metrics.frechet import small_pixels
+from score_sde.metrics.inception import inception
 from score_sde.metrics.small import Labelled, small_extractor
 
 CLASSIFIERS = ("mnist", "digits")
@@ -37,8 +38,6 @@ def make_extractor(
         _refuse_weights(name, weights)
         return _users(Path(file).expanduser(), function)
     if name == "inception":
-        from score_sde.metrics.inception import inception
-
         return inception(weights)
     if name in CLASSIFIERS:
 

@@ -24,6 +24,7 @@ from score_sde.metrics.frechet import Moments, frechet_distance
 from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.kernel import kernel_distance
 from score_sde.metrics.manifold import density_coverage, precision_recall
+from score_sde.metrics.weights import PUBLISHED_PREFIX
 
 METRICS = ("fid", "is", "kid", "pr", "dc")
 FEATURE_METRICS = ("kid", "pr", "dc")
@@ -32,8 +33,6 @@ STATISTICS_KEYS = ("mu", "pool_3", "feats")
 """Entries of npz files that are statistics or features; see `load_statistics`."""
 PUBLISHED_COUNT = 50_000
 """Samples that published FIDs are of."""
-PUBLISHED_CHECKSUM = "6726825d"
-"""How the SHA-256 of pt_inception-2015-12-05 begins, whose features published FIDs are of."""
 
 Read = Callable[[Int[np.ndarray, "n"]], UInt8[np.ndarray, "n h w c"]]
 
@@ -397,7 +396,7 @@ def notes(samples: Statistics, reference: Statistics | None) -> list[str]:
     extractor = samples.provenance.get("extractor")
     if extractor is not None and extractor != "inception":
         why.append(f"features of {extractor!r}, published ones are Inception's")
-    elif extractor and not str(samples.provenance.get("checksum")).startswith(PUBLISHED_CHECKSUM):
+    elif extractor and not str(samples.provenance.get("checksum")).startswith(PUBLISHED_PREFIX):
         why.append("Inception's weights are not the published ones")
     if why:
         found.append(f"not comparable with published numbers: {'; '.join(why)}")

@@ -15,7 +15,6 @@ from score_sde.metrics.files import read_npz
 from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.statistics import (
     METRICS,
-    PUBLISHED_CHECKSUM,
     Statistics,
     check_comparable,
     collect,
@@ -25,6 +24,7 @@ from score_sde.metrics.statistics import (
     save_statistics,
     table,
 )
+from score_sde.metrics.weights import PUBLISHED_PREFIX
 
 COUNT = 203
 ABOUT = {"data": "noise", "split": "test", "levels": 17}
@@ -138,11 +138,12 @@ def test_float64_is_kept() -> None:
     assert found.scores is None and found.features is None
 
 
-def test_features_that_are_not_finite_are_counted() -> None:
+@pytest.mark.parametrize("which", ["pool", "logits"])
+def test_features_that_are_not_finite_are_counted(which: str) -> None:
     def fn(batch):
         found = made().fn(batch)
         bad = batch[:, :1, 0, 0] > 200
-        return Features(np.where(bad, np.float32("nan"), found.pool), found.logits)
+        return found._replace(**{which: np.where(bad, np.float32("nan"), getattr(found, which))})
 
     bad = np.flatnonzero(images(np.arange(COUNT))[:, 0, 0, 0] > 200)
     message = (
@@ -378,7 +379,7 @@ def test_measures_that_lack_something(whole: Statistics) -> None:
 def test_notes(whole: Statistics) -> None:
     first = "not comparable with published numbers: 203 samples, published numbers are of 50,000 or more"
     assert notes(whole, whole) == [f"{first}; features of 'linear', published ones are Inception's"]
-    published = {"extractor": "inception", "checksum": PUBLISHED_CHECKSUM + "00"}
+    published = {"extractor": "inception", "checksum": PUBLISHED_PREFIX + "00"}
     assert notes(changed(whole, **published), None) == [first]
     assert notes(changed(whole, **published, images=50_000), whole) == []
     assert "49,999 samples" in notes(changed(whole, **published, images=49_999), whole)[0]
