@@ -165,6 +165,14 @@ def test_it_has_no_run(sets: Path, arguments, message: str) -> None:
         run_lib.run("fid", *arguments, a=str(sets / "test"), b=str(sets / "train.npz"))
 
 
+def test_other_weights_are_refused_before_the_work(sets: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(images):\n    raise SystemExit('called')\n")
+    known = '{"extractor": "mine.py:f", "checksum": "12"}'
+    np.savez(tmp_path / "other.npz", mu=np.zeros(64), sigma=np.eye(64), n=9, provenance=known)
+    with pytest.raises(UserError, match=r"different weights of the extractor \(SHA-256\): \w{64} and 12"):
+        call(sets / "test", tmp_path / "other.npz", extractor=tmp_path / "mine.py:f")
+
+
 def test_what_was_computed_is_kept_when_the_rest_fails(sets: Path, tmp_path: Path) -> None:
     """Features of --b that are not finite: the statistics of --a are written already."""
     (tmp_path / "mine.py").write_text(
