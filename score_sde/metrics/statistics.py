@@ -71,7 +71,8 @@ def collect(
 
     Batches have one shape: the last is filled up, and the filling left out. Local devices share a batch. Of several
     processes each takes consecutive images; the sums, in float64, are added in the order of the processes, so all have the
-    same result. Image i is in split floor(i splits/count) of the Inception score.
+    same result. Split j of the Inception score has images
+    floor(j count/splits) .. floor((j + 1) count/splits) - 1, as published.
 
     Args:
         extractor: images -> features.
@@ -156,7 +157,7 @@ def _sum(extractor, read, numbers, count, batch_size, splits, keep_features, tit
             moments = more if moments is None else moments + more
             if found.logits is not None:
                 logits = found.logits[: len(some)][finite]
-                sums = ScoreSums.of(logits, some[finite] * splits // count, splits)
+                sums = ScoreSums.of(logits, _split(some[finite], count, splits), splits)
                 scores = sums if scores is None else scores + sums
             if keep_features:
                 kept.append(pool)
@@ -164,6 +165,12 @@ def _sum(extractor, read, numbers, count, batch_size, splits, keep_features, tit
     if moments is None:
         return None
     return _Part(moments, scores, np.concatenate(kept) if kept else None, np.concatenate(bad), shape)
+
+
+def _split(numbers: np.ndarray, count: int, splits: int) -> np.ndarray:
+    """Which of `splits` consecutive parts of 0 .. count-1 each number is in."""
+    ends = np.arange(1, splits) * count // splits
+    return np.searchsorted(ends, numbers, side="right")
 
 
 def _everywhere(mine: Any) -> list[Any]:
@@ -224,7 +231,7 @@ def load_statistics(path: Path) -> Statistics:
             logits, n = _features(path, entries["logits"], "logits"), len(features)
             if len(logits) != n:
                 raise UserError(f"{path} has features of {n} images and logits of {len(logits)}")
-            scores = ScoreSums.of(logits, np.arange(n) * 10 // n, 10)
+            scores = ScoreSums.of(logits, _split(np.arange(n), n, 10), 10)
         return Statistics(moments, unknown | {"images": moments.n}, scores, features)
     if not {"mu", "sigma"} <= entries.keys():
         raise UserError(

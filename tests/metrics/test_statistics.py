@@ -16,6 +16,7 @@ from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.statistics import (
     METRICS,
     Statistics,
+    _split,
     check_comparable,
     collect,
     load_statistics,
@@ -392,3 +393,12 @@ def test_notes(whole: Statistics) -> None:
 def test_provenance_is_readable_json(whole: Statistics, tmp_path: Path) -> None:
     save_statistics(tmp_path / "s.npz", whole)
     assert json.loads(str(read_npz(tmp_path / "s.npz")["provenance"])) == whole.provenance
+
+
+def test_splits_of_the_inception_score_end_where_published_ones_do() -> None:
+    """numpy.array_split has other ends; chunks i n/s .. (i + 1) n/s are those of the published code."""
+    for count, splits in ((10, 3), (7, 7), (1001, 10), (50_000, 10)):
+        wanted = np.concatenate(
+            [np.full((i + 1) * count // splits - i * count // splits, i) for i in range(splits)]
+        )
+        np.testing.assert_array_equal(_split(np.arange(count), count, splits), wanted)
