@@ -6,7 +6,8 @@ import json
 import operator
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,7 @@ def _sum(extractor, read, numbers, count, batch_size, splits, keep_features, tit
     moments, scores, kept, bad, shape = None, None, [], [], ()
     bar = tqdm(total=len(numbers), unit="image", desc=title or None, dynamic_ncols=True, disable=not title)
     with bar:
-        for start in range(0, len(numbers), size):
-            some = numbers[start : start + size]
-            images = np.asarray(read(np.resize(some, size)))
+        for some, images in _batches(read, numbers, size):
             shape = images.shape[1:]
             found = extractor(jax.device_put(images, sharding) if extractor.compiled else images)
             pool = found.pool[: len(some)]
@@ -171,6 +170,18 @@ def _split(numbers: np.ndarray, count: int, splits: int) -> np.ndarray:
     """Which of `splits` consecutive parts of 0 .. count-1 each number is in."""
     ends = np.arange(1, splits) * count // splits
     return np.searchsorted(ends, numbers, side="right")
+
+
+def _batches(read: Read, numbers: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(numbers, `size` images, the last batch filled up), read in a thread while the batch before is in use."""
+    parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    with ThreadPoolExecutor(1) as thread:
+        coming = [thread.submit(read, np.resize(part, size)) for part in parts[:1]]
+        for part, after in zip(parts, [*parts[1:], None], strict=True):
+            images = np.asarray(coming.pop().result())
+            if after is not None:
+                coming.append(thread.submit(read, np.resize(after, size)))
+            yield part, images
 
 
 def _everywhere(mine: Any) -> list[Any]:

@@ -64,7 +64,7 @@ def test_collect_is_what_all_features_at_once_give(whole: Statistics) -> None:
     assert_close(whole.moments.scatter, expected.scatter, 1e-5)
     assert_close(whole.features, found.pool, 1e-5)
     assert whole.scores is not None
-    expected_scores = ScoreSums.of(found.logits, np.arange(COUNT) * 10 // COUNT, 10)
+    expected_scores = ScoreSums.of(found.logits, _split(np.arange(COUNT), COUNT, 10), 10)
     assert_close(whole.scores.score(), expected_scores.score(), 1e-5)
 
 
