@@ -200,9 +200,11 @@ def open_extractor(config: ml_collections.ConfigDict) -> Extractor:
 
 
 def extractor_at_hand(config: ml_collections.ConfigDict) -> Extractor | None:
-    """The same, or None where it would have to be fetched or trained first."""
+    """The same, or None where it would have to be fetched or trained first, or takes long: Inception on CPUs."""
     weights = _weights(config)
-    if config.quality.extractor == "inception" and weights is None and not inception_file().exists():
+    if config.quality.extractor == "inception" and (
+        jax.default_backend() == "cpu" or (weights is None and not inception_file().exists())
+    ):
         return None
 
     def load_data(name: str):
