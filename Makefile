@@ -32,21 +32,24 @@ $(STAMP): pyproject.toml $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: venv  ## train on the embedded digits, sample, and write a report into runs/demo
+demo: venv  ## train on the embedded digits, sample, evaluate, and write a report into runs/demo
 	$(BIN)/python main.py --config $(RECIPE) --mode train --workdir $(DEMO)
 	$(BIN)/python main.py --mode sample --workdir $(DEMO)
+	$(BIN)/python main.py --mode eval --workdir $(DEMO)
 	$(BIN)/python main.py --mode report --workdir $(DEMO)
 
-# The same three commands at reduced length.
+# The same four commands at reduced length.
 SMOKE_TRAIN := --config.training.steps=60
 SMOKE_SAMPLE := --config.sampling.num_samples=16 --config.sampling.steps=20
-SMOKE_REPORT :=
+SMOKE_EVAL := --config.eval.metrics=loss,levels,fid --config.eval.num_examples=16 --config.quality.num_samples=16 \
+  --config.sampling.steps=20
 
 smoke: venv  ## the demo at reduced length, in a temporary folder
 	@set -e; dir=`mktemp -d`; trap 'rm -rf "$$dir"' EXIT; set -x; \
 	$(BIN)/python main.py --config $(RECIPE) --mode train --workdir "$$dir/run" $(SMOKE_TRAIN); \
 	$(BIN)/python main.py --mode sample --workdir "$$dir/run" $(SMOKE_SAMPLE); \
-	$(BIN)/python main.py --mode report --workdir "$$dir/run" $(SMOKE_REPORT); \
+	$(BIN)/python main.py --mode eval --workdir "$$dir/run" $(SMOKE_EVAL); \
+	$(BIN)/python main.py --mode report --workdir "$$dir/run"; \
 	test -s "$$dir/run/report.html"
 
 lint: venv  ## ruff, rules and format
