@@ -32,23 +32,19 @@ from score_sde.convert import read_file, write_torch
 from score_sde.convert.published import Published, recognize
 from score_sde.data import fingerprint, take
 from score_sde.data import inputs as inputs_lib
-from score_sde.data.image_sets import KEYS as IMAGE_KEYS
-from score_sde.data.image_sets import ImageSet, labelled_images, open_images
+from score_sde.data.image_sets import ImageSet, labelled_images
 from score_sde.errors import UserError
 from score_sde.evaluate import Evaluator
 from score_sde.generate import between
 from score_sde.generate import inpaint as keep_known
 from score_sde.likelihood.rows import Pieces
 from score_sde.metrics.extractors import make_extractor
-from score_sde.metrics.files import npz_names
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
-    STATISTICS_KEYS,
     Statistics,
     check_names,
     check_provenance,
     collect,
-    load_statistics,
     measure,
     notes,
     save_statistics,
@@ -56,7 +52,14 @@ from score_sde.metrics.statistics import (
 )
 from score_sde.metrics.statistics import METRICS as QUALITY_METRICS
 from score_sde.networks.ncsn import variant_for
-from score_sde.quality import extractor_at_hand, make_quality, measure_checkpoint, small_sample_distance
+from score_sde.quality import (
+    extractor_at_hand,
+    known_of,
+    make_quality,
+    measure_checkpoint,
+    open_set,
+    small_sample_distance,
+)
 from score_sde.sde import GaussianSDE
 from score_sde.session import (
     PREVIEW,
@@ -825,25 +828,6 @@ def fid(
         for line in (*notes(found[a], reference), *([table(measures)] if measures else [])):
             print(line)
     return measures
-
-
-def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet | Statistics:
-    """What --a or --b names. A file with both, as guided-diffusion has them, counts as statistics for FID with Inception."""
-    names = set(npz_names(path)) if path.is_file() and path.suffix.lower() == ".npz" else set()
-    if names and not names & {*IMAGE_KEYS, *STATISTICS_KEYS}:
-        raise UserError(
-            f"{path} holds neither images (an entry {' or '.join(IMAGE_KEYS)}) nor statistics ({', '.join(STATISTICS_KEYS)}); "
-            f"its entries are {', '.join(sorted(names))}"
-        )
-    sums_do = "mu" in names and set(metrics) == {"fid"} and extractor == "inception"
-    if names and (sums_do or not names & set(IMAGE_KEYS)):
-        return load_statistics(path)
-    return open_images(path)
-
-
-def known_of(given: ImageSet | Statistics, identity: dict) -> dict:
-    """The provenance that statistics of it have, or will have with an extractor of this identity."""
-    return given.provenance if isinstance(given, Statistics) else given.provenance | identity
 
 
 def dry_run(config: ml_collections.ConfigDict, workdir: Path) -> None:

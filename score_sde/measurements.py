@@ -51,10 +51,15 @@ def label(metric: str) -> str:
 
 
 def line(row: Row) -> str:
-    """A row in words: value, and its error or interval."""
-    text = f"{label(row['metric'])} {row['value']:.6g}"
+    """A row in words: metric, value, and its error or interval."""
+    return f"{label(row['metric'])} {number(row)}"
+
+
+def number(row: Row) -> str:
+    """The value with its interval or error."""
+    text = f"{row['value']:.5g}"
     if "low" in row:
-        return f"{text}, 95% interval {row['low']:.6g} .. {row['high']:.6g}"
+        return f"{text}, 95% interval {row['low']:.4g} .. {row['high']:.4g}"
     for name in ("standard_error", "standard_deviation"):
         if row.get(name) is not None:
             return f"{text} +- {row[name]:.2g} ({name.replace('_', ' ')})"
@@ -62,9 +67,11 @@ def line(row: Row) -> str:
 
 
 def told(row: Row) -> tuple[str, str]:
-    """(value with its error, what it depends on) in words."""
-    how = (f"{name.replace('_', ' ')} {value}" for name, value in row["how"].items() if name in TOLD)
-    return line(row), ", ".join(how)
+    """(metric and what it depends on, value with its error) in words."""
+    how = ", ".join(
+        f"{name.replace('_', ' ')}: {value}" for name, value in row["how"].items() if name in TOLD
+    )
+    return f"{label(row['metric'])} ({how})", number(row)
 
 
 def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:

@@ -22,14 +22,17 @@ from scipy.special import stdtrit
 from score_sde import __version__
 from score_sde.build import Experiment, open_source
 from score_sde.data import Source, fingerprint
-from score_sde.data.image_sets import labelled_images, source_set, to_bytes
+from score_sde.data.image_sets import KEYS as IMAGE_KEYS
+from score_sde.data.image_sets import ImageSet, labelled_images, open_images, source_set, to_bytes
 from score_sde.errors import UserError
 from score_sde.generate import Generator
 from score_sde.likelihood.rows import claim_settings, write_whole
 from score_sde.metrics.extractors import make_extractor
 from score_sde.metrics.features import Extractor
+from score_sde.metrics.files import npz_names
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
+    STATISTICS_KEYS,
     Statistics,
     check_comparable,
     collect,
@@ -235,6 +238,25 @@ def _training_statistics(source: Source, extractor: Extractor, workdir: Path, ke
         path.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(path, found)
     return found
+
+
+def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet | Statistics:
+    """What --a or --b names. A file with both, as guided-diffusion has them, counts as statistics for FID with Inception."""
+    names = set(npz_names(path)) if path.is_file() and path.suffix.lower() == ".npz" else set()
+    if names and not names & {*IMAGE_KEYS, *STATISTICS_KEYS}:
+        raise UserError(
+            f"{path} holds neither images (an entry {' or '.join(IMAGE_KEYS)}) nor statistics ({', '.join(STATISTICS_KEYS)}); "
+            f"its entries are {', '.join(sorted(names))}"
+        )
+    sums_do = "mu" in names and set(metrics) == {"fid"} and extractor == "inception"
+    if names and (sums_do or not names & set(IMAGE_KEYS)):
+        return load_statistics(path)
+    return open_images(path)
+
+
+def known_of(given: ImageSet | Statistics, identity: dict) -> dict:
+    """The provenance that statistics of it have, or will have with an extractor of this identity."""
+    return given.provenance if isinstance(given, Statistics) else given.provenance | identity
 
 
 def measure_checkpoint(

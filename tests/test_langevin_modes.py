@@ -127,7 +127,7 @@ def test_select_and_the_best_checkpoint(trained, tmp_path, capsys):
     assert set(distances) == {2, 4} and chosen["how"]["samples"] == 10 and chosen["metric"] == "fid"
     best = min(distances, key=distances.__getitem__)
     assert chosen["best"] == best
-    assert f"checkpoint {best:>9}  FID {distances[best]:.6g}  <- best" in capsys.readouterr().out
+    assert f"checkpoint {best:>9}  FID {distances[best]:.5g}  <- best" in capsys.readouterr().out
     call("sample", trained, checkpoint="best")
     assert f"checkpoint {best} " in capsys.readouterr().out
     samples = load(trained / "samples" / f"step_{best}" / "samples.npz")["images"]

@@ -182,7 +182,7 @@ def test_curves_over_checkpoints_and_the_best(fresh, capsys):
     distances = {step: fid(fresh, step) for step in (10, 20)}
     best = min(distances, key=distances.__getitem__)
     said = capsys.readouterr().out
-    assert f"checkpoint {best:>9}  FID {distances[best]:.6g}  <- best" in said and "held-out loss:" in said
+    assert f"checkpoint {best:>9}  FID {distances[best]:.5g}  <- best" in said and "held-out loss:" in said
     assert f"--checkpoint best is now {best}, by FID" in said
     assert (fresh / "eval" / "fid.png").exists() and (fresh / "eval" / "loss.png").exists()
     call("sample", fresh, checkpoint="best")
