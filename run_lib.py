@@ -231,10 +231,18 @@ def evaluate(
             state.ema_params, run_keys(experiment)["eval"]
         )
         images = losses.mean(axis=0)
-        error = float(images.std(ddof=1) / math.sqrt(len(images))) if len(images) > 1 else math.nan
+        bad = int((~np.isfinite(images)).sum())
+        if bad:
+            raise UserError(
+                f"the held-out loss of {bad} of {len(images)} images at checkpoint {step} is not finite: the weights give no "
+                "usable score there. Try another --checkpoint, or config.model.dtype=float32."
+            )
         how = {name: config.training[name] for name in ("times", "likelihood_weighting")}
         how |= {"images": len(images), "passes": len(losses)}
-        rows.append({"metric": "loss", "value": float(images.mean()), "standard_error": error, "how": how})
+        row: measurements.Row = {"metric": "loss", "value": float(images.mean()), "how": how}
+        if len(images) > 1:
+            row["standard_error"] = float(images.std(ddof=1) / math.sqrt(len(images)))
+        rows.append(row)
     if "levels" in names:
         sources = [open_source(config.data, train=train) for train in (True, False)]
         levels = level_losses(experiment, config, state.ema_params, mesh, *sources)
@@ -534,7 +542,7 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
     jobs = {f"checkpoint {step}": functools.partial(evaluate, config, workdir, step) for step in steps}
     done, failed = attempt(jobs)
     if done and jax.process_index() == 0:
-        measurements.choose(workdir, [row for rows in done.values() for row in rows])
+        measurements.choose(workdir, [row for rows in done.values() for row in rows], steps)
         if number < PUBLISHED_SELECTION:
             print(
                 f"{number} samples each tell little; published: {PUBLISHED_SELECTION} (--config.sampling.num_samples)"
@@ -966,7 +974,8 @@ def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options
     }
     done, failed = attempt(jobs)
     if mode == "eval" and len(done) > 1 and jax.process_index() == 0:
-        measurements.choose(directory, [row for rows in done.values() for row in rows])
+        there = Checkpoints(directory / "checkpoints", read_only=True).steps()
+        measurements.choose(directory, [row for rows in done.values() for row in rows], there)
     raise_failed(failed, len(jobs))
 
 

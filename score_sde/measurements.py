@@ -74,10 +74,11 @@ def told(row: Row) -> tuple[str, str]:
     return f"{label(row['metric'])} ({how})", number(row)
 
 
-def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:
-    """Best step by each metric of `rows`, among all checkpoints measured in the same way; draws eval/METRIC.png.
+def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[str, int]:
+    """Best of `steps` by each metric of `rows`; draws eval/METRIC.png.
 
-    The pictures show values against training steps, with the best marked.
+    The pictures show the values of all checkpoints measured in the same way, those that are gone since too, against training
+    steps, with the best marked.
     """
     everything, best = read(workdir), {}
     for wanted in {_identity(row): row for row in rows}.values():
@@ -89,7 +90,8 @@ def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:
         }
         metric = wanted["metric"]
         sign = -1 if metric in HIGHER else 1
-        best[metric] = min(curve, key=lambda step: sign * curve[step]["value"])
+        there = [step for step in curve if step in steps]
+        best[metric] = min(there, key=lambda step: sign * curve[step]["value"])
         if len(curve) > 1:
             print(f"{label(metric)}:")
             for step, row in curve.items():
@@ -100,10 +102,18 @@ def compare(workdir: Path, rows: Sequence[Row]) -> dict[str, int]:
     return best
 
 
-def choose(workdir: Path, rows: Sequence[Row]) -> None:
-    """`compare`, and make the best by the first of `DECIDING` what --checkpoint best means: eval/selection.json."""
+def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
+    """`compare`, and make the best by the first of `DECIDING` what --checkpoint best means: eval/selection.json.
+
+    Args:
+        workdir: of the run.
+        rows: measurements of some of its checkpoints; of none, nothing is chosen.
+        steps: the checkpoints that are there.
+    """
+    if not rows:
+        return
     first = min(rows, key=lambda row: DECIDING.index(row["metric"]))
-    best = compare(workdir, rows)
+    best = compare(workdir, rows, steps)
     chosen = {"best": best[first["metric"]], "metric": first["metric"], "how": first["how"]}
     write_json(workdir / "eval" / "selection.json", chosen)
     print(
@@ -113,7 +123,7 @@ def choose(workdir: Path, rows: Sequence[Row]) -> None:
 
 
 def best_step(workdir: Path) -> int | None:
-    """The step that `save_best` wrote, or None."""
+    """The step that `choose` wrote, or None."""
     path = workdir / "eval" / "selection.json"
     return int(json.loads(path.read_text())["best"]) if path.exists() else None
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from runs import call, random_run
 
+import run_lib
 from score_sde import measurements, quality, session
 from score_sde.data import digits, take
 from score_sde.errors import UserError
@@ -189,6 +190,36 @@ def test_curves_over_checkpoints_and_the_best(fresh, capsys):
     assert f"samples of checkpoint {best} " in capsys.readouterr().out
     call("eval", fresh, checkpoint=str(10 + 20 - best))  # one alone chooses nothing
     assert json.loads((fresh / "eval" / "selection.json").read_text())["best"] == best
+
+
+def test_the_best_is_a_checkpoint_that_is_there(tmp_path, capsys):
+    """The curve shows those that are gone too."""
+    row = {"metric": "fid", "how": {"samples": 8}}
+    for step, value in ((10, 1.0), (20, 3.0), (30, 2.0)):
+        measurements.record(tmp_path, step, [row | {"value": value}])
+    measurements.choose(tmp_path, [row | {"value": 3.0}, row | {"value": 2.0}], steps=[20, 30])
+    assert measurements.best_step(tmp_path) == 30
+    said = capsys.readouterr().out
+    assert "checkpoint        10  FID 1\n" in said and "checkpoint        30  FID 2  <- best" in said
+
+
+def test_losses_per_level_alone_choose_nothing(fresh):
+    call("eval", fresh, checkpoint="all", values={"eval.metrics": "levels"})
+    assert len(list(fresh.glob("eval/levels_step_*.json"))) == 2
+    assert measurements.best_step(fresh) is None
+
+
+def test_loss_of_a_single_image_has_no_error(fresh):
+    call("eval", fresh, values={"eval.metrics": "loss", "eval.num_examples": 1})
+    (row,) = measurements.read(fresh)[20]
+    assert row["how"]["images"] == 1 and "standard_error" not in row
+
+
+def test_loss_that_is_not_finite_is_refused(fresh, monkeypatch):
+    losses = np.asarray([[1.0, np.nan, 2.0]])
+    monkeypatch.setattr(run_lib, "make_heldout_loss", lambda *_: lambda params, key: losses)
+    with pytest.raises(UserError, match="loss of 1 of 3 images at checkpoint 20 is not finite"):
+        call("eval", fresh, values={"eval.metrics": "loss"})
 
 
 def test_measurements_of_other_settings_lie_side_by_side(fresh):
