@@ -217,10 +217,11 @@ def evaluate(
     """What config.eval.metrics asks of the averaged weights, with errors: rows of eval/step_N.json.
 
     loss: on held-out images. levels: the loss at each noise level, on training and held-out images (eval/levels_step_N.json).
-    bits: bits/dim of config.eval.split, as --mode likelihood. fid, is, kid, pr, dc: of config.quality.num_samples samples.
+    bits: bits/dim of config.eval.split, as --mode likelihood; of several processes the first alone has these rows.
+    fid, is, kid, pr, dc: of config.quality.num_samples samples.
     """
-    names = metric_names(config.eval)
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
+    names = metric_names(config.eval)
     sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
     wanted = [name for name in names if name in QUALITY_METRICS]
     quality = make_quality(config, experiment.shape, workdir, wanted) if wanted else None  # may lack files
@@ -253,7 +254,8 @@ def evaluate(
     if "bits" in names:
         folder = likelihood(config, workdir, step)
         settings = ("split", "dequantization", "solver", "rtol", "atol", "variable", "probes", "bound_draws")
-        rows += results.bits_rows(folder, {name: config.eval[name] for name in settings})
+        if jax.process_index() == 0:  # which has written the summary; the others do not wait for it
+            rows += results.bits_rows(folder, {name: config.eval[name] for name in settings})
     if quality:
         measured, how = measure_checkpoint(quality, experiment, config, mesh, state.ema_params, step, workdir)
         rows += [{"metric": name, **values, "how": how} for name, values in measured.items()]
@@ -538,6 +540,8 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if not steps:
         raise UserError(f"{workdir} holds no checkpoints to choose from; train first")
     number = config.sampling.num_samples
+    if number < 2:
+        raise UserError(f"--mode select needs config.sampling.num_samples of at least 2; got {number}")
     config.eval.metrics, config.quality.num_samples = "fid", number
     jobs = {f"checkpoint {step}": functools.partial(evaluate, config, workdir, step) for step in steps}
     done, failed = attempt(jobs)
@@ -973,9 +977,10 @@ def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options
         for step in steps
     }
     done, failed = attempt(jobs)
-    if mode == "eval" and len(done) > 1 and jax.process_index() == 0:
-        there = Checkpoints(directory / "checkpoints", read_only=True).steps()
-        measurements.choose(directory, [row for rows in done.values() for row in rows], there)
+    if mode == "eval" and len(done) > 1:
+        there = Checkpoints(directory / "checkpoints", read_only=True).steps()  # processes meet there
+        if jax.process_index() == 0:
+            measurements.choose(directory, [row for rows in done.values() for row in rows], there)
     raise_failed(failed, len(jobs))
 
 

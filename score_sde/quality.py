@@ -49,6 +49,10 @@ Measured = dict[str, dict[str, float]]
 """{"fid": {"value": 3.1}, "kid": {"value": ..., "standard_error": ...}, ...}: of one set of samples."""
 
 
+FINGERPRINT = 1000
+"""Training images that are compared with those a kept reference was made of."""
+
+
 class SampleStore:
     """Samples number 0, 1, 2, ... in a folder of npz files, each written whole or not at all.
 
@@ -175,6 +179,11 @@ def make_quality(
 ) -> Quality:
     """As config.quality says, for images of `shape`; the reference is made once and kept: eval/reference_EXTRACTOR.npz."""
     section, extractor = config.quality, open_extractor(config)
+    if "is" in names and not _has_classes(extractor, shape):
+        raise UserError(
+            f"config.eval.metrics: is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave "
+            "`is` out, or choose another config.quality.extractor"
+        )
     keep = bool(set(FEATURE_METRICS) & set(names))
     if section.reference:
         reference = load_statistics(Path(section.reference).expanduser())
@@ -182,17 +191,19 @@ def make_quality(
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
     samples = {"data": "the samples", "shape": list(shape)} | extractor.identity
     check_comparable(Statistics(reference.moments, samples), reference)  # before anything is drawn
-    if "is" in names and not section.reference and reference.scores is None:
-        raise UserError(
-            f"config.eval.metrics: is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave "
-            "`is` out, or choose another config.quality.extractor"
-        )
     if keep and reference.features is None:
         raise UserError(
             f"{section.reference} holds no features, which {', '.join(set(FEATURE_METRICS) & set(names))} need. Make it anew "
             "from its images: --mode fid --a DIR --output FILE --metrics kid; or leave config.quality.reference out"
         )
     return Quality(names, extractor, reference)
+
+
+def _has_classes(extractor: Extractor, shape: tuple[int, int, int]) -> bool:
+    """Whether it gives logits of images of `shape`; what can be compiled is only traced."""
+    images = np.zeros((2, *shape), np.uint8)
+    found = jax.eval_shape(extractor.fn, images) if extractor.compiled else extractor.fn(images)
+    return found.logits is not None
 
 
 def open_extractor(config: ml_collections.ConfigDict) -> Extractor:
@@ -226,7 +237,7 @@ def _weights(config: ml_collections.ConfigDict) -> Path | None:
 def _training_statistics(source: Source, extractor: Extractor, workdir: Path, keep: bool) -> Statistics:
     name = re.sub(r"[^A-Za-z0-9]+", "_", extractor.name)  # of a file: PATH.py:FUNCTION
     path, images = workdir / "eval" / f"reference_{name}.npz", source_set(source, "train")
-    about = images.provenance | {"fingerprint": fingerprint(source), "version": __version__}
+    about = images.provenance | {"fingerprint": fingerprint(source, FINGERPRINT), "version": __version__}
     provenance = about | extractor.identity
     if path.exists():
         found = load_statistics(path)
@@ -291,9 +302,17 @@ def measure_checkpoint(
         found.append(measured)
     if jax.process_index() == 0:
         print("".join(f"note: {text}\n" for text in said), end="")
-    against = {name: quality.reference.provenance.get(name) for name in ("data", "split", "images")}
+    against = _identity(quality.reference)
     depends = {"samples": count, "seeds": seeds, "seed": experiment.seed, "sampling": tag(how)}
     return over_seeds(found), depends | quality.extractor.identity | {"reference": against}
+
+
+def _identity(reference: Statistics) -> dict[str, Any]:
+    """What tells a reference from others: files of other codes say nothing of themselves, so their numbers do."""
+    known = reference.provenance
+    checksum = hashlib.sha256(reference.moments.mean.tobytes() + reference.moments.scatter.tobytes())
+    told = {name: known.get(name) for name in ("data", "split", "images")}
+    return told | {"fingerprint": known.get("fingerprint") or checksum.hexdigest()[:16]}
 
 
 def fill(store: SampleStore, draw: Generator, params: PyTree, key, count: int, title: str) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from runs import call, random_run
 
 import run_lib
+from score_sde import config as config_lib
 from score_sde import measurements, quality, session
-from score_sde.data import digits, take
+from score_sde.build import open_source
+from score_sde.data import FolderSource, digits, take
 from score_sde.errors import UserError
 from score_sde.metrics import Moments, frechet_distance, small_pixels
 from score_sde.metrics.statistics import load_statistics, save_statistics
@@ -234,6 +237,36 @@ def test_measurements_of_other_settings_lie_side_by_side(fresh):
     assert len({path.parent.parent.name for path in pieces(fresh)}) == 2
 
 
+def test_numbers_against_other_references_are_not_taken_for_each_other(fresh, tmp_path):
+    """Files of other codes say nothing of what they are of."""
+    call("eval", fresh)
+    moments = load_statistics(fresh / "eval" / "reference_pixels.npz").moments
+    for name, shift in (("a", 0), ("b", 1)):
+        np.savez(tmp_path / name, mu=moments.mean + shift, sigma=moments.covariance)
+        call("eval", fresh, values={"quality.reference": tmp_path / f"{name}.npz"})
+    values = [row["value"] for row in measurements.read(fresh)[20]]
+    assert len(values) == 3 and values[1] == pytest.approx(values[0], rel=1e-6) != values[2]
+
+
+def test_reference_is_made_anew_where_an_image_of_the_folder_changed(tmp_path):
+    folder, rng = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(folder / f"{i:02}.png")
+    config = config_lib.load("configs/vp/ddpmpp_cont.py:folder")
+    config_lib.override(
+        config, [("data.path", str(folder)), ("quality.extractor", "pixels"), ("data.in_memory", "False")]
+    )
+    found = [quality.make_quality(config, (8, 8, 3), tmp_path, ["fid"]).reference for _ in range(2)]
+    assert found[0].provenance["fingerprint"] == found[1].provenance["fingerprint"]
+    source = open_source(config.data, train=True)
+    assert isinstance(source, FolderSource) and len(source) > 50
+    for path in source.files[1:3]:
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    found.append(quality.make_quality(config, (8, 8, 3), tmp_path, ["fid"]).reference)
+    assert np.abs(found[2].moments.mean - found[1].moments.mean).max() > 0.005
+
+
 def test_samples_of_other_weights_are_not_taken_for_these(fresh, tmp_path):
     call("eval", fresh)
     other = random_run(tmp_path / "other", RECIPE, SMALL, steps=(20,), scale=0.3)
@@ -285,7 +318,24 @@ def test_unknown_metrics_are_listed(fresh, text):
         call("eval", fresh, values={"eval.metrics": text})
 
 
-def test_inception_score_without_classes_is_refused_before_sampling(fresh):
+@pytest.mark.parametrize("given", [False, True])
+def test_inception_score_without_classes_is_refused_before_sampling(fresh, tmp_path, given):
+    np.savez(tmp_path / "other.npz", mu=np.zeros(64), sigma=np.eye(64))
+    values = {"quality.reference": tmp_path / "other.npz"} if given else {}
     with pytest.raises(UserError, match="extractor 'pixels' has no classes"):
-        call("eval", fresh, values={"eval.metrics": "fid,is"})
+        call("eval", fresh, values=values | {"eval.metrics": "fid,is"})
     assert not pieces(fresh)
+
+
+def test_a_run_of_an_older_version_is_told_what_it_lacks(fresh):
+    path = fresh / "config.json"
+    config = json.loads(path.read_text())
+    del config["eval"]["metrics"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config.eval lacks metrics"):
+        call("eval", fresh)
+
+
+def test_selecting_by_one_sample_is_refused(fresh):
+    with pytest.raises(UserError, match=r"select needs config.sampling.num_samples of at least 2; got 1"):
+        call("select", fresh, values={"sampling.num_samples": 1})
