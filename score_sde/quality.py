@@ -30,6 +30,7 @@ from score_sde.likelihood.rows import claim_settings, write_whole
 from score_sde.metrics.extractors import make_extractor
 from score_sde.metrics.features import Extractor
 from score_sde.metrics.files import npz_names
+from score_sde.metrics.frechet import Moments
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
     STATISTICS_KEYS,
@@ -179,7 +180,8 @@ def make_quality(
 ) -> Quality:
     """As config.quality says, for images of `shape`; the reference is made once and kept: eval/reference_EXTRACTOR.npz."""
     section, extractor = config.quality, open_extractor(config)
-    if "is" in names and not _has_classes(extractor, shape):
+    dimensions, classes = _lengths(extractor, shape)
+    if "is" in names and not classes:
         raise UserError(
             f"config.eval.metrics: is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave "
             "`is` out, or choose another config.quality.extractor"
@@ -190,7 +192,8 @@ def make_quality(
     else:
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
     samples = {"data": "the samples", "shape": list(shape)} | extractor.identity
-    check_comparable(Statistics(reference.moments, samples), reference)  # before anything is drawn
+    none = Moments.of(np.zeros((0, dimensions)))
+    check_comparable(Statistics(none, samples), reference)  # before anything is drawn
     if keep and reference.features is None:
         raise UserError(
             f"{section.reference} holds no features, which {', '.join(set(FEATURE_METRICS) & set(names))} need. Make it anew "
@@ -199,11 +202,11 @@ def make_quality(
     return Quality(names, extractor, reference)
 
 
-def _has_classes(extractor: Extractor, shape: tuple[int, int, int]) -> bool:
-    """Whether it gives logits of images of `shape`; what can be compiled is only traced."""
+def _lengths(extractor: Extractor, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(length of the features, classes or 0) of images of `shape`; what can be compiled is only traced."""
     images = np.zeros((2, *shape), np.uint8)
     found = jax.eval_shape(extractor.fn, images) if extractor.compiled else extractor.fn(images)
-    return found.logits is not None
+    return found.pool.shape[1], 0 if found.logits is None else found.logits.shape[1]
 
 
 def open_extractor(config: ml_collections.ConfigDict) -> Extractor:

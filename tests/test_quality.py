@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from processes import JOIN, run_two
 from runs import call, random_run
 
 import run_lib
@@ -276,6 +277,27 @@ def test_samples_of_other_weights_are_not_taken_for_these(fresh, tmp_path):
         call("eval", fresh)
 
 
+PROCESS = """
+import sys, run_lib
+values = {"eval.metrics": "bits,fid,kid", "eval.rtol": "1e-2", "eval.atol": "1e-2", "eval.num_examples": "8"}
+run_lib.run("eval", None, list(values.items()), sys.argv[1], "all")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(fresh, tmp_path):
+    """Every file is written by one of them, and read by the others when it is there."""
+    both = shutil.copytree(fresh, tmp_path / "both")
+    run_two(["-c", JOIN + PROCESS, both])
+    values = {"eval.metrics": "bits,fid,kid", "eval.rtol": 1e-2, "eval.atol": 1e-2, "eval.num_examples": 8}
+    call("eval", fresh, checkpoint="all", values=values)
+    assert measurements.best_step(both) == measurements.best_step(fresh)
+    for step, rows in measurements.read(fresh).items():
+        for one, two in zip(rows, measurements.read(both)[step], strict=True):
+            assert one["how"] == two["how"] and one["metric"] == two["metric"]
+            assert two["value"] == pytest.approx(one["value"], rel=1e-3)
+
+
 # Refusals
 
 
@@ -299,8 +321,11 @@ def test_reference_of_another_extractor_is_refused_before_sampling(fresh, tmp_pa
     found.provenance["checksum"] = "0123"
     save_statistics(tmp_path / "other.npz", found)
     values = {"quality.reference": str(tmp_path / "other.npz"), "sampling.steps": 3}
-    with pytest.raises(UserError, match=r"different weights \(SHA-256\) of the extractor"):
+    with pytest.raises(UserError, match=r"different weights of the extractor \(SHA-256\)"):
         call("eval", fresh, values=values)
+    np.savez(tmp_path / "long.npz", mu=np.zeros(65), sigma=np.eye(65))
+    with pytest.raises(UserError, match=r"the samples has features of 64 dimensions and .*long.npz of 65"):
+        call("eval", fresh, values=values | {"quality.reference": str(tmp_path / "long.npz")})
     assert len({path.parent.parent.name for path in pieces(fresh)}) == 1
     with pytest.raises(UserError, match="holds no features, which kid need"):
         found.provenance["checksum"] = load_statistics(fresh / "eval" / "reference_pixels.npz").provenance[
