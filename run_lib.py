@@ -972,15 +972,14 @@ def _select(config_file, workdir, overrides) -> None:
 def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options) -> None:
     config, directory = resolve_trained(config_file, workdir, overrides)
     steps = parse_checkpoints(checkpoints, directory)
+    there = Checkpoints(directory / "checkpoints", read_only=True).steps() if len(steps) > 1 else steps
     jobs = {
         f"checkpoint {step}": functools.partial(_timed, mode, config, directory, step, options)
         for step in steps
     }
     done, failed = attempt(jobs)
-    if mode == "eval" and len(done) > 1:
-        there = Checkpoints(directory / "checkpoints", read_only=True).steps()  # processes meet there
-        if jax.process_index() == 0:
-            measurements.choose(directory, [row for rows in done.values() for row in rows], there)
+    if mode == "eval" and len(done) > 1 and jax.process_index() == 0:
+        measurements.choose(directory, [row for rows in done.values() for row in rows], there)
     raise_failed(failed, len(jobs))
 
 
