@@ -59,6 +59,7 @@ from score_sde.quality import (
     measure_checkpoint,
     open_set,
     small_sample_distance,
+    small_sample_settings,
 )
 from score_sde.sde import GaussianSDE
 from score_sde.session import (
@@ -103,7 +104,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     claim(workdir, config)
 
     keys = run_keys(experiment)
-    loop = Loop(workdir, experiment.trainer, settings, training_batches(experiment, config, source), mesh)
+    batches, how = training_batches(experiment, config, source), small_sample_settings(config)
+    loop = Loop(workdir, experiment.trainer, settings, batches, mesh, how=how)
     if not loop.begin(keys["init"], experiment.shape):
         print(
             f"{workdir} has been trained for {loop.step} steps already; raise config.training.steps to go on."

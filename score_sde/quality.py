@@ -54,6 +54,10 @@ FINGERPRINT = 1000
 """Training images that are compared with those a kept reference was made of."""
 
 
+LEFT_OUT = ("num_samples", "batch_size", "frames")
+"""Entries of config.sampling that a sample does not depend on."""
+
+
 class SampleStore:
     """Samples number 0, 1, 2, ... in a folder of npz files, each written whole or not at all.
 
@@ -283,8 +287,7 @@ def measure_checkpoint(
     """
     count, seeds = experiment.quality["num_samples"], experiment.quality["seeds"]
     draw = make_generator(experiment, mesh, min(experiment.sampling["batch_size"], count))
-    left_out = ("num_samples", "batch_size", "frames")
-    how = {name: value for name, value in config.sampling.to_dict().items() if name not in left_out}
+    how = {name: value for name, value in config.sampling.to_dict().items() if name not in LEFT_OUT}
     how |= {"evaluations": draw.sampler.nfe, "dtype": config.model.dtype}
     whose = {"step": step, "weights": weights_checksum(params)}
     folder = workdir / "eval" / "samples" / f"step_{step}_{tag(how)}"
@@ -335,6 +338,14 @@ def fill(store: SampleStore, draw: Generator, params: PyTree, key, count: int, t
             store.write(missing[part], np.asarray(draw.pixel_range.decode(images)))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("samples are written")
+
+
+def small_sample_settings(config: ml_collections.ConfigDict) -> str:
+    """Tag of what `small_sample_distance` depends on beside the weights."""
+    sampling, quality = config.sampling.to_dict(), config.quality.to_dict()
+    how = {name: value for name, value in sampling.items() if name not in LEFT_OUT}
+    how |= {name: quality[name] for name in ("extractor", "weights", "reference")}
+    return tag(how | {"samples": config.training.quality_samples})
 
 
 def small_sample_distance(experiment: Experiment, quality: Quality, mesh):

@@ -23,6 +23,7 @@ class Checkpoints:
         keep: the last `keep` are kept.
         keep_every: those at its multiples are kept too (0: none).
         measured: whether checkpoints will be saved with a measure. The one with the smallest is kept too.
+        how: what the measure depends on; measures of another are not compared with these.
         read_only: for reading alone: leave what another process is writing there, and make no folder.
     """
 
@@ -32,10 +33,12 @@ class Checkpoints:
         keep: int = 2,
         keep_every: int = 0,
         measured: bool = False,
+        how: str = "",
         read_only: bool = False,
     ):
+        self._how = how
         smallest = policies.BestN(
-            get_metric_fn=lambda measured: measured[QUALITY],
+            get_metric_fn=self._measure,
             reverse=True,
             n=1,
             keep_checkpoints_without_metrics=False,
@@ -52,16 +55,27 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
         self._unmeasured = {QUALITY: math.inf} if measured else None  # Orbax warns where a measure is missing
+        if not (measured or read_only):  # what was measured last stays what the best is kept by
+            self._how = next((found.get("how", "") for found in reversed(self._measured().values())), "")
+
+    def _measure(self, found: dict[str, Any]) -> float:
+        return found[QUALITY] if found.get("how", "") == self._how else math.inf
 
     def steps(self) -> list[int]:
         """Steps that have a finished checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def best(self) -> int | None:
-        """The step that was saved with the smallest measure; None where none was saved with one."""
+        """The step with the smallest measure of those made as the last was; None where none was saved with one."""
+        found = self._measured()
+        how = next((found[step].get("how") for step in reversed(found)), None)
+        alike = [step for step in found if found[step].get("how") == how]
+        return min(alike, key=lambda step: found[step][QUALITY], default=None)
+
+    def _measured(self) -> dict[int, dict[str, Any]]:
+        """Step -> measure and how it was made, ascending."""
         found = {step: self._manager.metrics(step) for step in self.steps()}
-        measured = {step: v[QUALITY] for step, v in found.items() if v and math.isfinite(v[QUALITY])}
-        return min(measured, key=lambda step: measured[step], default=None)
+        return {step: v for step, v in found.items() if v and math.isfinite(v[QUALITY])}
 
     def save(self, state: TrainState, host: dict[str, Any], measure: float | None = None) -> None:
         """Save at state.step, unless that step is saved already; returns once the state is copied to the host."""
@@ -72,7 +86,9 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), host=ocp.args.JsonSave({**host, "types": _types(state)})
         )
         self._manager.save(
-            step, args=arguments, metrics=self._unmeasured if measure is None else {QUALITY: measure}
+            step,
+            args=arguments,
+            metrics=self._unmeasured if measure is None else {QUALITY: measure, "how": self._how},
         )
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:

@@ -28,6 +28,7 @@ class Loop:
         batches: endless batches with a position, from `data.batches`.
         mesh: devices; batches are split over them.
         frozen: see `Trainer`.
+        how: what the measure of samples depends on; see `Checkpoints`.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Loop:
         batches: Any,
         mesh: Mesh,
         frozen: PyTree = None,
+        how: str = "",
     ):
         self.folder, self.trainer, self.settings = folder, trainer, settings
         self.batches, self.mesh, self.frozen = batches, mesh, frozen
-        self.step = 0
+        self.how, self.step = how, 0
 
     def begin(self, key: Key[Array, ""], shape: tuple[int, ...]) -> bool:
         """Fresh weights, or those of the last checkpoint; False where nothing is left to train."""
@@ -52,6 +54,7 @@ class Loop:
             self.settings["keep"],
             self.settings["keep_every"],
             measured=bool(self.settings.get("quality_every")),
+            how=self.how,
         )
         if self._checkpoints.steps():
             self.state, host = self._checkpoints.restore(self.state)

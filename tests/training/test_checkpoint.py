@@ -202,5 +202,24 @@ def test_the_one_with_the_smallest_measure_is_kept(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path, read_only=True).best() == 9
 
 
+def test_measures_made_in_other_ways_are_not_compared(tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path, keep=1, measured=True, how="pixels")
+    first.save(state(1), HOST, 0.5)
+    first.save(state(2), HOST, 0.7)
+    first.close()
+    second = Checkpoints(tmp_path, keep=1, measured=True, how="digits")
+    for step, measure in ((3, 500.0), (4, 600.0), (5, None)):
+        second.save(state(step), HOST, measure)
+    second.close()
+    for settings in ({"read_only": True}, {"measured": True, "how": "digits"}, {}):
+        again = Checkpoints(tmp_path, keep=1, **settings)
+        assert (again.steps(), again.best()) == ([3, 5], 3)
+        again.close()
+    later = Checkpoints(tmp_path, keep=1)  # training goes on without measuring
+    later.save(state(6), HOST)
+    later.close()
+    assert Checkpoints(tmp_path, read_only=True).steps() == [3, 6]
+
+
 def test_without_measures_there_is_no_best(tmp_path: Path) -> None:
     assert Checkpoints(written(tmp_path, 3, 4)).best() is None
