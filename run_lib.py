@@ -228,6 +228,14 @@ def evaluate(
     wanted = [name for name in names if name in QUALITY_METRICS]
     quality = make_quality(config, experiment.shape, workdir, wanted) if wanted else None  # may lack files
     rows: list[measurements.Row] = []
+
+    def keep(found: list[measurements.Row]) -> None:  # at once: what comes after may fail
+        rows.extend(found)
+        if jax.process_index() == 0:
+            measurements.record(workdir, step, found)
+            for row in found:
+                print(f"checkpoint {step}: {measurements.line(row)}")
+
     if "loss" in names:
         heldout = open_source(config.data, train=False)
         losses = make_heldout_loss(experiment, config, heldout, mesh)(
@@ -245,7 +253,7 @@ def evaluate(
         row: measurements.Row = {"metric": "loss", "value": float(images.mean()), "how": how}
         if len(images) > 1:
             row["standard_error"] = float(images.std(ddof=1) / math.sqrt(len(images)))
-        rows.append(row)
+        keep([row])
     if "levels" in names:
         sources = [open_source(config.data, train=train) for train in (True, False)]
         levels = level_losses(experiment, config, state.ema_params, mesh, *sources)
@@ -256,15 +264,11 @@ def evaluate(
     if "bits" in names:
         folder = likelihood(config, workdir, step)
         settings = ("split", "dequantization", "solver", "rtol", "atol", "variable", "probes", "bound_draws")
-        if jax.process_index() == 0:  # which has written the summary; the others do not wait for it
-            rows += results.bits_rows(folder, {name: config.eval[name] for name in settings})
+        if jax.process_index() == 0:  # which wrote the summary
+            keep(results.bits_rows(folder, {name: config.eval[name] for name in settings}))
     if quality:
         measured, how = measure_checkpoint(quality, experiment, config, mesh, state.ema_params, step, workdir)
-        rows += [{"metric": name, **values, "how": how} for name, values in measured.items()]
-    if jax.process_index() == 0:
-        measurements.record(workdir, step, rows)
-        for row in rows:
-            print(f"checkpoint {step}: {measurements.line(row)}")
+        keep([{"metric": name, **values, "how": how} for name, values in measured.items()])
     return rows
 
 
@@ -980,8 +984,9 @@ def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options
         for step in steps
     }
     done, failed = attempt(jobs)
-    if mode == "eval" and len(done) > 1 and jax.process_index() == 0:
-        measurements.choose(directory, [row for rows in done.values() for row in rows], there)
+    rows = [row for rows in done.values() for row in rows] if mode == "eval" else []
+    if rows and len(done) > 1 and jax.process_index() == 0:
+        measurements.choose(directory, rows, there)
     raise_failed(failed, len(jobs))
 
 
