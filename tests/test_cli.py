@@ -250,6 +250,8 @@ def test_training_measures_samples_and_keeps_the_best_checkpoint(tmp_path: Path)
 def test_report_is_one_offline_page(trained: Path) -> None:
     if not (trained / "samples" / "step_20" / "samples.npz").exists():
         run("--mode", "sample", "--workdir", trained)
+    kid = {"metric": "kid", "value": 0.5, "standard_error": 0.25, "how": {"samples": 12, "seed": 3}}
+    measurements.record(trained, 20, [kid])
     out, _ = run("--mode", "report", "--workdir", trained)
     page = (trained / "report.html").read_text()
     assert str(trained / "report.html") in out
@@ -257,6 +259,9 @@ def test_report_is_one_offline_page(trained: Path) -> None:
         *("vp_ddpmpp_cont_digits", "data:image/png;base64,", "data:image/gif;base64,"),
         *(
             "Loss at each noise level",
+            "Measurements",
+            "KID (samples: 12)",
+            "0.5 +- 0.25 (standard error)",
             "Memorized?",
             "360 held-out images",
             "Mirrored training images do not count",

@@ -15,12 +15,22 @@ import run_lib
 from score_sde import config as config_lib
 from score_sde import measurements, quality, session
 from score_sde.build import open_source
-from score_sde.data import FolderSource, digits, take
+from score_sde.data import FolderSource, digits
+from score_sde.data.image_sets import to_bytes
 from score_sde.errors import UserError
-from score_sde.metrics import Moments, frechet_distance, small_pixels
+from score_sde.metrics import (
+    Moments,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    small_pixels,
+)
 from score_sde.metrics.statistics import load_statistics, save_statistics
 from score_sde.quality import SampleStore, over_seeds
+from score_sde.results import load_levels
 from score_sde.training import sharding
+from score_sde.training.levels import Levels
 
 RECIPE = "configs/vp/ddpmpp_cont.py:digits"
 SMALL = {
@@ -46,14 +56,44 @@ def run(tmp_path_factory) -> Path:
     return random_run(tmp_path_factory.mktemp("runs") / "tiny", RECIPE, SMALL, steps=(10, 20))
 
 
+@pytest.fixture(scope="module")
+def evaluated(run, tmp_path_factory) -> Path:
+    """A copy whose last checkpoint is measured; for copies alone."""
+    workdir = shutil.copytree(run, tmp_path_factory.mktemp("evaluated") / "run")
+    call("eval", workdir)
+    return Path(workdir)
+
+
 @pytest.fixture
 def fresh(run, tmp_path) -> Path:
     """A copy without measurements."""
-    return Path(shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("eval", "samples")))
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+@pytest.fixture
+def measured(evaluated, tmp_path) -> Path:
+    """A copy whose last checkpoint is measured: FID, and its samples are kept."""
+    return Path(shutil.copytree(evaluated, tmp_path / "copy"))
+
+
+def values(workdir: Path, step: int = 20) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in measurements.read(workdir)[step]}
 
 
 def fid(workdir: Path, step: int = 20) -> float:
-    return next(row["value"] for row in measurements.read(workdir)[step] if row["metric"] == "fid")
+    return values(workdir, step)["fid"]
+
+
+def samples_of(workdir: Path) -> np.ndarray:
+    """The samples of its one checkpoint and seed as 0 .. 255."""
+    found = []
+    for path in pieces(workdir):
+        with np.load(path) as file:
+            found.append(file["images"])
+    return to_bytes(np.concatenate(found), 17)
+
+
+TRAIN, TEST = (to_bytes(digits(split).images, 17) for split in ("train", "test"))
 
 
 def pieces(workdir: Path) -> list[Path]:
@@ -71,13 +111,13 @@ def test_store_gives_back_what_was_written_in_any_order_and_says_what_is_missing
     store, whole = SampleStore(tmp_path, {"seed": 1}, 17), images(30)
     assert store.missing(30).tolist() == list(range(30))
     store.write(np.arange(8), whole[:8])
-    store.write(np.asarray([12, 13, 20]), whole[[12, 13, 20]])
+    store.write(np.asarray([12, 13, 15]), whole[[12, 13, 15]])
     assert [p.name for p in sorted(tmp_path.glob("*.npz"))] == [
-        "samples_0000000_0000008.npz", "samples_0000012_0000014.npz", "samples_0000020_0000021.npz",
+        "samples_0000000_0000008.npz", "samples_0000012_0000014.npz", "samples_0000015_0000016.npz",
     ]  # fmt: skip
     again = SampleStore(tmp_path, {"seed": 1}, 17)
-    assert again.missing(15).tolist() == [8, 9, 10, 11, 14]
-    numbers = np.asarray([20, 3, 3, 13, 0])
+    assert again.missing(17).tolist() == [8, 9, 10, 11, 14, 16]
+    numbers = np.asarray([15, 3, 3, 13, 0])
     np.testing.assert_array_equal(again.read(numbers), np.rint(whole[numbers] * (255 / 16)).astype(np.uint8))
     with np.load(tmp_path / "samples_0000012_0000014.npz") as file:
         np.testing.assert_array_equal(file["images"], whole[12:14])  # levels, for other programs
@@ -100,30 +140,79 @@ def test_store_refuses_other_settings_damage_and_gaps(tmp_path):
 # Numbers
 
 
-def test_the_number_is_that_of_the_samples(fresh, capsys):
+def test_the_number_is_that_of_the_samples(measured, capsys):
     """FID of --mode eval is the Frechet distance of what --mode sample draws to the training images."""
-    call("eval", fresh)
-    call("sample", fresh, values={"sampling.num_samples": 40})
-    with np.load(fresh / "samples" / "step_20" / "samples.npz") as file:
-        samples = file["images"]
-    training = take(digits("train"), np.arange(1437))["image"]
-    eight = [np.rint(a * (255 / 16)) / np.float32(255) for a in (samples, training)]
-    wanted = frechet_distance(*(Moments.of(small_pixels(a.astype(np.float32))) for a in eight))
-    assert fid(fresh) == pytest.approx(wanted, rel=1e-3)
+    call("eval", measured)
     said = capsys.readouterr().out
+    call("sample", measured, values={"sampling.num_samples": 40})
+    with np.load(measured / "samples" / "step_20" / "samples.npz") as file:
+        samples = to_bytes(file["images"], 17)
+    wanted = frechet_distance(*(Moments.of(pixels(a)) for a in (samples, TRAIN)))
+    assert fid(measured) == pytest.approx(wanted, rel=1e-3)
     assert "not comparable with published numbers: 40 samples" in said and "checkpoint 20: FID" in said
-    assert load_statistics(fresh / "eval" / "reference_pixels.npz").provenance["images"] == 1437
+    assert load_statistics(measured / "eval" / "reference_pixels.npz").provenance["images"] == 1437
 
 
-def test_number_does_not_depend_on_batches_devices_or_interruption(run, tmp_path, monkeypatch):
-    found = {}
-    for name, size in (("7", 7), ("64", 64), ("1000", 1000)):
-        copy = shutil.copytree(run, tmp_path / name, ignore=shutil.ignore_patterns("eval", "samples"))
+def pixels(images: np.ndarray) -> np.ndarray:
+    return small_pixels(images.astype(np.float32) / 255)
+
+
+def test_every_metric(measured, capsys):
+    """Each of its own function, on the samples kept before; the reference is made anew where it lacks features."""
+    assert load_statistics(measured / "eval" / "reference_pixels.npz").features is None
+    few = {"eval.rtol": 0.1, "eval.atol": 0.1, "eval.num_examples": 8, "eval.batch_size": 8}
+    before = {path: path.stat().st_mtime_ns for path in pieces(measured)}
+    call("eval", measured, values=few | {"eval.metrics": "loss,levels,bits,fid,kid,pr,dc"})
+    assert {path: path.stat().st_mtime_ns for path in pieces(measured)} == before
+    found, real, samples = values(measured), pixels(TRAIN), pixels(samples_of(measured))
+    assert found["fid"] == pytest.approx(frechet_distance(Moments.of(samples), Moments.of(real)), rel=1e-5)
+    assert found["kid"] == pytest.approx(kernel_distance(samples, real).value, rel=1e-5)
+    assert (found["precision"], found["recall"]) == pytest.approx(precision_recall(real, samples))
+    assert (found["density"], found["coverage"]) == pytest.approx(density_coverage(real, samples))
+    np.testing.assert_allclose(
+        load_statistics(measured / "eval" / "reference_pixels.npz").features, real, rtol=1e-6
+    )
+    summary = json.loads((measured / "eval" / "likelihood_test_step_20" / "summary.json").read_text())
+    bits = next(row for row in measurements.read(measured)[20] if row["metric"] == "bits_per_dim")
+    assert bits["value"] == summary["bits_per_dim"]["mean"] and bits["low"] == summary["bits_per_dim"]["low"]
+    assert bits["how"]["images"] == 8 and bits["how"]["rtol"] == 0.1 and bits["how"]["split"] == "test"
+    levels = load_levels(measured, 20)
+    assert levels["images"] == 8 and levels["levels"][0]["train"] != levels["levels"][0]["heldout"]
+    said = capsys.readouterr().out
+    assert "checkpoint 20: losses per noise level: " in said and "checkpoint 20: KID " in said
+
+
+def test_own_reference_and_own_extractor(measured, tmp_path):
+    """FID of the samples to the held-out images, whose statistics --mode fid made, in features of a function."""
+    (tmp_path / "mine.py").write_text(
+        "def f(images):\n    x = images.mean(axis=(2, 3)) / 255\n    return x[:, ::2], 9 * x\n"
+    )
+    np.savez(tmp_path / "test.npz", TEST)
+    how = {"extractor": f"{tmp_path / 'mine.py'}:f", "metrics": "kid"}
+    call("fid", a=str(tmp_path / "test.npz"), output=str(tmp_path / "kept.npz"), **how)
+    settings = {"quality.extractor": how["extractor"], "quality.reference": tmp_path / "kept.npz"}
+    call("eval", measured, values=settings | {"eval.metrics": "fid,is,kid"})
+    real, samples = (x.mean(axis=(2, 3))[:, ::2] / 255 for x in (TEST, samples_of(measured)))
+    row = measurements.read(measured)[20][-1]
+    assert row["how"]["extractor"] == "mine.py:f" and row["how"]["reference"]["images"] == 360
+    assert row["how"]["reference"]["file"] == str(tmp_path / "kept.npz")
+    rows = measurements.read(measured)[20]
+    found = {each["metric"]: each["value"] for each in rows if each["how"] == row["how"]}
+    assert found["fid"] == pytest.approx(frechet_distance(Moments.of(samples), Moments.of(real)), rel=1e-4)
+    assert found["kid"] == pytest.approx(kernel_distance(samples, real).value, rel=1e-4)
+    assert 1 < found["is"] < 8
+    assert not (measured / "eval" / "reference_mine_py_f.npz").exists()
+
+
+def test_number_does_not_depend_on_batches_devices_or_interruption(run, evaluated, tmp_path, monkeypatch):
+    found = {"16": fid(evaluated)}
+    for name, size in (("7", 7), ("1000", 1000)):
+        copy = shutil.copytree(run, tmp_path / name)
         call("eval", copy, values={"sampling.batch_size": size})
         found[name] = fid(copy)
         stored = np.concatenate([np.load(p)["images"] for p in pieces(copy)])
         assert len(stored) == 40  # exactly as many as asked for
-    killed = shutil.copytree(run, tmp_path / "killed", ignore=shutil.ignore_patterns("eval", "samples"))
+    killed = shutil.copytree(run, tmp_path / "killed")
     write, calls = SampleStore.write, []
 
     def die(store, numbers, images):
@@ -141,13 +230,13 @@ def test_number_does_not_depend_on_batches_devices_or_interruption(run, tmp_path
     call("eval", killed, values={"sampling.batch_size": 16})
     assert {path: path.stat().st_mtime_ns for path in pieces(killed) if path in before} == before
     found["killed"] = fid(killed)
-    one = shutil.copytree(run, tmp_path / "one", ignore=shutil.ignore_patterns("eval", "samples"))
+    one = shutil.copytree(run, tmp_path / "one")
     first, whole = jax.devices()[:1], sharding.make_mesh
     monkeypatch.setattr(sharding, "make_mesh", lambda devices=None: whole(devices or first))
     monkeypatch.setattr(jax, "local_devices", lambda: first)
     call("eval", one)
     found["one device"] = fid(one)
-    np.testing.assert_allclose(list(found.values()), found["64"], rtol=1e-4)
+    np.testing.assert_allclose(list(found.values()), found["16"], rtol=1e-4)
 
 
 def test_seeds_give_an_interval_and_samples_of_their_own(fresh):
@@ -207,12 +296,6 @@ def test_the_best_is_a_checkpoint_that_is_there(tmp_path, capsys):
     assert "checkpoint        10  FID 1\n" in said and "checkpoint        30  FID 2  <- best" in said
 
 
-def test_losses_per_level_alone_choose_nothing(fresh):
-    call("eval", fresh, checkpoint="all", values={"eval.metrics": "levels"})
-    assert len(list(fresh.glob("eval/levels_step_*.json"))) == 2
-    assert measurements.best_step(fresh) is None
-
-
 def test_loss_of_a_single_image_has_no_error(fresh):
     call("eval", fresh, values={"eval.metrics": "loss", "eval.num_examples": 1})
     (row,) = measurements.read(fresh)[20]
@@ -226,16 +309,15 @@ def test_loss_that_is_not_finite_is_refused(fresh, monkeypatch):
         call("eval", fresh, values={"eval.metrics": "loss"})
 
 
-def test_measurements_of_other_settings_lie_side_by_side(fresh):
-    call("eval", fresh)
-    reference = (fresh / "eval" / "reference_pixels.npz").stat().st_mtime_ns
-    call("eval", fresh, values={"sampling.steps": 3, "quality.num_samples": 20})
-    call("eval", fresh)
-    assert (fresh / "eval" / "reference_pixels.npz").stat().st_mtime_ns == reference  # made once
-    rows = measurements.read(fresh)[20]
+def test_measurements_of_other_settings_lie_side_by_side(measured):
+    reference = (measured / "eval" / "reference_pixels.npz").stat().st_mtime_ns
+    call("eval", measured, values={"sampling.steps": 3, "quality.num_samples": 20})
+    call("eval", measured)
+    assert (measured / "eval" / "reference_pixels.npz").stat().st_mtime_ns == reference  # made once
+    rows = measurements.read(measured)[20]
     assert [row["how"]["samples"] for row in rows] == [20, 40]  # the last was measured last
     assert len({row["how"]["sampling"] for row in rows}) == 2
-    assert len({path.parent.parent.name for path in pieces(fresh)}) == 2
+    assert len({path.parent.parent.name for path in pieces(measured)}) == 2
 
 
 def test_numbers_against_other_references_are_not_taken_for_each_other(fresh, tmp_path):
@@ -268,13 +350,22 @@ def test_reference_is_made_anew_where_an_image_of_the_folder_changed(tmp_path):
     assert np.abs(found[2].moments.mean - found[1].moments.mean).max() > 0.005
 
 
-def test_samples_of_other_weights_are_not_taken_for_these(fresh, tmp_path):
-    call("eval", fresh)
+def test_samples_of_other_weights_are_not_taken_for_these(measured, tmp_path):
     other = random_run(tmp_path / "other", RECIPE, SMALL, steps=(20,), scale=0.3)
-    shutil.rmtree(fresh / "checkpoints" / "20")
-    shutil.copytree(other / "checkpoints" / "20", fresh / "checkpoints" / "20")
+    shutil.rmtree(measured / "checkpoints" / "20")
+    shutil.copytree(other / "checkpoints" / "20", measured / "checkpoints" / "20")
     with pytest.raises(UserError, match=r"holds results of other settings \(.*weights"):
-        call("eval", fresh)
+        call("eval", measured)
+
+
+def test_losses_per_level_alone_choose_nothing(fresh, monkeypatch):
+    ones = np.ones(1)
+    monkeypatch.setattr(
+        run_lib, "level_losses", lambda *_: Levels(ones, ones, ones, np.ones((2, 1)), np.ones((2, 1)))
+    )
+    call("eval", fresh, checkpoint="all", values={"eval.metrics": "levels"})
+    assert all(load_levels(fresh, step)["images"] == 2 for step in (10, 20))
+    assert not (fresh / "eval" / "selection.json").exists()
 
 
 PROCESS = """
@@ -301,6 +392,32 @@ def test_two_processes_measure_what_one_measures(fresh, tmp_path):
 # Refusals
 
 
+def heldout_losses(*losses: float):
+    """Stands for `run_lib.make_heldout_loss`: these losses, one for each image."""
+    return lambda *_: lambda params, key: np.asarray([losses])
+
+
+def test_what_was_measured_before_a_failure_is_kept(fresh, monkeypatch):
+    def fail(*_):
+        raise UserError("no samples")
+
+    monkeypatch.setattr(run_lib, "make_heldout_loss", heldout_losses(2.0))
+    monkeypatch.setattr(run_lib, "measure_checkpoint", fail)
+    with pytest.raises(UserError, match="no samples"):
+        call("eval", fresh, values={"eval.metrics": "loss,fid"})
+    (row,) = measurements.read(fresh)[20]
+    assert row["value"] == 2 and row["standard_error"] is None  # of one image
+
+
+def test_loss_that_is_not_finite_is_refused(fresh, monkeypatch):
+    monkeypatch.setattr(run_lib, "make_heldout_loss", heldout_losses(2.0, np.nan, 3.0))
+    with pytest.raises(
+        UserError, match=r"loss of 1 of 3 images is not finite at checkpoint 20.*Try another --checkpoint"
+    ):
+        call("eval", fresh, values={"eval.metrics": "loss"})
+    assert not measurements.read(fresh)
+
+
 def test_samples_that_are_not_finite_are_named_and_the_others_kept(fresh, monkeypatch):
     draw_batches = session.draw_batches
 
@@ -315,24 +432,23 @@ def test_samples_that_are_not_finite_are_named_and_the_others_kept(fresh, monkey
     assert 20 not in measurements.read(fresh)
 
 
-def test_reference_of_another_extractor_is_refused_before_sampling(fresh, tmp_path):
-    call("eval", fresh)
-    found = load_statistics(fresh / "eval" / "reference_pixels.npz")
+def test_reference_of_another_extractor_is_refused_before_sampling(measured, tmp_path):
+    found = load_statistics(measured / "eval" / "reference_pixels.npz")
     found.provenance["checksum"] = "0123"
     save_statistics(tmp_path / "other.npz", found)
     values = {"quality.reference": str(tmp_path / "other.npz"), "sampling.steps": 3}
     with pytest.raises(UserError, match=r"different weights of the extractor \(SHA-256\)"):
-        call("eval", fresh, values=values)
+        call("eval", measured, values=values)
     np.savez(tmp_path / "long.npz", mu=np.zeros(65), sigma=np.eye(65))
     with pytest.raises(UserError, match=r"the samples has features of 64 dimensions and .*long.npz of 65"):
-        call("eval", fresh, values=values | {"quality.reference": str(tmp_path / "long.npz")})
-    assert len({path.parent.parent.name for path in pieces(fresh)}) == 1
+        call("eval", measured, values=values | {"quality.reference": str(tmp_path / "long.npz")})
+    assert len({path.parent.parent.name for path in pieces(measured)}) == 1
     with pytest.raises(UserError, match="holds no features, which kid need"):
-        found.provenance["checksum"] = load_statistics(fresh / "eval" / "reference_pixels.npz").provenance[
+        found.provenance["checksum"] = load_statistics(measured / "eval" / "reference_pixels.npz").provenance[
             "checksum"
         ]
         save_statistics(tmp_path / "other.npz", found)
-        call("eval", fresh, values=values | {"eval.metrics": "kid"})
+        call("eval", measured, values=values | {"eval.metrics": "kid"})
 
 
 @pytest.mark.parametrize("text", ["fit", "", "fid,,loss,x"])
