@@ -8,7 +8,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from score_sde.errors import UserError
+from score_sde.files import write_whole
 
 
 def load(location: str) -> ml_collections.ConfigDict:
@@ -95,9 +95,7 @@ _RESTORE = "Restore it, or delete it and train again with the same --config: che
 
 def save(config: ml_collections.ConfigDict, path: Path) -> None:
     """Write the resolved configuration as JSON, whole or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n"))
 
 
 def load_json(path: Path) -> ml_collections.ConfigDict:

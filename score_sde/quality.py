@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,11 @@ from score_sde.data import Source, fingerprint
 from score_sde.data.image_sets import KEYS as IMAGE_KEYS
 from score_sde.data.image_sets import ImageSet, labelled_images, open_images, source_set, to_bytes
 from score_sde.errors import UserError
+from score_sde.files import npz_names, read_npz, write_whole
 from score_sde.generate import Generator
-from score_sde.likelihood.rows import claim_settings, write_whole
+from score_sde.likelihood.rows import claim_settings
 from score_sde.metrics.extractors import make_extractor
 from score_sde.metrics.features import Extractor
-from score_sde.metrics.files import npz_names
 from score_sde.metrics.frechet import Moments
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
@@ -83,7 +82,6 @@ class SampleStore:
 
     def write(self, numbers: Int[np.ndarray, "n"], images: Integer[np.ndarray, "n h w c"]) -> None:
         """Add the samples with these ascending numbers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "settings.json").exists():
             write_whole(self.folder / "settings.json", lambda path: path.write_text(self._settings))
         for part in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1):
@@ -110,11 +108,10 @@ class SampleStore:
     def _load(self, path: Path, count: int) -> np.ndarray:
         if self._last is None or self._last[0] != path:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    images = file["images"]
+                images = read_npz(path, ["images"])["images"]
                 if len(images) != count:
                     raise ValueError(f"{len(images)} images")
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except (ValueError, KeyError) as error:
                 raise UserError(
                     f"{path} is damaged ({error}). Remove it; the same command draws its samples again."
                 ) from error

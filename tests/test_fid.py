@@ -14,8 +14,8 @@ from golden import REPOSITORY
 from score_sde.data import digits
 from score_sde.data.image_sets import to_bytes
 from score_sde.errors import UserError
+from score_sde.files import read_npz
 from score_sde.metrics import Moments, frechet_distance, small, small_pixels
-from score_sde.metrics.files import read_npz
 from score_sde.metrics.statistics import load_statistics
 
 TRAIN, TEST = (to_bytes(digits(split).images, 17) for split in ("train", "test"))

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The theory, from the bottom up: a part may import its own layer and the layers before it.
 LAYERS = (
-    {"types", "errors"},
+    {"types", "errors", "files"},
     {"sde"},
     {"analytic", "parameterize", "grids"},
     {"objectives", "steppers", "flow", "likelihood", "guidance", "inverse"},
@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": BASE | {"codec", "data", "likelihood", "viz", "workdir"},
     "exchange": BASE | {"sde", "convert", "networks", "training", "config", "workdir", "build"},
     "arguments": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "workdir": {"errors", "config", "viz"},
     "__init__": LIBRARY,  # the public names, score_sde/__init__.py
     "build": LIBRARY,

@@ -19,6 +19,7 @@ import numpy as np
 
 from score_sde.convert.pickles import STORAGES, Pickle, Storage, Tensor, fill, read_pickle
 from score_sde.errors import UserError
+from score_sde.files import write_whole
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first pickle of the stream
 PROTOCOL_VERSION = 1001  # the second
@@ -197,18 +198,16 @@ def write_torch(path: str | os.PathLike, tree: Any) -> None:
     """
     content = _Writer()
     content.value(tree)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+
+    def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             _add(archive, "data.pkl", b"\x80\x02" + b"".join(content.parts) + b".")
             _add(archive, "byteorder", b"little")
             for key, array in enumerate(content.arrays):
                 _add(archive, f"data/{key}", array.reshape(-1).view(np.uint8).data)
             _add(archive, "version", b"3\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_whole(Path(path), write)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: Any) -> None:

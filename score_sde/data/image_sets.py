@@ -4,7 +4,6 @@ import dataclasses
 import os
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from jaxtyping import Int, Integer, UInt8
 
 from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, in_memory, scan_folder, take
 from score_sde.errors import UserError
+from score_sde.files import reading
 
 KEYS = ("images", "arr_0")
 """Entries of an npz file that are images: as `--mode sample` writes them, and as np.savez calls an array without a name."""
@@ -89,12 +89,8 @@ def open_images(path: Path) -> ImageSet:
         return dataclasses.replace(whole, name=str(path))
     if path.suffix.lower() != ".npz":
         raise UserError(f"{path} is neither a folder of images nor an npz file")
-    try:
+    with reading(path):
         return _open_npz(path)
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is no readable npz file: empty, damaged or cut off ({error})") from error
 
 
 def _open_npz(path: Path) -> ImageSet:

@@ -1,6 +1,5 @@
 """Images and latents that a user hands to a trained model: image files, folders and npz files."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Integer, Num
 
 from score_sde.data.sources import check_file, read_image, scan_folder
 from score_sde.errors import UserError
+from score_sde.files import read_npz
 
 Kind = Literal["images", "z"]
 KEYS = {"images": "integer pixel levels", "z": "latents"}
@@ -152,7 +152,7 @@ def _read_pixels(root: Path, name: str, shape: tuple[int, int, int]) -> np.ndarr
 
 
 def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None) -> Inputs:
-    entries = _load(path)
+    entries = read_npz(path)
     kind = next((kind for kind in accept if kind in entries), None)
     if kind is None:
         wanted = " or ".join(f"`{key}` ({KEYS[key]})" for key in accept)
@@ -183,14 +183,6 @@ def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std:
             f"`label` in {path} is {labels.dtype}; labels are integers. Number them, or leave it out"
         )
     return Inputs([str(name) for name in names], kind, values, labels.astype(np.int32))
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no readable npz file ({error})") from error
 
 
 def _scalar(path: Path, entries: Mapping[str, np.ndarray], name: str) -> float | None:

@@ -2,14 +2,14 @@
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from score_sde.errors import UserError
+from score_sde.files import write_whole
 
 Rows = dict[str, np.ndarray]
 """Columns of equal length; every row is one image in one pass, named by `index` and `pass`."""
@@ -42,7 +42,6 @@ class Pieces:
         import pyarrow
         import pyarrow.parquet
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         settings = self.folder / "settings.json"
         if not settings.exists():
             write_whole(settings, lambda path: path.write_text(self._settings))
@@ -142,10 +141,3 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> str:
             f"{folder} holds results of other settings ({'; '.join(listed)}). Move it away, or go back to its settings."
         )
     return wanted
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that it is there whole or not at all: `write(temporary)`, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    os.replace(temporary, path)

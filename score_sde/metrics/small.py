@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Integer, PyTree, UInt8
 from tqdm import tqdm
 
 from score_sde.errors import UserError
+from score_sde.files import read_npz, write_npz
 from score_sde.metrics.features import Extractor, Features
-from score_sde.metrics.files import read_npz, write_npz
 
 Labelled = tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]
 

@@ -19,8 +19,8 @@ from jaxtyping import Float32, Int, UInt8
 from tqdm import tqdm
 
 from score_sde.errors import UserError
+from score_sde.files import npz_names, read_npz, write_npz
 from score_sde.metrics.features import Extractor
-from score_sde.metrics.files import npz_names, read_npz, write_npz
 from score_sde.metrics.frechet import Moments, frechet_distance
 from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.kernel import kernel_distance

@@ -1,7 +1,6 @@
 """Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a live progress bar."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from score_sde.errors import UserError
+from score_sde.files import write_whole
 
 
 class MetricsLog:
@@ -103,6 +103,4 @@ def _cut(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))

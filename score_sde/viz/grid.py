@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike
 
+from score_sde.files import write_whole
+
 BACKGROUND = (84, 96, 118)  # a slate that neither black nor white images melt into, on light and dark pages
 SMALL = 32  # images up to this many pixels a side are enlarged unless told otherwise
 PICTURE_WIDTH = 800  # aimed at when images are enlarged
@@ -182,14 +184,7 @@ def enlarge(
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file whole or not at all (temporary file beside it, then a rename); folders are made."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
 def _blank(height: int, width: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from golden import data_root
 from score_sde.data import TFDSSource, digits, in_memory
 from score_sde.data.image_sets import labelled_images, to_bytes
 from score_sde.errors import UserError
+from score_sde.files import read_npz
 from score_sde.metrics import small
-from score_sde.metrics.files import read_npz
 from score_sde.metrics.small import STEPS, Labelled, small_extractor, train_classifier
 
 

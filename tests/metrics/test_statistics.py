@@ -9,9 +9,9 @@ from processes import JOIN, run_two
 
 from golden import assert_close
 from score_sde.errors import UserError
+from score_sde.files import read_npz
 from score_sde.metrics import Moments
 from score_sde.metrics.features import Extractor, Features
-from score_sde.metrics.files import read_npz
 from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.statistics import (
     METRICS,

@@ -1,11 +1,11 @@
-"""npz files are written whole or not at all."""
+"""Files are written whole or not at all."""
 
 import numpy as np
 import pytest
 
+from score_sde import files
 from score_sde.errors import UserError
-from score_sde.metrics import files
-from score_sde.metrics.files import npz_names, read_npz, write_npz
+from score_sde.files import npz_names, read_npz, write_npz
 
 
 def test_a_file_comes_back(tmp_path) -> None:
