@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Num
 
 from score_sde.errors import UserError
-from score_sde.metrics.vectors import as_pair, blocks
+from score_sde.metrics.vectors import as_pair, blocks, square_distances, square_norms
 
 DISTANCES = 1 << 23  # taken at a time, from some rows to all: 64 MB
 COLUMNS = 2048  # of one matrix product
@@ -68,7 +68,7 @@ def _checked(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[np.ndarra
 
 def _radii(x: np.ndarray, k: int) -> Float64[np.ndarray, "n"]:
     """Squared distance of each vector to the k-th nearest of the others."""
-    radii, norms = np.empty(len(x)), _square_norms(x)
+    radii, norms = np.empty(len(x)), square_norms(x, COLUMNS)
     for rows, left in blocks(x, max(1, DISTANCES // len(x))):
         squares, rounding = _squares(left, x, norms)
         own = np.arange(len(left)), np.arange(rows.start, rows.stop)
@@ -87,7 +87,7 @@ def _count_inside(
 ) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "n"]]:
     """Balls (of squared radii) that each point lies in, and points in each ball; the surface belongs to the ball."""
     balls, inside = np.zeros(len(points), np.int64), np.zeros(len(centres), np.int64)
-    norms = _square_norms(centres)
+    norms = square_norms(centres, COLUMNS)
     for rows, left in blocks(points, max(1, DISTANCES // len(centres))):
         squares, rounding = _squares(left, centres, norms)
         squares -= radii
@@ -99,21 +99,15 @@ def _count_inside(
     return balls, inside
 
 
-def _square_norms(x: np.ndarray) -> Float64[np.ndarray, "n"]:
-    return np.concatenate([(rows * rows).sum(axis=1) for _, rows in blocks(x, COLUMNS)])
-
-
 def _squares(
     left: np.ndarray, x: np.ndarray, norms: Float64[np.ndarray, "n"]
 ) -> tuple[Float64[np.ndarray, "rows n"], Float64[np.ndarray, "rows"]]:
-    """|left_i|^2 + |x_j|^2 - 2 left_i.x_j, and a bound of its rounding error for each i."""
-    own = (left * left).sum(axis=1)
-    squares = own[:, None] + norms
-    for columns, right in blocks(x, COLUMNS):
-        squares[:, columns] -= 2 * (left @ right.T)
+    """Those of all pairs, and a bound of their rounding error for each i."""
     # A sum of d products is off by at most d epsilon |a| |b|; both norms, the product and the exact sum have one.
-    rounding = 4 * (left.shape[1] + 2) * np.finfo(np.float64).eps * (own + norms.max())
-    return squares, rounding
+    rounding = (
+        4 * (left.shape[1] + 2) * np.finfo(np.float64).eps * (square_norms(left, len(left)) + norms.max())
+    )
+    return square_distances(left, x, norms, COLUMNS), rounding
 
 
 def _exact(left: np.ndarray, x: np.ndarray, i: np.ndarray, j: np.ndarray) -> Float64[np.ndarray, "pairs"]:

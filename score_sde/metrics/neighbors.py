@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from numpy.typing import ArrayLike
 
 from score_sde.metrics.features import Extractor
+from score_sde.metrics.vectors import square_distances, square_norms
 
 LOCAL = 50
 """Neighbours whose mean distance says how dense the training images lie around a sample."""
@@ -133,13 +134,13 @@ def nearest_neighbors(
     found = Neighbors(
         np.empty((len(q), k), np.float64), np.empty((len(q), k), np.int64), np.zeros((len(q), k), bool)
     )
-    norms = [_blocks_of_norms(right, block) for _, right in pairs]
+    norms = [square_norms(right, block) for _, right in pairs]
     rows = max(1, min(block, MATRIX_BYTES // (8 * len(r))))
     for i in range(0, len(q), rows):
         lefts = [left[i : i + rows].astype(np.float64) for left, _ in pairs]
-        squares = _squares(lefts[0], r, norms[0], block)
+        squares = square_distances(lefts[0], r, norms[0], block)
         for left, (_, right), right_norms in zip(lefts[1:], pairs[1:], norms[1:], strict=True):
-            np.minimum(squares, _squares(left, right, right_norms, block), out=squares)
+            np.minimum(squares, square_distances(left, right, right_norms, block), out=squares)
         # Rounding of a dot product of n terms: at most about n * epsilon * |q| |r|.
         largest = max(map(np.max, norms))
         rounding = 8 * (q.shape[1] + 2) * np.finfo(np.float64).eps * (_square_norms(lefts[0]) + largest)
@@ -206,19 +207,6 @@ def feature_vectors(
 def mirror(images: Shaped[np.ndarray, "n h w c"]) -> Shaped[np.ndarray, "n h w c"]:
     """Left and right exchanged."""
     return images[:, :, ::-1]
-
-
-def _squares(left: np.ndarray, right: np.ndarray, right_norms: np.ndarray, block: int) -> np.ndarray:
-    """|l - r|^2 of all pairs, up to rounding."""
-    squares = _square_norms(left)[:, None] + right_norms[None, :]
-    for j in range(0, len(right), block):
-        squares[:, j : j + block] -= 2 * (left @ right[j : j + block].astype(np.float64).T)
-    return squares
-
-
-def _blocks_of_norms(rows: np.ndarray, block: int) -> np.ndarray:
-    parts = [_square_norms(rows[j : j + block].astype(np.float64)) for j in range(0, len(rows), block)]
-    return np.concatenate(parts)
 
 
 def _flat(name: str, images: ArrayLike) -> np.ndarray:

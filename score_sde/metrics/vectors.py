@@ -1,8 +1,9 @@
-"""What the metrics that compare single vectors share: the checks of their arguments, and blocks of flat memory."""
+"""What the metrics that compare single vectors share: the checks of their arguments, distances, blocks of flat memory."""
 
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from score_sde.errors import UserError
@@ -49,3 +50,21 @@ def blocks(array: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(array), size):
         where = slice(start, min(start + size, len(array)))
         yield where, array[where].astype(np.float64)
+
+
+def square_norms(x: np.ndarray, size: int) -> Float64[np.ndarray, "n"]:
+    """|x_i|^2 of each row, `size` rows at a time."""
+    return np.concatenate([(rows * rows).sum(axis=1) for _, rows in blocks(x, size)])
+
+
+def square_distances(
+    left: Float64[np.ndarray, "m d"], right: np.ndarray, norms: Float64[np.ndarray, "n"], size: int
+) -> Float64[np.ndarray, "m n"]:
+    """|l|^2 + |r|^2 - 2 l.r of all pairs: |l - r|^2 up to rounding.
+
+    norms: |r|^2, as of `square_norms`. size: rows of `right` in one matrix product.
+    """
+    squares = square_norms(left, len(left))[:, None] + norms
+    for columns, rows in blocks(right, size):
+        squares[:, columns] -= 2 * (left @ rows.T)
+    return squares
