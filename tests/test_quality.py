@@ -242,7 +242,7 @@ def test_number_does_not_depend_on_batches_devices_or_interruption(run, evaluate
 def test_seeds_give_an_interval_and_samples_of_their_own(fresh):
     call("eval", fresh, values={"quality.seeds": 3})
     row = next(row for row in measurements.read(fresh)[20] if row["metric"] == "fid")
-    assert row["low"] < row["value"] < row["high"] and row["how"]["seeds"] == 3
+    assert row["low"] < row["value"] < row["high"] and row["how"]["seeds"] == 3 and row["how"]["seed"] == 42
     sets = [np.load(next(path.glob("*.npz")))["images"] for path in sorted(fresh.glob("eval/samples/*/*"))]
     assert [path.name for path in sorted(fresh.glob("eval/samples/*/*"))] == ["seed_42", "seed_43", "seed_44"]
     assert not any((sets[0] == other).all(axis=(1, 2, 3)).any() for other in sets[1:])
