@@ -309,8 +309,3 @@ def some_images(source: Source, limit: int = 60_000, max_bytes: int = 2**28) -> 
     size = source[0]["image"].nbytes
     count = min(limit, len(source), max(1, max_bytes // size))
     return take(source, np.linspace(0, len(source) - 1, count).astype(int))["image"]
-
-
-def unit_range(images: np.ndarray, levels: int) -> np.ndarray:
-    """Integer levels as float32 in [0, 1]."""
-    return images.astype(np.float32) / (levels - 1)

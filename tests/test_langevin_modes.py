@@ -190,6 +190,7 @@ def test_suggest_for_a_ve_recipe_changes_sigma_max_alone(tmp_path):
         ("inpaint", {"copies": 0}, "--copies is the number of completions of each image, at least 1; got 0"),
         ("sample", {"mask": "left"}, "--mask means nothing to --mode sample; it belongs to inpaint"),
         ("sample", {"values": {"sampling.snr": 1.0}}, "snr must be below 1"),
+        ("select", {"values": {"sampling.num_samples": 1}}, "needs config.sampling.num_samples of 2 or more; got 1"),
         ("inpaint", {"values": {"sampling.grid": "uniform"}}, "needs config.sampling.grid=levels"),
     ],
 )  # fmt: skip
