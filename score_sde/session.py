@@ -268,7 +268,7 @@ def draw_batches(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The samples with these keys, batch after batch: (which of them, images); `given` has a row for each."""
     size = draw.batch_size
-    filled = np.arange(-(-len(keys) // size) * size) % max(1, len(keys))  # the last batch begins anew
+    filled = np.arange(-(-len(keys) // size) * size) % len(keys)  # the last batch begins anew
     with tqdm(
         total=len(filled) // size * draw.sampler.steps, unit="step", desc=title, dynamic_ncols=True
     ) as bar:

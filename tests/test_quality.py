@@ -27,7 +27,7 @@ from score_sde.metrics import (
     small_pixels,
 )
 from score_sde.metrics.statistics import load_statistics, save_statistics
-from score_sde.quality import SampleStore, over_seeds
+from score_sde.quality import SampleStore, over_seeds, weights_checksum
 from score_sde.results import load_levels
 from score_sde.training import sharding
 from score_sde.training.levels import Levels
@@ -125,16 +125,24 @@ def test_store_gives_back_what_was_written_in_any_order_and_says_what_is_missing
 
 
 def test_store_refuses_other_settings_damage_and_gaps(tmp_path):
-    SampleStore(tmp_path, {"seed": 1}, 17).write(np.arange(4), images(4))
-    with pytest.raises(UserError, match=r"holds results of other settings.*seed: 1 there, 2 here"):
-        SampleStore(tmp_path, {"seed": 2}, 17)
-    store = SampleStore(tmp_path, {"seed": 1}, 17)
+    settings = {"seed": 1, "step": 10}
+    SampleStore(tmp_path, settings, 17).write(np.arange(4), images(4))
+    with pytest.raises(UserError, match=r"holds results of other settings \(seed: 1 there, 2 here\)"):
+        SampleStore(tmp_path, settings | {"seed": 2}, 17)
+    store = SampleStore(tmp_path, settings, 17)
     with pytest.raises(UserError, match=r"lacks samples \[4\]"):
         store.read(np.arange(5))
     path = tmp_path / "samples_0000000_0000004.npz"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(UserError, match=r"is damaged .*Remove it; the same command draws its samples again"):
-        SampleStore(tmp_path, {"seed": 1}, 17).read(np.arange(2))
+        SampleStore(tmp_path, settings, 17).read(np.arange(2))
+
+
+def test_weights_are_told_apart_by_values_and_names():
+    one, two = np.zeros(2, np.float32), np.ones(2, np.float32)
+    trees = ({"a": one, "b": two}, {"a": two, "b": one}, {"a": one, "c": two})
+    assert len({weights_checksum(tree) for tree in trees}) == 3
+    assert weights_checksum(trees[0]) == weights_checksum({"b": two, "a": one})
 
 
 # Numbers
@@ -401,12 +409,15 @@ def test_what_was_measured_before_a_failure_is_kept(fresh, monkeypatch):
     def fail(*_):
         raise UserError("no samples")
 
-    monkeypatch.setattr(run_lib, "make_heldout_loss", heldout_losses(2.0))
     monkeypatch.setattr(run_lib, "measure_checkpoint", fail)
-    with pytest.raises(UserError, match="no samples"):
-        call("eval", fresh, values={"eval.metrics": "loss,fid"})
-    (row,) = measurements.read(fresh)[20]
-    assert row["value"] == 2 and row["standard_error"] is None  # of one image
+    for losses in ((2.0,), (1.0, 2.0, 6.0)):
+        monkeypatch.setattr(run_lib, "make_heldout_loss", heldout_losses(*losses))
+        with pytest.raises(UserError, match="no samples"):
+            call("eval", fresh, values={"eval.metrics": "loss,fid"})
+    one, three = measurements.read(fresh)[20]
+    assert one["value"] == 2 and one["standard_error"] is None
+    assert three["value"] == 3 and three["standard_error"] == pytest.approx((7 / 3) ** 0.5)
+    assert [row["how"]["images"] for row in (one, three)] == [1, 3]
 
 
 def test_loss_that_is_not_finite_is_refused(fresh, monkeypatch):

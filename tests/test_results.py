@@ -10,7 +10,9 @@ from score_sde.results import (
     check_solved,
     check_writable,
     comparison,
+    levels_file,
     likelihood_folders,
+    load_levels,
     save_curves,
     summarize_rows,
     writing,
@@ -99,3 +101,12 @@ def test_unsolved_rows_say_what_to_move_away(tmp_path) -> None:
         UserError, match=rf"ODE of 2 images .*images \[2, 6\].*kept in {tmp_path}; .*move it away"
     ):
         check_solved(found, tmp_path)
+
+
+def test_files_that_hold_no_losses_per_level_are_named(tmp_path) -> None:
+    assert load_levels(tmp_path, 3) is None
+    (tmp_path / "eval").mkdir()
+    for text in ("{", '{"levels": []}', '{"levels": [{"train": 1}]}', "[1]", "null"):
+        levels_file(tmp_path, 3).write_text(text)
+        with pytest.raises(UserError, match=r"levels_step_3.json does not hold losses .*--mode eval"):
+            load_levels(tmp_path, 3)

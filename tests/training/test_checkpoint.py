@@ -222,4 +222,13 @@ def test_measures_made_in_other_ways_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_without_measures_there_is_no_best(tmp_path: Path) -> None:
-    assert Checkpoints(written(tmp_path, 3, 4)).best() is None
+    assert Checkpoints(written(tmp_path / "a", 3, 4)).best() is None
+    assert Checkpoints(written(tmp_path / "b", 3, 4, measured=True)).best() is None
+
+
+def test_the_best_of_several_measured_ones_is_the_smallest(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2, measured=True)
+    for step, measure in ((1, 3.0), (2, 5.0)):
+        checkpoints.save(state(step), HOST, measure)
+    checkpoints.close()
+    assert Checkpoints(tmp_path, read_only=True).best() == 1
