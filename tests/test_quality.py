@@ -14,7 +14,7 @@ from runs import call, random_run
 import run_lib
 from score_sde import config as config_lib
 from score_sde import measurements, quality, session
-from score_sde.build import open_source
+from score_sde.build import build, open_source
 from score_sde.data import FolderSource, digits
 from score_sde.data.image_sets import to_bytes
 from score_sde.errors import UserError
@@ -437,6 +437,15 @@ def test_samples_that_are_not_finite_are_named_and_the_others_kept(fresh, monkey
         call("eval", fresh)
     assert [path.name for path in pieces(fresh)] == ["samples_0000000_0000016.npz"]
     assert 20 not in measurements.read(fresh)
+
+
+def test_distance_during_training_is_unknown_where_samples_are_not_finite(monkeypatch, capsys):
+    monkeypatch.setattr(quality, "make_generator", lambda *_: None)
+    monkeypatch.setattr(quality, "draw_all", lambda *_: np.full((4, 8, 8, 1), np.nan, np.float32))
+    experiment = build(config_lib.load(RECIPE))
+    unused = object.__new__(quality.Quality)
+    assert quality.small_sample_distance(experiment, unused, None)({}, 7) is None
+    assert capsys.readouterr().out == "step 7: samples are not finite, no Frechet distance\n"
 
 
 def test_reference_of_another_extractor_is_refused_before_sampling(measured, tmp_path):
