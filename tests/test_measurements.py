@@ -54,14 +54,14 @@ def test_the_same_measurement_replaces_and_others_lie_beside(tmp_path):
 )
 def test_less_is_better_or_more_is(tmp_path, drawn, metric, best):
     recorded(tmp_path, {10: [row(metric, 0.25)], 20: [row(metric, 0.5)]})
-    assert measurements.compare(tmp_path, [row(metric, 0.5)]) == {metric: best}
+    assert measurements.compare(tmp_path, [row(metric, 0.5)], [10, 20, 30]) == {metric: best}
     assert drawn[f"{metric}.png"][-1] == best
 
 
 def test_like_is_compared_with_like(tmp_path, drawn, capsys):
     few = {"samples": 8}
     recorded(tmp_path, {10: [row("fid", 3.0), row("fid", 1.0, few)], 20: [row("fid", 2.0)], 30: []})
-    assert measurements.compare(tmp_path, [row("fid", 2.0)]) == {"fid": 20}
+    assert measurements.compare(tmp_path, [row("fid", 2.0)], [10, 20, 30]) == {"fid": 20}
     assert capsys.readouterr().out.splitlines() == [
         "FID:",
         "  checkpoint        10  FID 3",
@@ -69,7 +69,9 @@ def test_like_is_compared_with_like(tmp_path, drawn, capsys):
     ]
     none = {"mean": 2.0, "low": 2.0, "high": 2.0}
     assert drawn == {"fid.png": ({10: none | dict.fromkeys(none, 3.0), 20: none}, "FID", 20)}
-    assert measurements.compare(tmp_path, [row("fid", 1.0, few)]) == {"fid": 10}  # nothing to draw
+    assert measurements.compare(tmp_path, [row("fid", 1.0, few)], [10, 20, 30]) == {
+        "fid": 10
+    }  # nothing to draw
     assert len(drawn) == 1 and not capsys.readouterr().out
 
 
@@ -77,7 +79,7 @@ def test_pictures_show_the_interval_or_two_standard_errors(tmp_path, drawn):
     interval = row("fid", 2.0, low=1.5, high=2.25, standard_error=0.1)
     recorded(tmp_path, {10: [interval, row("kid", 2.0, standard_error=0.1)]})
     recorded(tmp_path, {20: [row("fid", 3.0), row("kid", 3.0, standard_error=None)]})
-    measurements.compare(tmp_path, [row("fid", 3.0), row("kid", 3.0)])
+    measurements.compare(tmp_path, [row("fid", 3.0), row("kid", 3.0)], [10, 20, 30])
     assert drawn["fid.png"][0][10] == {"mean": 2.0, "low": 1.5, "high": 2.25}
     assert drawn["kid.png"][0] == {
         10: {"mean": 2.0, "low": 1.8, "high": 2.2},
@@ -104,7 +106,7 @@ def test_samples_decide_before_likelihoods_and_those_before_losses(tmp_path, dra
         for step in (10, 20)
     }  # fmt: skip
     recorded(tmp_path, found)
-    measurements.choose(tmp_path, found[10] + found[20])
+    measurements.choose(tmp_path, found[10] + found[20], [10, 20])
     assert measurements.best_step(tmp_path) == 20
     kept = json.loads((tmp_path / "eval" / "selection.json").read_text())
     assert kept == {"best": 20, "metric": chosen, "how": {"samples": 40}}
