@@ -222,6 +222,7 @@ def evaluate(
     bits: bits/dim of config.eval.split, as --mode likelihood; of several processes the first alone has these rows.
     fid, is, kid, pr, dc: of config.quality.num_samples samples.
     """
+    results.check_writable(workdir / "eval", results.IN_RUN)
     experiment, mesh, state, step = restore(config, workdir, checkpoint)
     names = metric_names(config.eval)
     sharding.check_divisible("config.eval.batch_size", experiment.eval["batch_size"], mesh)
@@ -232,7 +233,8 @@ def evaluate(
     def keep(found: list[measurements.Row]) -> None:  # at once: what comes after may fail
         rows.extend(found)
         if jax.process_index() == 0:
-            measurements.record(workdir, step, found)
+            with results.writing(workdir / "eval", results.IN_RUN):
+                measurements.record(workdir, step, found)
             for row in found:
                 print(f"checkpoint {step}: {measurements.line(row)}")
 
@@ -259,7 +261,8 @@ def evaluate(
         levels = level_losses(experiment, config, state.ema_params, mesh, *sources)
         if jax.process_index() == 0:
             about = {"images": len(levels.train), "seed": experiment.seed}
-            path = results.save_levels(workdir, step, levels.rows(), about)
+            with results.writing(workdir / "eval", results.IN_RUN):
+                path = results.save_levels(workdir, step, levels.rows(), about)
             print(f"checkpoint {step}: losses per noise level: {path}")
     if "bits" in names:
         folder = likelihood(config, workdir, step)
@@ -267,7 +270,9 @@ def evaluate(
         if jax.process_index() == 0:  # which wrote the summary
             keep(results.bits_rows(folder, {name: config.eval[name] for name in settings}))
     if quality:
-        measured, how = measure_checkpoint(quality, experiment, config, mesh, state.ema_params, step, workdir)
+        with results.writing(workdir / "eval", results.IN_RUN):
+            weights = state.ema_params
+            measured, how = measure_checkpoint(quality, experiment, config, mesh, weights, step, workdir)
         keep([{"metric": name, **values, "how": how} for name, values in measured.items()])
     return rows
 
@@ -552,7 +557,8 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
     jobs = {f"checkpoint {step}": functools.partial(evaluate, config, workdir, step) for step in steps}
     done, failed = attempt(jobs)
     if done and jax.process_index() == 0:
-        measurements.choose(workdir, [row for rows in done.values() for row in rows], steps)
+        with results.writing(workdir / "eval", results.IN_RUN):
+            measurements.choose(workdir, [row for rows in done.values() for row in rows], steps)
         if number < PUBLISHED_SELECTION:
             print(
                 f"{number} samples each tell little; published: {PUBLISHED_SELECTION} (--config.sampling.num_samples)"
@@ -729,6 +735,7 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         raise UserError(
             f"{folder} holds no samples; draw them first: python main.py --mode sample --workdir {workdir}"
         )
+    results.check_writable(workdir, results.IN_RUN)
     samples = np.load(folder / "samples.npz")["images"]
     how = json.loads((folder / "sampling.json").read_text())
     log = workdir / "metrics.jsonl"  # an imported run has none
@@ -788,7 +795,8 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
         f"python main.py --config {workdir / 'config.json'} --mode train --workdir {workdir}-again"
     )
     page.table(viz.environment() | {"score_sde": __version__}).config(config.to_dict() | {"sampling": how})
-    page.write(workdir / "report.html")
+    with results.writing(workdir, results.IN_RUN):
+        page.write(workdir / "report.html")
     print(f"report: {workdir / 'report.html'}")
     return workdir / "report.html"
 
@@ -986,7 +994,8 @@ def _each_checkpoint(mode, config_file, workdir, overrides, checkpoints, options
     done, failed = attempt(jobs)
     rows = [row for rows in done.values() for row in rows] if mode == "eval" else []
     if rows and len(done) > 1 and jax.process_index() == 0:
-        measurements.choose(directory, rows, there)
+        with results.writing(directory / "eval", results.IN_RUN):
+            measurements.choose(directory, rows, there)
     raise_failed(failed, len(jobs))
 
 

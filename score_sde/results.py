@@ -32,19 +32,23 @@ Summary = dict[str, Any]
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raises UserError where something in this context cannot be written into `folder`."""
+def writing(folder: Path, advice: str = "choose another folder with --output") -> Iterator[None]:
+    """Raises UserError, with advice, where something in this context cannot be written into `folder`."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror or error}); choose another folder with --output"
-        ) from error
+        raise UserError(f"cannot write to {folder} ({error.strerror or error}); {advice}") from error
 
 
-def check_writable(folder: Path) -> None:
-    """Raises UserError where `folder` could not be made or written to; makes nothing."""
-    with writing(folder):
+IN_RUN = (
+    "make room there or change its permissions, then the same command goes on; or work in a copy of the run"
+)
+"""What to do where a working directory cannot be written to."""
+
+
+def check_writable(folder: Path, advice: str = "choose another folder with --output") -> None:
+    """Raises UserError, with advice, where `folder` could not be made or written to; makes nothing."""
+    with writing(folder, advice):
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         if not there.is_dir():
             raise NotADirectoryError(None, f"{there} is a file")
