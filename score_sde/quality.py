@@ -57,6 +57,17 @@ LEFT_OUT = ("num_samples", "batch_size", "frames")
 """Entries of config.sampling that a sample does not depend on."""
 
 
+BOUNDS = {
+    "fid": (0.0, math.inf),
+    "is": (1.0, math.inf),
+    "precision": (0.0, 1.0),
+    "recall": (0.0, 1.0),
+    "density": (0.0, math.inf),
+    "coverage": (0.0, 1.0),
+}
+"""Least and greatest value that a measure can have; the unbiased estimate of KID may be negative."""
+
+
 class SampleStore:
     """Samples number 0, 1, 2, ... in a folder of npz files, each written whole or not at all.
 
@@ -139,7 +150,8 @@ def tag(settings: Mapping[str, Any]) -> str:
 
 
 def over_seeds(found: Sequence[Measured]) -> Measured:
-    """Means over seeds with standard error and 95% interval by Student's t; of one seed what is known of it alone.
+    """Means over seeds with standard error and 95% interval by Student's t, cut off where no value can be; of one seed what
+    is known of it alone.
 
     Sets of samples of different seeds are the independent units; the reference is the same for all.
     """
@@ -150,7 +162,9 @@ def over_seeds(found: Sequence[Measured]) -> Measured:
         values = np.asarray([measured[name]["value"] for measured in found])
         mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
         radius = float(stdtrit(len(values) - 1, 0.975)) * error
-        result[name] = {"value": mean, "standard_error": error, "low": mean - radius, "high": mean + radius}
+        least, most = BOUNDS.get(name, (-math.inf, math.inf))
+        low, high = max(mean - radius, least), min(mean + radius, most)
+        result[name] = {"value": mean, "standard_error": error, "low": low, "high": high}
     return result
 
 
@@ -189,7 +203,7 @@ def make_quality(
         )
     keep = bool(set(FEATURE_METRICS) & set(names))
     if section.reference:
-        reference = load_statistics(Path(section.reference).expanduser())
+        reference = _given_statistics(Path(section.reference).expanduser())
     else:
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
     samples = {"data": "the samples", "shape": list(shape)} | extractor.identity
@@ -208,6 +222,16 @@ def _lengths(extractor: Extractor, shape: tuple[int, int, int]) -> tuple[int, in
     images = np.zeros((2, *shape), np.uint8)
     found = jax.eval_shape(extractor.fn, images) if extractor.compiled else extractor.fn(images)
     return found.pool.shape[1], 0 if found.logits is None else found.logits.shape[1]
+
+
+def _given_statistics(path: Path) -> Statistics:
+    try:
+        return load_statistics(path)
+    except UserError as error:
+        raise UserError(
+            f"config.quality.reference: {error}. Statistics of a folder of images are made by "
+            f"--mode fid --a DIR --output {path.stem}.npz"
+        ) from error
 
 
 def open_extractor(config: ml_collections.ConfigDict) -> Extractor:
@@ -324,6 +348,8 @@ def fill(store: SampleStore, draw: Generator, params: PyTree, key, count: int, t
     Raises UserError, naming them, where samples are not finite; what was drawn before stays.
     """
     missing = store.missing(count)
+    if not len(missing):
+        return
     for part, images in draw_batches(draw, params, sample_keys(key, jnp.asarray(missing)), None, title):
         bad = missing[part][~np.isfinite(images).all(axis=(1, 2, 3))]
         if len(bad):

@@ -1,5 +1,6 @@
 """Quality of checkpoints: samples that survive a kill, numbers that depend on nothing but the run."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -271,6 +272,19 @@ def test_interval_over_seeds_is_students():
     assert over_seeds([one]) == one
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "low", "high"),
+    [("recall", (0.9, 0.99), None, 1.0), ("precision", (0.01, 0.1), 0.0, None), ("fid", (1.0, 9.0), 0.0, None),
+     ("is", (1.1, 3.0), 1.0, None), ("kid", (1.0, 9.0), None, None)],
+)  # fmt: skip
+def test_intervals_end_where_no_value_can_be(name, values, low, high):
+    """Student's t: 12.7062 standard errors, of two values half their difference."""
+    found = over_seeds([{name: {"value": value}} for value in values])[name]
+    mean, radius = sum(values) / 2, 12.7062 * (values[1] - values[0]) / 2
+    assert found["low"] == pytest.approx(mean - radius if low is None else low, abs=1e-3)
+    assert found["high"] == pytest.approx(mean + radius if high is None else high, abs=1e-3)
+
+
 def test_interval_over_seeds_covers():
     """In 2,000 experiments of 4 seeds the true mean lies in 95 +- 2 % of the intervals."""
     draws = np.random.default_rng(0).normal(5, 2, (2000, 4))
@@ -473,6 +487,46 @@ def test_unknown_metrics_are_listed(fresh, text):
         UserError, match=r"config.eval.metrics: .* is no metric; known.*: loss, levels, bits, fid"
     ):
         call("eval", fresh, values={"eval.metrics": text})
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_written_samples(fresh, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    call("eval", fresh, values={"quality.num_samples": 8})
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UserError, match=r"cannot write to .*eval \(No space left .*the same command goes on"):
+        call("eval", fresh, values={"quality.num_samples": 12})
+    folder = pieces(fresh)[0].parent
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(p.name for p in pieces(fresh)),
+        "settings.json",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["eval", "select"])
+def test_a_place_that_cannot_be_written_to_is_said_before_sampling(fresh, mode):
+    (fresh / "eval").write_text("a file where the folder should be")
+    with pytest.raises(
+        UserError, match=r"cannot write to .*eval .*the same command goes on|2 of 2 failed.*\. The same"
+    ):
+        call(mode, fresh)
+
+
+def test_a_reference_that_is_none_says_how_to_make_one(fresh, tmp_path):
+    with pytest.raises(
+        UserError, match=r"config.quality.reference: .* is a folder.*--mode fid --a DIR --output x.npz"
+    ):
+        (tmp_path / "x").mkdir()
+        call("eval", fresh, values={"quality.reference": str(tmp_path / "x")})
+
+
+def test_nothing_is_said_of_samples_that_are_there(fresh, capsys):
+    call("eval", fresh)
+    assert "checkpoint 20, seed 42" in capsys.readouterr().err
+    call("eval", fresh)
+    assert "checkpoint 20, seed 42" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", [False, True])
