@@ -147,6 +147,9 @@ def main(argv: list[str]) -> None:
         )
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was written is kept, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
