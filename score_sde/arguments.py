@@ -45,7 +45,7 @@ def parse_options(mode: str, flags: dict[str, Any]) -> dict[str, Any]:
         "a": lambda text: Path(text).expanduser(),
         "b": lambda text: Path(text).expanduser(),
         "weights": lambda text: Path(text).expanduser(),
-        "metrics": lambda text: tuple(dict.fromkeys(split_list(text))),
+        "metrics": lambda text: tuple(dict.fromkeys(part.strip() for part in split_list(text))),
         "extractor": str,
     }
     return {name: parsers[name](value) for name, value in given.items()}
@@ -128,6 +128,7 @@ def raise_failed(failed: dict[str, UserError], number: int) -> None:
             raise error
     if failed:
         raise UserError(
-            f"{len(failed)} of {number} failed, see above: {', '.join(failed)}. The others are done; the same command "
-            "tries again."
+            f"{len(failed)} of {number} failed, see above: {', '.join(failed)}. "
+            + ("The others are done; the" if len(failed) < number else "The")
+            + " same command tries again."
         )

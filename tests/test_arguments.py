@@ -50,6 +50,7 @@ def test_flags_become_values() -> None:
     found = parse_options("interpolate", flags)
     assert [str(path) for path in found.pop("input")] == ["a", "b"] and str(found.pop("output")) == "c"
     assert found == {"temperature": 0.5, "frames": 3}
+    assert parse_options("fid", {"metrics": "fid, kid"}) == {"metrics": ("fid", "kid")}
     assert parse_options("likelihood", {"shard": "1/3"}) == {"shard": (1, 3)}
 
 
@@ -61,6 +62,8 @@ def test_of_several_jobs_the_others_are_done(capsys) -> None:
     assert done == {"b": 7} and capsys.readouterr().err == "error: a: no data\n"
     with pytest.raises(UserError, match=r"1 of 2 failed, see above: a\. The others are done"):
         raise_failed(failed, 2)
+    with pytest.raises(UserError, match=r"2 of 2 failed, see above: a, b\. The same command"):
+        raise_failed({"a": failed["a"], "b": failed["a"]}, 2)
     raise_failed({}, 2)
     with pytest.raises(UserError, match=r"^no data$"):
         raise_failed(attempt({"a": fail})[1], 1)
