@@ -55,6 +55,9 @@ def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     if not path.is_file():
         raise UserError(f"{path} {'is a folder, not an npz file' if path.is_dir() else 'does not exist'}")
     with reading(path):
+        with path.open("rb") as start:
+            if not start.read(6).startswith((b"PK", b"\x93NUMPY")):
+                raise ValueError("it does not begin as one")
         file = np.load(path, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("one array without a name; write it with np.savez")

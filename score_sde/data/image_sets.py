@@ -88,7 +88,10 @@ def open_images(path: Path) -> ImageSet:
         whole = source_set(FolderSource(path, split="all", held_out=0.0, advice=advice))
         return dataclasses.replace(whole, name=str(path))
     if path.suffix.lower() != ".npz":
-        raise UserError(f"{path} is neither a folder of images nor an npz file")
+        raise UserError(
+            f"{path} is neither a folder of images nor an npz file"
+            + ("; write its array by np.savez(FILE, images=...)" if path.suffix.lower() == ".npy" else "")
+        )
     with reading(path):
         return _open_npz(path)
 
@@ -150,6 +153,11 @@ def _check(
         raise UserError(
             f"{what} has shape {images.shape}; it must be (n, height, width, channels) with 1 or 3 channels"
             + ("; for grey images write images[..., None]" if images.ndim == 3 else "")
+            + (
+                "; write images.transpose(0, 2, 3, 1)"
+                if images.ndim == 4 and images.shape[1] in (1, 3)
+                else ""
+            )
         )
     if images.dtype.kind not in "iu":
         bad = 0
@@ -209,7 +217,8 @@ def labelled_images(
             raise UserError(
                 "the classifier 'mnist' is trained on MNIST's training images when first used, which cannot be read "
                 f"({str(error).partition('. ')[0]}). Set TFDS_DATA_DIR to the folder with TFDS's prepared mnist, or name the "
-                "classifier's file of another machine, ~/.cache/score_sde/extractors/mnist-1.npz there, with --weights"
+                "classifier's file of another machine, ~/.cache/score_sde/extractors/mnist-1.npz there, with --weights or "
+                "config.quality.weights"
             ) from error
     else:
         raise UserError(f"no data set is known to train a classifier {name!r} on; there are digits, mnist")

@@ -249,7 +249,10 @@ def read_weights(path: Path) -> dict[str, Any]:
 
     Raises UserError for files that cannot be read, and where names or shapes are not those of the network.
     """
-    _, state = read_file(path)
+    try:
+        _, state = read_file(path)
+    except UserError as error:
+        raise UserError(f"{error}. Weights of Inception are {weight_files.ADVICE}") from error
     if not isinstance(state, Mapping) or not all(isinstance(a, np.ndarray) for a in state.values()):
         raise UserError(
             f"{path} is no dictionary of arrays: weights of Inception are a state dict, {weight_files.ADVICE}"

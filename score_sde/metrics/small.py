@@ -146,7 +146,7 @@ def _read(path: Path, name: str) -> tuple[PyTree, tuple[int, ...]]:
         key.removeprefix("about/"): entries.pop(key) for key in list(entries) if key.startswith("about/")
     }
     if {"name", "recipe", "shape", "checksum"} - about.keys():
-        raise UserError(f"{path} is no weights file of a small classifier.")
+        raise UserError(f"{path} is no weights file of a small classifier; leave it out, and one is trained")
     if (str(about["name"]), int(about["recipe"])) != (name, RECIPE):
         raise UserError(
             f"{path} holds the classifier {about['name']} (recipe {about['recipe']}), not {name} (recipe {RECIPE})."

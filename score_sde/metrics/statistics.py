@@ -111,7 +111,7 @@ def collect(
     if len(bad):
         raise UserError(
             f"the features of {len(bad)} of {count} images of {data} are not finite (images {bad[:5].tolist()}"
-            f"{' ...' if len(bad) > 5 else ''}), so no statistics were made; check the extractor's weights"
+            f"{' ...' if len(bad) > 5 else ''}), so no statistics were made; check the extractor and its weights"
         )
     known = {"data": "", "split": "", "images": count, "shape": list(parts[0].shape), "levels": 256}
     version = sys.modules["score_sde"].__version__  # imported from here it would be a circle
@@ -319,8 +319,11 @@ def check_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 IDENTITY = {
-    "extractor": ("extractors", "make both with one (--extractor)"),
-    "checksum": ("weights of the extractor (SHA-256)", "make both with the same weights file (--weights)"),
+    "extractor": ("extractors", "make both with one (--extractor, config.quality.extractor)"),
+    "checksum": (
+        "weights of the extractor (SHA-256)",
+        "make both with the same weights file (--weights, config.quality.weights)",
+    ),
     "preprocessing": ("preprocessing", "make both with one version of the library"),
     "shape": ("shapes of images (height, width, channels)", "make both from images of one size"),
 }

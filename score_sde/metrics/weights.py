@@ -114,5 +114,5 @@ def _received(address: str, path: Path) -> Iterator[bytes]:
 def _by_hand(address: str, path: Path) -> str:
     return (
         f"Or fetch {address} by hand and put it at {path}, or name a file that you have with --config.quality.weights "
-        "(--weights where there is no configuration)"
+        "(--weights where there is no configuration); extractors that need none are pixels and, for their data, digits and mnist"
     )

@@ -10,6 +10,7 @@ from golden import data_root
 from score_sde.data import ArraySource, digits
 from score_sde.data.image_sets import ImageSet, _array, labelled_images, open_images, source_set, to_bytes
 from score_sde.errors import UserError
+from score_sde.metrics.files import read_npz
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 1), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (7, 6, 5, 3), np.uint8)
@@ -133,6 +134,10 @@ def test_damaged_npz_files(tmp_path, save) -> None:
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"a.npz is no readable npz file: empty, damaged or cut off"):
             open_images(path)
+    path.write_bytes(b"hello")
+    with pytest.raises(UserError) as caught:
+        read_npz(path)
+    assert "pickle" not in str(caught.value)  # no advice to load it all the same
     save(path, images=np.asarray([object()]))
     with pytest.raises(UserError, match="no readable npz file"):
         open_images(path)
@@ -144,6 +149,12 @@ def test_folders_that_are_refused(tmp_path) -> None:
     folder = pngs(tmp_path / "a", GREY)
     with pytest.raises(UserError, match=r"0.png is neither a folder of images nor an npz file"):
         open_images(folder / "0.png")
+    np.save(tmp_path / "a.npy", GREY)
+    with pytest.raises(UserError, match=r"a.npy is neither .*np.savez\(FILE, images=...\)"):
+        open_images(tmp_path / "a.npy")
+    np.savez(tmp_path / "first.npz", np.zeros((5, 3, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=r"1 or 3 channels; write images.transpose\(0, 2, 3, 1\)"):
+        open_images(tmp_path / "first.npz")
     Image.fromarray(GREY[0, :4, :, 0]).save(folder / "small.png")
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "empty.jpg").write_bytes(b"")
