@@ -10,7 +10,7 @@ from golden import data_root
 from score_sde.data import ArraySource, digits
 from score_sde.data.image_sets import ImageSet, _array, labelled_images, open_images, source_set, to_bytes
 from score_sde.errors import UserError
-from score_sde.metrics.files import read_npz
+from score_sde.files import read_npz
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 1), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (7, 6, 5, 3), np.uint8)
