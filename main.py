@@ -148,7 +148,7 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; what was written is kept, and the same command goes on", file=sys.stderr)
+        print("\ninterrupted; what was written is kept. Start the same command again.", file=sys.stderr)
         sys.exit(130)
 
 

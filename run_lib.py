@@ -42,6 +42,7 @@ from score_sde.metrics.extractors import make_extractor
 from score_sde.metrics.statistics import (
     FEATURE_METRICS,
     Statistics,
+    check_comparable,
     check_names,
     check_provenance,
     collect,
@@ -58,6 +59,7 @@ from score_sde.quality import (
     make_quality,
     measure_checkpoint,
     open_set,
+    promised,
     small_sample_distance,
     small_sample_settings,
 )
@@ -778,6 +780,11 @@ def report(config: ml_collections.ConfigDict, workdir: Path, checkpoint: int | N
     measured = measurements.read(workdir).get(step, [])
     if measured:
         page.heading("Measurements").table([measurements.told(row) for row in measured])
+        if any("extractor" in row["how"] for row in measured):
+            page.text(
+                "FID and the like of fewer than 50,000 samples, or of other features than those of Inception with its published "
+                "weights, cannot be compared with published numbers."
+            )
     training, held = some_images(source), some_images(heldout, limit=max(500, len(samples)))
     part = "" if len(training) == len(source) else f"{len(training):,} of "
     neighbors = viz.memorization_section(
@@ -830,12 +837,16 @@ def fid(
             f"--output keeps statistics of images, and {a} holds statistics already; leave out --output"
         )
     images = any(isinstance(each, ImageSet) for each in given.values())
-    if b is not None:  # what can be refused before weights are fetched, or a classifier trained
-        name = {} if ".py:" in extractor else {"extractor": extractor}
-        check_provenance(*(known_of(given[path], name) for path in (a, b)))
+    name = {} if ".py:" in extractor else {"extractor": extractor}
+    check_provenance(*known_of(given.values(), name))  # before weights are fetched, or a classifier trained
     network = make_extractor(extractor, weights, labelled_images) if images else None
-    if b is not None and network is not None:
-        check_provenance(*(known_of(given[path], network.identity) for path in (a, b)))
+    if network is not None:  # before features are computed
+        check_provenance(*known_of(given.values(), network.identity))
+        coming = [
+            each if isinstance(each, Statistics) else promised(metrics, each.provenance, network)
+            for each in given.values()
+        ]
+        check_comparable(coming[0], coming[-1])
     keep = bool(set(metrics) & set(FEATURE_METRICS))
     found = {}
     for path, each in given.items():

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,20 +195,14 @@ def make_quality(
 ) -> Quality:
     """As config.quality says, for images of `shape`; the reference is made once and kept: eval/reference_EXTRACTOR.npz."""
     section, extractor = config.quality, open_extractor(config)
-    dimensions, classes = _lengths(extractor, shape)
-    if "is" in names and not classes:
-        raise UserError(
-            f"config.eval.metrics: is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave "
-            "`is` out, or choose another config.quality.extractor"
-        )
+    about = {"data": "the samples", "shape": list(shape)}
+    samples = promised(names, about, extractor)
     keep = bool(set(FEATURE_METRICS) & set(names))
     if section.reference:
         reference = _given_statistics(Path(section.reference).expanduser())
     else:
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
-    samples = {"data": "the samples", "shape": list(shape)} | extractor.identity
-    none = Moments.of(np.zeros((0, dimensions)))
-    check_comparable(Statistics(none, samples), reference)  # before anything is drawn
+    check_comparable(samples, reference)  # before anything is drawn
     if keep and reference.features is None:
         raise UserError(
             f"{section.reference} holds no features, which {', '.join(set(FEATURE_METRICS) & set(names))} need. Make it anew "
@@ -217,11 +211,19 @@ def make_quality(
     return Quality(names, extractor, reference)
 
 
-def _lengths(extractor: Extractor, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """(length of the features, classes or 0) of images of `shape`; what can be compiled is only traced."""
-    images = np.zeros((2, *shape), np.uint8)
+def promised(names: Sequence[str], about: Mapping[str, Any], extractor: Extractor) -> Statistics:
+    """Statistics without sums: what is known of those that `extractor` will make of images of about["shape"].
+
+    What jax can compile is only traced. Raises UserError where it has no classes for the Inception score, if that is in `names`.
+    """
+    images = np.zeros((2, *about["shape"]), np.uint8)
     found = jax.eval_shape(extractor.fn, images) if extractor.compiled else extractor.fn(images)
-    return found.pool.shape[1], 0 if found.logits is None else found.logits.shape[1]
+    if "is" in names and found.logits is None:
+        raise UserError(
+            f"is: extractor {extractor.name!r} has no classes, which the Inception score needs; leave `is` out, or choose "
+            "another extractor (--config.quality.extractor, --extractor)"
+        )
+    return Statistics(Moments.of(np.zeros((0, found.pool.shape[1]))), dict(about) | extractor.identity)
 
 
 def _given_statistics(path: Path) -> Statistics:
@@ -293,9 +295,12 @@ def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet |
     return open_images(path)
 
 
-def known_of(given: ImageSet | Statistics, identity: dict) -> dict:
-    """The provenance that statistics of it have, or will have with an extractor of this identity."""
-    return given.provenance if isinstance(given, Statistics) else given.provenance | identity
+def known_of(given: Iterable[ImageSet | Statistics], identity: dict) -> tuple[dict, dict]:
+    """Provenance that statistics of the first and of the last have, or will have with an extractor of this identity."""
+    known = [
+        each.provenance if isinstance(each, Statistics) else each.provenance | identity for each in given
+    ]
+    return known[0], known[-1]
 
 
 def measure_checkpoint(

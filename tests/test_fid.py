@@ -123,7 +123,7 @@ def test_reference_batches_hold_images_and_statistics(sets: Path, tmp_path: Path
         ({"a": "empty"}, "image folder .*empty holds no images"),
         ({"a": "mixed"}, "1 of 3 images in .*mixed cannot be used:\n  2.png: 9 x 8 pixels"),
         ({"a": "torn.npz"}, "torn.npz is no readable npz file: empty, damaged or cut off"),
-        ({"metrics": "is", "b": None}, "no class probabilities"),
+        ({"metrics": "is", "b": None}, "extractor 'pixels' has no classes"),
         ({"metrics": "kid", "b": "foreign.npz"}, "kid: needs the features of every image, and .*foreign.npz holds only"),
     ],
 )  # fmt: skip
@@ -177,7 +177,7 @@ def test_what_was_computed_is_kept_when_the_rest_fails(sets: Path, tmp_path: Pat
     """Features of --b that are not finite: the statistics of --a are written already."""
     (tmp_path / "mine.py").write_text(
         "seen = []\n\ndef f(images):\n    seen.append(len(images))\n"
-        "    return images[:, 0, :, 0] + (0.0 if sum(seen) <= 384 else float('nan'))\n"
+        "    return images[:, 0, :, 0] + (0.0 if sum(seen) <= 388 else float('nan'))\n"
     )
     kept = tmp_path / "kept.npz"
     with pytest.raises(UserError, match=r"the features of 1437 of 1437 images of .*train.npz are not finite"):
@@ -207,3 +207,12 @@ def test_two_processes(sets: Path, tmp_path: Path) -> None:
     moments = [Moments.of(small_pixels(x.astype(np.float32) / 255)) for x in (TEST, TRAIN)]
     assert value(first) == pytest.approx(frechet_distance(*moments), rel=1e-4)
     assert "fid" not in second and load_statistics(kept).moments.n == 360
+
+
+def test_what_cannot_be_measured_is_refused_before_features_are_computed(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lib, "collect", lambda *_, **__: pytest.fail("features were computed"))
+    with pytest.raises(UserError, match="is: extractor 'pixels' has no classes"):
+        call(sets / "test", sets / "train.npz", metrics="fid,is", extractor="pixels")
+    np.savez(tmp_path / "long.npz", mu=np.zeros(65), sigma=np.eye(65))
+    with pytest.raises(UserError, match=r"has features of 64 dimensions and .*long.npz.* of 65"):
+        call(sets / "test", tmp_path / "long.npz", extractor="pixels")

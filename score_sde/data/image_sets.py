@@ -84,7 +84,7 @@ def open_images(path: Path) -> ImageSet:
         raise UserError(f"{path} does not exist; name a folder of images or an npz file")
     if path.is_dir():
         scan_folder(path.absolute(), "Name the folder that holds your images")
-        advice = "Remove these files or make them images of one size; statistics are of images as they are, not resized."
+        advice = "Remove these files or make them 8-bit images of one size; statistics are of images as they are, not resized."
         whole = source_set(FolderSource(path, split="all", held_out=0.0, advice=advice))
         return dataclasses.replace(whole, name=str(path))
     if path.suffix.lower() != ".npz":
