@@ -554,7 +554,7 @@ def select(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise UserError(f"{workdir} holds no checkpoints to choose from; train first")
     number = config.sampling.num_samples
     if number < 2:
-        raise UserError(f"--mode select needs config.sampling.num_samples of at least 2; got {number}")
+        raise UserError(f"--mode select needs config.sampling.num_samples of 2 or more; got {number}")
     config.eval.metrics, config.quality.num_samples = "fid", number
     jobs = {f"checkpoint {step}": functools.partial(evaluate, config, workdir, step) for step in steps}
     done, failed = attempt(jobs)

@@ -606,7 +606,7 @@ def test_a_sweep_over_runs_does_the_others_and_compares(
         workdir=runs,
     )
     out, err = capsys.readouterr()
-    assert out.count("held-out loss at step 20") == 2
+    assert out.count("checkpoint 20: held-out loss") == 2
     assert "checkpoint 20 in" in err and "of another network than the configuration describes" in err
     assert {path: path.read_bytes() for path in foreign.glob("eval/**/*") if path.is_file()} == kept
     run_lib.run(

@@ -545,8 +545,3 @@ def test_a_run_of_an_older_version_is_told_what_it_lacks(fresh):
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config.eval lacks metrics"):
         call("eval", fresh)
-
-
-def test_selecting_by_one_sample_is_refused(fresh):
-    with pytest.raises(UserError, match=r"select needs config.sampling.num_samples of at least 2; got 1"):
-        call("select", fresh, values={"sampling.num_samples": 1})
