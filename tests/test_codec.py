@@ -27,7 +27,7 @@ def codec(sde=None, batch_size=16, dequantized=True, **flow):
     sde = sde or VP(t_min=1e-4)
     model = GaussianMixture.isotropic([1.0], np.full((1, *SHAPE), MEAN), STD)
     return Codec(
-        Flow(sde, **{"solver": diffrax.Tsit5(), "rtol": 1e-4, "atol": 1e-4} | flow),
+        Flow(sde, **{"solver": diffrax.Dopri5(), "rtol": 1e-4, "atol": 1e-4} | flow),
         lambda params: model.score_fn(sde),
         PIXELS,
         dequantized,
