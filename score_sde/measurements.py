@@ -123,9 +123,14 @@ def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
 
 
 def best_step(workdir: Path) -> int | None:
-    """The step that `choose` wrote, or None."""
+    """The step that `choose` wrote, or None; raises UserError where its file is damaged."""
     path = workdir / "eval" / "selection.json"
-    return int(json.loads(path.read_text())["best"]) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return int(json.loads(path.read_text())["best"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}). Remove it; --mode select makes it again.") from error
 
 
 def _identity(row: Row) -> str:

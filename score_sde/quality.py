@@ -204,8 +204,9 @@ def make_quality(
         reference = _training_statistics(open_source(config.data, train=True), extractor, workdir, keep)
     check_comparable(samples, reference)  # before anything is drawn
     if keep and reference.features is None:
+        needing = ", ".join(name for name in names if name in FEATURE_METRICS)
         raise UserError(
-            f"{section.reference} holds no features, which {', '.join(set(FEATURE_METRICS) & set(names))} need. Make it anew "
+            f"{section.reference} holds no features, which {needing} need. Make it anew "
             "from its images: --mode fid --a DIR --output FILE --metrics kid; or leave config.quality.reference out"
         )
     return Quality(names, extractor, reference)

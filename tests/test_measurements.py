@@ -149,3 +149,13 @@ def test_what_a_measurement_depends_on_is_told_without_checksums():
         "Inception score (samples: 40, seeds: 1, extractor: pixels)",
         "2.5 +- 0.5 (standard deviation)",
     )
+
+
+@pytest.mark.parametrize("text", ["", '{"best": ', "{}", '{"best": "first"}', "[]"])
+def test_a_damaged_choice_is_said(tmp_path, text):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "selection.json").write_text(text)
+    with pytest.raises(
+        UserError, match=r"selection.json is damaged .*Remove it; --mode select makes it again"
+    ):
+        measurements.best_step(tmp_path)
