@@ -1,24 +1,36 @@
 """Samplers: a stepper driven over a time grid."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from score_sde.arrays import Keys, ScoreFn, batch_time, fold_in, normal, uniform
 from score_sde.grids import as_pairs
 from score_sde.sde import Perturbation
 from score_sde.steppers import Stepper
-from score_sde.types import Keys, ScoreFn, batch_time, fold_in, normal, uniform
+
+
+class State(NamedTuple):
+    """Where a run of a sampler stands.
+
+    x: (batch, ...). mean: x without the noise of the last step. carry: what the stepper remembers.
+    """
+
+    x: Float[Array, "batch ..."]
+    mean: Float[Array, "batch ..."]
+    carry: PyTree = ()
 
 
 class Samples(NamedTuple):
     """What a sampler returns.
 
-    x: (batch, ...) samples. nfe: evaluations of the score per sample. trajectory: (frames + 1, batch, ...) states from
-    the prior to the samples, or None.
+    x: (batch, ...) samples. nfe: evaluations of the score per sample. trajectory:
+    (frames + 1, batch, ...) states from the prior to the samples, or None.
     """
 
     x: Array
@@ -26,20 +38,30 @@ class Samples(NamedTuple):
     trajectory: Array | None = None
 
 
+def independent_noise(
+    keys: Keys, i: int | Int[Array, ""], j: int | Int[Array, ""], x: Float[Array, "batch ..."]
+) -> Float[Array, "batch ..."]:
+    """Draw j of step i, standard normal and like x: from fold_in(fold_in(keys, i + 1), j)."""
+    return normal(fold_in(fold_in(keys, i + 1), j), x.shape, x.dtype)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """Integrate from the prior to data: `sampler(keys, score_fn, shape) -> Samples` (algorithm B.3).
+    """Integrate from the prior to data: `sampler(keys, score_fn, shape) -> Samples`.
 
-    Pure and jittable. `begin`, `advance` and `finish` are its three parts, for a driver that shows progress.
+    Algorithm B.3. Pure and jittable. `begin`, `advance` and `finish` are its three parts, for a
+    driver that shows progress.
 
     Args:
         process: gives the prior and Tweedie's formula.
         stepper: the step, often `chain(predictor, corrector)`.
         times: time grid (n+1,) or pairs (n, 2), see `grids`.
-        denoise: the last operation. "tweedie" returns E[x_0 | x] at the last time, (x + sigma^2 score)/alpha; "mean" the
-            last step without its noise (the published choice); "none" the state itself.
-        uniform: (low, high): start from uniform noise in this range, as annealed Langevin dynamics does (section 5.5),
-            in place of the prior.
+        denoise: the last operation. "tweedie" returns E[x_0 | x] at the last time,
+            (x + sigma^2 score)/alpha; "mean" the last step without its noise (the published
+            choice); "none" the state itself.
+        uniform: (low, high): start from uniform noise in this range, as annealed Langevin dynamics
+            does (section 5.5), in place of the prior.
+        noise: (keys, i, j, x) -> draw j of step number i, standard normal and like x.
     """
 
     process: Perturbation
@@ -47,6 +69,7 @@ class Sampler:
     times: np.ndarray
     denoise: Literal["tweedie", "mean", "none"] = "tweedie"
     uniform: tuple[float, float] | None = None
+    noise: Callable[..., Float[Array, "batch ..."]] = independent_noise
 
     def __post_init__(self):
         if self.denoise not in ("tweedie", "mean", "none"):
@@ -59,67 +82,64 @@ class Sampler:
         return len(as_pairs(self.times))
 
     @property
-    def nfe(self) -> int:
+    def evaluations(self) -> int:
         """Evaluations of the score per sample."""
-        return self.steps * self.stepper.nfe + (self.denoise == "tweedie")
+        return self.stepper.evaluations(as_pairs(self.times)) + (self.denoise == "tweedie")
 
-    def __call__(self, keys: Keys, score_fn: ScoreFn, shape: tuple[int, ...], frames: int = 0) -> Samples:
-        """Samples of `shape` = (batch, ...), with `frames` evenly spaced intermediate states on request."""
-        x = self.begin(keys, shape)
+    def __call__(
+        self, keys: Keys, score_fn: ScoreFn, shape: tuple[int, ...], frames: int = 0
+    ) -> Samples:
+        """Samples of `shape` = (batch, ...), on request with `frames` evenly spaced states."""
+        start = self.begin(keys, shape)
         bounds = np.linspace(0, self.steps, max(frames, 1) + 1).astype(np.int32)
 
-        def segment(carry, ends):
-            x, mean = self.advance(keys, score_fn, carry[0], ends[0], ends[1])
-            return (x, mean), x if frames else None
+        def segment(state, ends):
+            state = self.advance(keys, score_fn, state, ends[0], ends[1])
+            return state, state.x if frames else None
 
         ends = jnp.asarray(np.stack([bounds[:-1], bounds[1:]], axis=1))
-        (last, mean), states = jax.lax.scan(segment, (x, x), ends)
-        final = self.finish(score_fn, last, mean)
-        return Samples(
-            final, self.nfe, jnp.concatenate([x[None], states[:-1], final[None]]) if frames else None
-        )
+        state, passed = jax.lax.scan(segment, start, ends)
+        x = self.finish(score_fn, state)
+        trajectory = jnp.concatenate([start.x[None], passed[:-1], x[None]]) if frames else None
+        return Samples(x, self.evaluations, trajectory)
 
-    def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, "batch ..."]:
-        """A draw from the prior, or uniform noise."""
+    def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> State:
+        """A draw from the prior, or uniform noise, and the stepper's carry."""
         if self.uniform is None:
-            return self.process.prior_sample(fold_in(keys, 0), shape, dtype)
-        low, high = self.uniform
-        return low + (high - low) * uniform(fold_in(keys, 0), shape, dtype)
+            x = self.process.prior_sample(fold_in(keys, 0), shape, dtype)
+        else:
+            low, high = self.uniform
+            x = low + (high - low) * uniform(fold_in(keys, 0), shape, dtype)
+        return self.start(x)
+
+    def start(self, x: Float[Array, "batch ..."]) -> State:
+        """The state of a run that begins at x."""
+        return State(x, x, self.stepper.init(x))
 
     def advance(
         self,
         keys: Keys,
         score_fn: ScoreFn,
-        x: Float[Array, "batch ..."],
+        state: State,
         first: int | Int[Array, ""],
         last: int | Int[Array, ""],
-    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch ..."]]:
-        """Steps number first .. last-1: (state, state without the last noise)."""
-        return self.follow(score_fn, x, lambda i: self.noise(keys, i, x), first, last)
+    ) -> State:
+        """Steps number first .. last-1, each with draws of its own."""
+        pairs = jnp.asarray(as_pairs(self.times), state.x.dtype)
 
-    def noise(
-        self, keys: Keys, i: int | Int[Array, ""], x: Float[Array, "batch ..."]
-    ) -> Float[Array, "draws batch ..."]:
-        """The normal draws of step number i for a state like x."""
-        key = fold_in(keys, i + 1)
-        if not self.stepper.draws:
-            return jnp.zeros((0, *x.shape), x.dtype)
-        return jax.vmap(lambda j: normal(fold_in(key, j), x.shape, x.dtype))(jnp.arange(self.stepper.draws))
+        def step(i, state):
+            x, carry = state.x, state.carry
+            t, s = pairs[i, 0], pairs[i, 1]
+            return State(
+                *self.stepper(score_fn, x, t, s, lambda j: self.noise(keys, i, j, x), carry)
+            )
 
-    def follow(self, score_fn: ScoreFn, x: Float[Array, "batch ..."], draw, first, last):
-        """`advance` with given noise: draw(i) -> (draws, batch, ...) standard normal values of step i."""
-        pairs = jnp.asarray(as_pairs(self.times), x.dtype)
+        return jax.lax.fori_loop(first, last, step, state)
 
-        def step(i, carry):
-            return self.stepper(score_fn, carry[0], pairs[i, 0], pairs[i, 1], draw(i))
-
-        return jax.lax.fori_loop(first, last, step, (x, x))
-
-    def finish(
-        self, score_fn: ScoreFn, x: Float[Array, "batch ..."], mean: Float[Array, "batch ..."]
-    ) -> Float[Array, "batch ..."]:
+    def finish(self, score_fn: ScoreFn, state: State) -> Float[Array, "batch ..."]:
         """The final denoising."""
         if self.denoise == "tweedie":
+            x = state.x
             t = jnp.asarray(as_pairs(self.times)[-1, 1], x.dtype)
             return self.process.tweedie(x, t, score_fn(x, batch_time(t, x)))
-        return mean if self.denoise == "mean" else x
+        return state.mean if self.denoise == "mean" else state.x

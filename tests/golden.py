@@ -1,15 +1,16 @@
 """Files the tests read from outside the repository, and the comparison they are judged by.
 
-Reference values of the published implementations and small public data sets are too large to be kept
-here. They are looked for in `../shared/golden` and `../shared/data` beside the checkout, or where the
-environment variables SCORE_SDE_GOLDEN and SCORE_SDE_DATA point. A test whose file is absent is skipped,
-and the message says where it looked.
+Reference values of the published implementations and small public data sets are too large to be
+kept here. They are looked for in `../shared/golden` and `../shared/data` beside the checkout, or
+where the environment variables SCORE_SDE_GOLDEN and SCORE_SDE_DATA point. A test whose file is
+absent is skipped, and the message says where it looked.
 
-    from golden import assert_close, golden, load, meta
+    from golden import assert_close, cases, golden, load, meta
 """
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,43 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def _where(variable: str, folder: str) -> Path:
+    return Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / folder)
+
+
 def _root(variable: str, folder: str) -> Path:
-    path = Path(os.environ.get(variable) or REPOSITORY.parent / "shared" / folder)
+    path = _where(variable, folder)
     if not path.is_dir():
         pytest.skip(f"no folder {path}; set {variable} to the folder that holds the {folder} files")
     return path
 
 
 def golden(name: str = "") -> Path:
-    """Path of a file or folder of reference values, say `math/losses_ncsn.npz`; skips the test if absent."""
+    """Path of a file or folder of reference values; skips the test if absent.
+
+    An example is `math/losses_ncsn.npz`.
+    """
     path = _root("SCORE_SDE_GOLDEN", "golden") / name
     if not path.exists():
-        pytest.skip(f"no reference values at {path}; set SCORE_SDE_GOLDEN to the folder that holds them")
+        pytest.skip(
+            f"no reference values at {path}; set SCORE_SDE_GOLDEN to the folder that holds them"
+        )
     return path
+
+
+def cases(pattern: str, where: Callable[[Mapping], bool] = lambda arrays: True) -> list[Any]:
+    """Names of all npz files of reference values that match, for `pytest.mark.parametrize`.
+
+    `pattern` is a path with `*` in it, say `math/samplers_pc_*.npz`; names lack the suffix.
+    `where` chooses files by their arrays. Where there are none, the test is skipped with a message.
+    """
+    root = _where("SCORE_SDE_GOLDEN", "golden")
+    found = []
+    for path in sorted(root.glob(pattern)):
+        with np.load(path, allow_pickle=False) as arrays:
+            if where(arrays):
+                found.append(path.relative_to(root).with_suffix("").as_posix())
+    return found or _absent(root, pattern)
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -41,9 +66,42 @@ def load(name: str) -> dict[str, np.ndarray]:
         return {key: file[key] for key in file.files}
 
 
-def meta(arrays: dict[str, np.ndarray]) -> Any:
+def meta(arrays: Mapping[str, np.ndarray]) -> Any:
     """The JSON document kept beside the arrays under the key `meta`."""
     return json.loads(str(arrays["meta"]))
+
+
+def names(*patterns: str) -> list[Any]:
+    """Names of the npz files of reference values that match, for `pytest.mark.parametrize`.
+
+    They are looked for when tests are collected. Where there are none, one skipped case says so.
+
+        @pytest.mark.parametrize("file", names("math/ode_sample_*"))
+    """
+    root = _where("SCORE_SDE_GOLDEN", "golden")
+    found = {path for pattern in patterns for path in root.glob(f"{pattern}.npz")}
+    listed = sorted(path.relative_to(root).with_suffix("").as_posix() for path in found)
+    return listed or _absent(root, " or ".join(patterns))
+
+
+def groups(name: str, ending: str) -> list[Any]:
+    """Every G of an npz file of reference values with an array named G + `ending`, as `names`."""
+    path = _where("SCORE_SDE_GOLDEN", "golden") / f"{name}.npz"
+    if not path.exists():
+        return _absent(path.parent, path.name)
+    with np.load(path, allow_pickle=False) as file:
+        return [key.removesuffix(ending) for key in file.files if key.endswith(ending)]
+
+
+def document(name: str) -> Any:
+    """A JSON file of reference values, when tests are collected; None where it is absent."""
+    path = _where("SCORE_SDE_GOLDEN", "golden") / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _absent(where: Path, what: str) -> list[Any]:
+    reason = f"no {what} in {where}; set SCORE_SDE_GOLDEN to the folder that holds them"
+    return [pytest.param("absent", marks=pytest.mark.skip(reason=reason))]
 
 
 def data_root() -> Path:

@@ -5,27 +5,34 @@ import numpy as np
 import pytest
 from mathcases import SDES
 
-from golden import load
+from golden import groups, load
 from score_sde import grids
 from score_sde.sde import EDM, VE, VP, DiscreteChain, PublishedSteps
 
 ALL = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 
 
-@pytest.mark.parametrize("case", ["N1000_eps0.001", "N1000_eps1e-05", "N50_eps0.001", "N2000_eps1e-05"])
+@pytest.mark.parametrize("case", groups("math/sde_timegrid", "__t_float64"))
 def test_published(case, request):
     stored = load("math/sde_timegrid")
-    n, eps = int(case.split("_")[0][1:]), float(case.split("eps")[1])
-    pairs = grids.published(n, eps)
-    np.testing.assert_allclose(pairs[:, 0], stored[f"{case}__t_float64"], rtol=0, atol=1e-15)
+    times = stored[f"{case}__t_float64"]
+    n = len(times)
+    pairs = grids.published(n, float(times[-1]))
+    np.testing.assert_allclose(pairs[:, 0], times, rtol=0, atol=1e-15)
     np.testing.assert_allclose(pairs[:, 0] - pairs[:, 1], 1 / n, rtol=1e-10)
     steps = PublishedSteps(DiscreteChain.smld(n=n))
     single = jnp.asarray(pairs[:, 0], jnp.float32)
     for source in ("jax", "torch"):
-        np.testing.assert_allclose(single, stored[f"{case}__t_{source}_float32"], rtol=0, atol=1.2e-7)
-        np.testing.assert_array_equal(steps.index(single), stored[f"{case}__index_{source}_float32"])
+        np.testing.assert_allclose(
+            single, stored[f"{case}__t_{source}_float32"], rtol=0, atol=1.2e-7
+        )
+        np.testing.assert_array_equal(
+            steps.index(single), stored[f"{case}__index_{source}_float32"]
+        )
     request.getfixturevalue("x64")
-    np.testing.assert_array_equal(steps.index(jnp.asarray(pairs[:, 0])), stored[f"{case}__index_float64"])
+    np.testing.assert_array_equal(
+        steps.index(jnp.asarray(pairs[:, 0])), stored[f"{case}__index_float64"]
+    )
 
 
 @ALL
@@ -48,14 +55,18 @@ def test_log_snr_uniform(sde, precision, request):
     assert np.all(np.diff(times) < 0)
     log_snr = np.asarray(sde.log_snr(jnp.asarray(times)))
     np.testing.assert_allclose(
-        np.diff(log_snr), (log_snr[-1] - log_snr[0]) / 12, rtol=1e-8 if precision == "float64" else 2e-3
+        np.diff(log_snr),
+        (log_snr[-1] - log_snr[0]) / 12,
+        rtol=1e-8 if precision == "float64" else 2e-3,
     )
     later = grids.log_snr_uniform(sde, 3, 0.1 * sde.t_max)
     assert later[-1] == 0.1 * sde.t_max
 
 
 def test_log_snr_uniform_is_geometric_for_edm_and_linear_for_ve(x64):
-    np.testing.assert_allclose(grids.log_snr_uniform(EDM(), 8), np.geomspace(80, 0.002, 9), rtol=1e-10)
+    np.testing.assert_allclose(
+        grids.log_snr_uniform(EDM(), 8), np.geomspace(80, 0.002, 9), rtol=1e-10
+    )
     np.testing.assert_allclose(grids.log_snr_uniform(VE(), 8), np.linspace(1, 1e-5, 9), rtol=1e-9)
 
 
@@ -114,7 +125,10 @@ def test_as_pairs():
             "10 noise levels can be sampled in 1 to 10 steps; got n=11",
         ),
         (lambda: grids.chain_steps(DiscreteChain.smld(n=10), 0), "got n=0"),
-        (lambda: grids.levels(DiscreteChain.smld(n=10), 11), "10 noise levels has 1 to 10 .* got n=11"),
+        (
+            lambda: grids.levels(DiscreteChain.smld(n=10), 11),
+            "10 noise levels has 1 to 10 .* got n=11",
+        ),
     ],
 )
 def test_messages(make, message):

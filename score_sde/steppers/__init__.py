@@ -1,6 +1,6 @@
 """Steppers: one step of a sampler from an explicit time t to an explicit time s."""
 
-from score_sde.steppers.base import Chain, Identity, Stepper, at_start, chain
+from score_sde.steppers.base import Chain, Identity, Noise, Stepper, at_start, chain
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
@@ -12,6 +12,7 @@ __all__ = [
     "Identity",
     "InpaintingLangevin",
     "Langevin",
+    "Noise",
     "ReverseDiffusion",
     "Stepper",
     "at_start",

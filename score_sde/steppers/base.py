@@ -2,45 +2,74 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, Real
 
-from score_sde.types import ScoreFn, Time
+from score_sde.arrays import ScoreFn, Time
 
-State = Float[Array, "batch ..."]
-Draws = Float[Array, "draws batch ..."]
+X = Float[Array, "batch ..."]
+"""Samples on their way from noise to data."""
+
+Noise = Callable[[int | Int[Array, ""]], X]
+"""noise(j): the j-th standard normal draw of a step, in the shape of x. One j gives one draw."""
+
+Pairs = Real[np.ndarray, "n 2"]
+"""Steps of a time grid: (from, to)."""
 
 
 class Stepper(abc.ABC):
     """One step x at time t -> x at time s <= t, as a pure function of standard normal draws.
 
-    `__call__(score_fn, x, t, s, z) -> (x, mean)`: z has shape (draws, *x.shape), `mean` is the new state without the
-    noise of the last update. The sampler draws z; so a step can be repeated, tested and differentiated.
-
-    A new one sets `draws` (normal draws it consumes) and `nfe` (evaluations of the score) and defines `__call__`.
+    A new stepper defines `__call__`. It sets `draws` unless it asks for one draw, and overrides
+    `evaluations` unless it evaluates the score once. A multistep method overrides `init` as well:
+    what it remembers of earlier steps travels in the carry. The others return the carry unchanged.
     """
 
     draws: int = 1
-    nfe: int = 1
+    """`__call__` asks for noise(0), ..., noise(draws - 1), or fewer of them."""
+
+    def init(self, x: X) -> PyTree:
+        """The carry before the first step; x is the start.
+
+        Each array of the carry has one row a sample, or is a scalar. Shapes and types stay the
+        same from step to step.
+        """
+        return ()
+
+    def evaluations(self, pairs: Pairs) -> int:
+        """Evaluations of the score in the steps (from, to) of a time grid."""
+        return len(pairs)
 
     @abc.abstractmethod
-    def __call__(self, score_fn: ScoreFn, x: State, t: Time, s: Time, z: Draws) -> tuple[State, State]:
-        """(new state, new state without the last noise)."""
+    def __call__(
+        self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
+    ) -> tuple[X, X, PyTree]:
+        """(new x, new x without the noise of the last update, carry for the next step)."""
 
 
 class Identity(Stepper):
     """No change: for corrector-only or predictor-only sampling."""
 
     draws = 0
-    nfe = 0
 
-    def __call__(self, score_fn: ScoreFn, x: State, t: Time, s: Time, z: Draws) -> tuple[State, State]:
-        return x, x
+    def evaluations(self, pairs: Pairs) -> int:
+        """None."""
+        return 0
+
+    def __call__(
+        self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
+    ) -> tuple[X, X, PyTree]:
+        return x, x, carry
 
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Stepper):
-    """Steppers applied one after the other, all from the same t to the same s; made by `chain`."""
+    """Steppers applied one after the other, all from the same t to the same s; made by `chain`.
+
+    Its carry is the tuple of theirs. The first part takes the first draws, the next part the next.
+    """
 
     steppers: tuple[Stepper, ...]
 
@@ -49,17 +78,28 @@ class Chain(Stepper):
         """The sum of its parts'."""
         return sum(stepper.draws for stepper in self.steppers)
 
-    @property
-    def nfe(self) -> int:  # type: ignore[override]
-        """The sum of its parts'."""
-        return sum(stepper.nfe for stepper in self.steppers)
+    def init(self, x: X) -> PyTree:
+        """A tuple of its parts' carries."""
+        return tuple(stepper.init(x) for stepper in self.steppers)
 
-    def __call__(self, score_fn: ScoreFn, x: State, t: Time, s: Time, z: Draws) -> tuple[State, State]:
-        mean, used = x, 0
-        for stepper in self.steppers:
-            x, mean = stepper(score_fn, x, t, s, z[used : used + stepper.draws])
-            used += stepper.draws
-        return x, mean
+    def evaluations(self, pairs: Pairs) -> int:
+        """The sum of its parts'."""
+        return sum(stepper.evaluations(pairs) for stepper in self.steppers)
+
+    def __call__(
+        self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
+    ) -> tuple[X, X, PyTree]:
+        mean, first, carries = x, 0, []
+        for stepper, own in zip(self.steppers, carry, strict=True):
+            x, mean, own = stepper(score_fn, x, t, s, _from(noise, first), own)
+            first += stepper.draws
+            carries.append(own)
+        return x, mean, tuple(carries)
+
+
+def _from(noise: Noise, first: int) -> Noise:
+    """The draws first, first + 1, ..."""
+    return lambda j: noise(first + j)
 
 
 def chain(*steppers: Stepper) -> Chain:
@@ -82,10 +122,15 @@ class at_start(Stepper):
         """As the stepper's."""
         return self.stepper.draws
 
-    @property
-    def nfe(self) -> int:  # type: ignore[override]
+    def init(self, x: X) -> PyTree:
         """As the stepper's."""
-        return self.stepper.nfe
+        return self.stepper.init(x)
 
-    def __call__(self, score_fn: ScoreFn, x: State, t: Time, s: Time, z: Draws) -> tuple[State, State]:
-        return self.stepper(score_fn, x, t, t, z)
+    def evaluations(self, pairs: Pairs) -> int:
+        """The stepper's in steps from each t to itself."""
+        return self.stepper.evaluations(pairs[:, [0, 0]])
+
+    def __call__(
+        self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
+    ) -> tuple[X, X, PyTree]:
+        return self.stepper(score_fn, x, t, t, noise, carry)
