@@ -1,11 +1,13 @@
 """From what a network computes to the score.
 
-A network F sees an input scaled by c_in(t) and a label c_noise(t); its output becomes
+A network F sees an input scaled by c_in(t), mapped from [0, 1] to [-1, 1] where the data are not
+there yet, and a label c_noise(t). Its output becomes
 
-    score(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)).
+    score(x, t) = c_skip(t) x + c_out(t) F(c_in(t) x, c_noise(t)) / sigma(t).
 
-The coefficients are those of the score, not of the denoiser: the denoiser follows from Tweedie's formula, and nothing
-cancels at small noise.
+Networks are plain functions of their input and label: no other part divides by sigma or maps the
+data. The coefficients are those of the score, not of the denoiser: the denoiser follows from
+Tweedie's formula, and nothing cancels at small noise.
 """
 
 import dataclasses
@@ -14,8 +16,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.sde import DiscreteChain, Perturbation
-from score_sde.types import ScoreFn, Time, batch_time, left_broadcast
 
 Coefficient = Callable[[Time], Time]
 
@@ -26,43 +28,89 @@ def _one(t: Time) -> Time:
 
 @dataclasses.dataclass(frozen=True)
 class Parameterization:
-    """score(x, t) = c_skip x + c_out F(c_in x, c_noise); each coefficient is a function of t (batch,).
+    """score(x, t) = c_skip x + c_out F(c_in x, c_noise) / sigma.
 
-    `c_skip = None` means that x is not added.
+    Each coefficient is a function of t (batch,).
+
+    `c_skip = None` means that x is not added, `sigma = None` that the output is not divided. The
+    division (no multiplication by 1/sigma) is in the wider of the types of F and x.
+    `centre` gives F the input 2 c_in x - 1 in place of c_in x: for data in [0, 1].
     """
 
     c_noise: Coefficient
     c_out: Coefficient = _one
     c_in: Coefficient = _one
     c_skip: Coefficient | None = None
+    sigma: Coefficient | None = None
+    centre: bool = False
 
     def score_fn(self, network: Callable[[Array, Array], Array]) -> ScoreFn:
-        """The score function of `network(x, labels)`."""
+        """The score function of `network(x, labels)`.
+
+        A conditional network closes over what it is given.
+        """
 
         def score(x: Float[Array, "batch ..."], t: Time) -> Float[Array, "batch ..."]:
             t = batch_time(t, x)
-            output = network(left_broadcast(self.c_in(t), x) * x, self.c_noise(t)).astype(x.dtype)
-            output = left_broadcast(self.c_out(t), x) * output
+            scaled = left_broadcast(self.c_in(t), x) * x
+            output = network(centred(scaled) if self.centre else scaled, self.c_noise(t))
+            output = output.astype(max(output.dtype, x.dtype, key=lambda dtype: dtype.itemsize))
+            if self.sigma is not None:
+                output = output / left_broadcast(self.sigma(t), x).astype(output.dtype)
+            output = left_broadcast(self.c_out(t), x) * output.astype(x.dtype)
             return output if self.c_skip is None else output + left_broadcast(self.c_skip(t), x) * x
 
         return score
 
 
+def centred(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """2 x - 1: data in [0, 1] mapped to [-1, 1], where networks expect their input."""
+    return 2 * x - 1
+
+
 def network_score(c_noise: Coefficient) -> Parameterization:
-    """F is the score itself: NCSN, NCSNv2 and NCSN++ (they divide by sigma inside the network)."""
+    """F is the score itself: NCSN.
+
+    With `divided_by_sigma`, F is sigma times the score: NCSNv2 and NCSN++.
+    """
     return Parameterization(c_noise)
 
 
+def divided_by_sigma(made: Parameterization, process: Perturbation) -> Parameterization:
+    """The parameterization `made`, but the network's output is divided by the noise level sigma(t).
+
+    A network without any other knowledge of the noise can then serve all levels, since the score of
+    perturbed data is of the size 1/sigma (Song and Ermon 2020, technique 3).
+    A `DiscreteChain` has no score before its first level, index 0; times below it take sigma_0.
+    """
+
+    def sigma(t: Time) -> Time:
+        return process.marginal(jnp.maximum(t, 0) if isinstance(process, DiscreteChain) else t)[1]
+
+    return dataclasses.replace(made, sigma=sigma)
+
+
 def noise_prediction(process: Perturbation, c_noise: Coefficient) -> Parameterization:
-    """F predicts the noise z of x_t = alpha x_0 + sigma z: score = -F/sigma(t). DDPM and DDPM++ (eq. 7.3)."""
+    """F predicts the noise z of x_t = alpha x_0 + sigma z: score = -F/sigma(t).
+
+    DDPM and DDPM++ (Song 2022, dissertation, eq. 7.3).
+    """
     return Parameterization(c_noise, c_out=lambda t: -1 / process.marginal(t)[1])
 
 
 def edm_preconditioning(process: Perturbation, sigma_data: float = 0.5) -> Parameterization:
-    """Preconditioning of Karras et al. (2022, table 1), for any alpha: with nu = sigma/alpha the noise level of x/alpha,
+    """Preconditioning of Karras et al. (2022, table 1), for any alpha.
 
-    D(x) = sigma_data^2/(nu^2 + sigma_data^2) x/alpha + nu sigma_data/sqrt(nu^2 + sigma_data^2) F and
-    score = (alpha D - x)/sigma^2. sigma_data is the standard deviation of the data; the label is log(nu)/4.
+    With nu = sigma/alpha the noise level of x/alpha,
+
+        D(x) = sigma_data^2/(nu^2 + sigma_data^2) x/alpha + nu sigma_data/sqrt(nu^2 + sigma_data^2)
+        F
+
+    and score = (alpha D - x)/sigma^2. The label is log(nu)/4.
+
+    Args:
+        process: gives alpha(t) and sigma(t).
+        sigma_data: the standard deviation of the data.
     """
 
     def levels(t):
@@ -91,7 +139,10 @@ def noise_level_label(process: Perturbation) -> Coefficient:
 
 
 def time_label(t: Time) -> Time:
-    """Label 999 t: continuous VP and sub-VP networks with positional embeddings made for 1000 steps."""
+    """Label 999 t: for continuous VP and sub-VP networks.
+
+    Their positional embeddings are made for 1000 steps.
+    """
     return 999 * t
 
 
@@ -103,7 +154,7 @@ def index_label(t: Time) -> Time:
 def reversed_index_label(chain: DiscreteChain) -> Coefficient:
     """Label N-1-i of a chain, 0 the largest noise: SMLD, NCSN.
 
-    The published codes recover it from continuous time by round((1-t)(N-1)), which is off by one in half of the steps
-    when the grid ends at 1e-3; index time has no such rounding.
+    The published codes recover it from continuous time by round((1-t)(N-1)), which is off by one in
+    half of the steps when the grid ends at 1e-3; index time has no such rounding.
     """
     return lambda t: chain.t_max - t

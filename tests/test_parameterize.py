@@ -1,5 +1,8 @@
 """Network outputs as scores: reference values, and what each parameterization is for."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,8 @@ from golden import assert_close, load
 from score_sde.analytic import GaussianMixture
 from score_sde.parameterize import (
     Parameterization,
+    centred,
+    divided_by_sigma,
     edm_preconditioning,
     index_label,
     network_score,
@@ -74,7 +79,7 @@ def test_reference_scores(name, precision, request):
 
 @pytest.mark.parametrize("eps", ["0.001", "1e-05"])
 def test_reversed_index_against_the_rounded_labels(eps, x64):
-    """Index time gives N-1-i; round((1-t)(N-1)) is off by one in 499 of 1000 steps at eps = 1e-3."""
+    """Index time gives N-1-i; round((1-t)(N-1)) is off by one in 499 of 1000 steps."""
     stored = load("math/sde_timegrid")
     chain = DiscreteChain.smld(n=1000)
     index = PublishedSteps(chain).index(jnp.asarray(stored[f"N1000_eps{eps}__t_float64"]))
@@ -86,9 +91,12 @@ def test_reversed_index_against_the_rounded_labels(eps, x64):
 
 
 def test_formula():
-    """All four coefficients are used, each in its place; the time reaches a network once per sample."""
+    """Each coefficient is used in its place; the time reaches a network once per sample."""
     parameterization = Parameterization(
-        c_noise=lambda t: 10 * t, c_out=lambda t: 2 + t, c_in=lambda t: 3 * t, c_skip=lambda t: 5 - t
+        c_noise=lambda t: 10 * t,
+        c_out=lambda t: 2 + t,
+        c_in=lambda t: 3 * t,
+        c_skip=lambda t: 5 - t,
     )
     score_fn = parameterization.score_fn(lambda x, labels: x**2 + labels[:, None])
     x = jnp.asarray([[1.0, 2.0], [3.0, -1.0]])
@@ -97,19 +105,114 @@ def test_formula():
         assert_close(score_fn(x, t), (2 + tb) * ((3 * tb * x) ** 2 + 10 * tb) + (5 - tb) * x, 1e-6)
 
 
+def test_formula_with_division_and_centring():
+    """F sees 2 c_in x - 1 and is divided by sigma(t); c_skip x is neither mapped nor divided."""
+    parameterization = Parameterization(
+        c_noise=lambda t: 10 * t,
+        c_out=lambda t: 2 + t,
+        c_in=lambda t: 3 * t,
+        c_skip=lambda t: 5 - t,
+        sigma=lambda t: 7 + t,
+        centre=True,
+    )
+    score_fn = parameterization.score_fn(lambda x, labels: x**2 + labels[:, None])
+    x, t = jnp.asarray([[1.0, 2.0], [3.0, -1.0]]), jnp.asarray([0.5, 0.25])
+    tb = np.asarray(t)[:, None]
+    output = ((2 * 3 * tb * np.asarray(x) - 1) ** 2 + 10 * tb) / (7 + tb)
+    assert_close(score_fn(x, t), (2 + tb) * output + (5 - tb) * np.asarray(x), 1e-6)
+
+
+def test_unit_range_is_mapped_to_the_symmetric_one():
+    assert_close(centred(jnp.asarray([0.0, 0.25, 0.5, 1.0])), [-1.0, -0.5, 0.0, 1.0], 0)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_division_by_sigma_of_the_expected_noise_is_the_score(name):
+    """A network that returns sigma times the score, as NCSNv2 and NCSN++ learn it."""
+    sde, data = SDES[name], mixture_2d()
+    t, x = jnp.linspace(0.2, 1.0, 4) * sde.t_max, jax.random.normal(jax.random.key(0), (4, 2))
+    exact = data.score(sde, x, t)
+    made = divided_by_sigma(network_score(noise_level_label(sde)), sde)
+    fn = made.score_fn(lambda x, labels: sde.marginal(t)[1][:, None] * exact)
+    assert_close(fn(x, t), exact, 1e-5)
+
+
+def test_division_by_the_level_of_a_chain_at_its_index():
+    """Index i is divided by sigma_i, whatever the label; times below 0 take sigma_0."""
+    chain = DiscreteChain(np.ones(3), np.asarray([0.5, 2.0, 8.0]))
+    made = divided_by_sigma(network_score(reversed_index_label(chain)), chain)
+    fn = made.score_fn(lambda x, labels: jnp.ones_like(x))
+    x = jnp.zeros((5, 1))
+    score = fn(x, jnp.asarray([-1.0, 0.0, 1.9, 2.0, 7.0]))
+    assert_close(score[:, 0], [2.0, 2.0, 0.5, 0.125, 0.125], 1e-7)
+    falling = divided_by_sigma(network_score(index_label), DiscreteChain.ddpm(n=100))
+    score = falling.score_fn(lambda x, labels: jnp.ones_like(x))(x[:2], jnp.asarray([0.0, 99.0]))
+    assert_close(score[:, 0], 1 / DiscreteChain.ddpm(n=100).sigmas[[0, 99]], 1e-5)
+
+
+def test_division_is_in_single_precision_for_networks_in_half_precision():
+    """Half precision of a network costs its output accuracy, and no division or noise level."""
+    made = Parameterization(lambda t: t, sigma=lambda t: 3 * t)
+    x, t = jnp.ones((2, 1)), jnp.asarray([1.0, 7.0])
+    for dtype in (jnp.float32, jnp.bfloat16):
+        score = made.score_fn(lambda x, labels, dtype=dtype: x.astype(dtype))(x, t)
+        assert score.dtype == jnp.float32
+        np.testing.assert_array_equal(score[:, 0], 1 / (3 * t))
+
+
+class _Conditional(nn.Module):
+    """A network (x, labels, given, train) of images and measurements, one row an image."""
+
+    @nn.compact
+    def __call__(self, x, labels, given, train=False):
+        joined = jnp.concatenate([x, given["image"]], axis=-1)
+        h = nn.Dense(8, name="in")(joined) + labels[:, None, None, None]
+        h = nn.Dropout(0.5, deterministic=not train)(nn.tanh(h))
+        return nn.Dense(x.shape[-1], name="out")(h) * given["scale"][:, None, None, None]
+
+
+def test_conditional_networks_close_over_what_is_given():
+    """score_fn sees (x, t) alone: given rows stay beside their images, unmapped and undivided."""
+    sde, network = VE(0.1, 10.0), _Conditional()
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, image = (jax.random.uniform(key, (3, 4, 4, 1)) for key in keys[:2])
+    given = {"image": image, "scale": jnp.asarray([1.0, 2.0, -3.0])}
+    t = jnp.asarray([0.1, 0.5, 0.9])
+    params = network.init(keys[2], x, t, given)
+    made = divided_by_sigma(network_score(noise_level_label(sde)), sde)
+    made = dataclasses.replace(made, centre=True)
+
+    @jax.jit
+    def score(given, x, t):
+        return made.score_fn(lambda x, labels: network.apply(params, x, labels, given))(x, t)
+
+    sigma = sde.marginal(t)[1]
+    expected = network.apply(params, 2 * x - 1, sigma, given) / sigma[:, None, None, None]
+    found = score(given, x, t)
+    assert_close(found, expected, 1e-5)
+    for row in range(3):  # each row depends on its own measurements alone
+        other = {"image": image.at[row].add(1.0), "scale": given["scale"]}
+        changed = np.abs(score(other, x, t) - found).max(axis=(1, 2, 3)) > 1e-4
+        assert changed.tolist() == [i == row for i in range(3)]
+    doubled = score(given | {"scale": 2 * given["scale"]}, x, t)
+    assert_close(doubled, 2 * np.asarray(found), 1e-5)
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_noise_prediction_of_the_noise_is_the_score(name):
     """A network that returns the expected noise, -sigma score, gives the score back."""
     sde, data = SDES[name], mixture_2d()
     t, x = jnp.linspace(0.2, 1.0, 4) * sde.t_max, jax.random.normal(jax.random.key(0), (4, 2))
     exact = data.score(sde, x, t)
-    fn = noise_prediction(sde, time_label).score_fn(lambda x, labels: -sde.marginal(t)[1][:, None] * exact)
+    fn = noise_prediction(sde, time_label).score_fn(
+        lambda x, labels: -sde.marginal(t)[1][:, None] * exact
+    )
     assert_close(fn(x, t), exact, 1e-5)
 
 
 class TestEDM:
     def test_table_1(self):
-        """For alpha = 1 these are the coefficients of Karras et al. (2022), table 1, written for the denoiser."""
+        """For alpha = 1: Karras et al. (2022), table 1, written for the denoiser."""
         sde, data_std = EDM(), 0.7
         p = edm_preconditioning(sde, data_std)
         t = jnp.asarray([0.002, 0.5, 3.0, 80.0])
@@ -134,7 +237,7 @@ class TestEDM:
 
     @pytest.mark.parametrize("name", SDES)
     def test_network_input_and_target_have_unit_variance(self, name):
-        """For Gaussian data: c_in x_t, and the F that reproduces the loss's target, are of unit variance."""
+        """For Gaussian data: c_in x_t and the F of the loss's target are of unit variance."""
         sde, n = SDES[name], 20000
         p = edm_preconditioning(sde)
         t = jnp.full(n, 0.3 * sde.t_max)

@@ -1,4 +1,7 @@
-"""Checkpoints of the published codes: reading, converting and writing them, without executing anything in them."""
+"""Checkpoints of the published codes: reading, converting and writing them.
+
+Nothing in them is executed.
+"""
 
 import os
 from pathlib import Path
@@ -13,27 +16,32 @@ __all__ = ["read_file", "read_msgpack", "read_torch", "write_torch"]
 Container = Literal["zip", "pickle", "msgpack"]
 _READERS = {"zip": read_torch, "pickle": read_torch, "msgpack": read_msgpack}
 
+_READABLE = "this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
 # What files start with that are no checkpoints, and what to do then.
 _FAMILIAR = {
-    b"version https://git-lfs": "a git-lfs pointer, not the file itself; fetch it with `git lfs pull`",
+    b"version https://git-lfs": "a git-lfs pointer, not the file; fetch the file by `git lfs pull`",
     b"\x1f\x8b": "a file compressed with gzip; unpack it first, say with `tar xzf` or `gunzip`",
     b"BZh": "a file compressed with bzip2; unpack it first, say with `tar xjf` or `bunzip2`",
     b"\xfd7zXZ": "a file compressed with xz; unpack it first, say with `tar xJf` or `unxz`",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it first",
     b"Rar!": "a rar archive; unpack it first",
-    b"\x89HDF": "an HDF5 file; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
-    b"\x93NUMPY": "a NumPy array; checkpoints are PyTorch files (.pth) or those of flax (checkpoint_N)",
+    b"\x89HDF": f"an HDF5 file; {_READABLE}",
+    b"\x93NUMPY": f"a NumPy array; {_READABLE}",
 }
 
 
 def read_file(path: str | os.PathLike) -> tuple[Container, Any]:
-    """(container, content) of a published checkpoint; the container is recognized by the file's first bytes.
+    """(container, content) of a published checkpoint.
 
-    "zip" and "pickle" are PyTorch's (`torch_files.py`), "msgpack" is flax's (`msgpack_files.py`). Nothing in the file is
-    executed. Arrays are read-only views of the file, which must stay as it is while they are used.
+    The container is recognized by the file's first bytes.
+
+    "zip" and "pickle" are PyTorch's (`torch_files.py`), "msgpack" is flax's (`msgpack_files.py`).
+    Nothing in the file is executed. Arrays are read-only views of the file, which must stay as it
+    is while they are used.
 
     Raises:
-        UserError: it is not such a file, or is damaged, truncated or hostile; the message says which.
+        UserError: it is not such a file, or is damaged, truncated or hostile; the message says
+            which.
     """
     path = Path(path)
     try:
@@ -43,8 +51,12 @@ def read_file(path: str | os.PathLike) -> tuple[Container, Any]:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # the one place where all that a damaged file can cause in the readers ends
-        raise UserError(f"{path} is damaged or truncated ({type(error).__name__}: {error!s:.200})") from error
+    except (
+        Exception
+    ) as error:  # the one place where all that a damaged file can cause in the readers ends
+        raise UserError(
+            f"{path} is damaged or truncated ({type(error).__name__}: {error!s:.200})"
+        ) from error
 
 
 def _recognize(path: Path) -> Container:
@@ -59,7 +71,8 @@ def _recognize(path: Path) -> Container:
             raise UserError(advice)
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(
-            "a web page, not a checkpoint: the download gave a page (a warning, a log-in); open it in a browser"
+            "a web page, not a checkpoint: the download gave a page (a warning, a log-in); open it "
+            "in a browser"
         )
     if head[257:262] == b"ustar":
         raise UserError("a tar archive; unpack it first, say with `tar xf`")
@@ -75,24 +88,37 @@ def _recognize(path: Path) -> Container:
         return "msgpack"
     if ".data-" in path.name or path.suffix in (".index", ".meta"):
         raise UserError(
-            "part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+            "part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax "
+            "(checkpoint_N)"
         )
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise UserError("a text file, not a checkpoint")
-    raise UserError(f"neither a PyTorch file nor one of flax: it starts with the bytes {head[:8].hex(' ')}")
+    raise UserError(
+        f"neither a PyTorch file nor one of flax: it starts with the bytes {head[:8].hex(' ')}"
+    )
 
 
 def _starts_dictionary(head: bytes) -> bool:
-    """Whether msgpack starts so with a dictionary (of up to 15, 2^16 or 2^32 entries) and a text, its first key."""
+    """Whether msgpack starts so with a dictionary and a text, its first key.
+
+    Dictionaries are of up to 15, 2^16 or 2^32 entries.
+    """
     behind = {0xDE: 3, 0xDF: 5}.get(head[0], 1 if 0x81 <= head[0] <= 0x8F else len(head))
-    return behind < len(head) and (0xA0 <= head[behind] <= 0xBF or head[behind] in (0xD9, 0xDA, 0xDB))
+    return behind < len(head) and (
+        0xA0 <= head[behind] <= 0xBF or head[behind] in (0xD9, 0xDA, 0xDB)
+    )
 
 
 def _folder(path: Path) -> str:
     names = {entry.name for entry in path.iterdir()}
     if names & {"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "checkpoints"}:
-        return "a folder of an Orbax checkpoint or a run of this library; use it as --workdir, without importing it"
+        return (
+            "a folder of an Orbax checkpoint or a run of this library; use it as --workdir, "
+            "without importing it"
+        )
     if any(name.endswith(".index") or ".data-" in name for name in names):
-        return "a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
-    files = sorted(name for name in names if name.startswith("checkpoint") or name.endswith((".pth", ".pt")))
+        return f"a TensorFlow checkpoint; {_READABLE}"
+    files = sorted(
+        name for name in names if name.startswith("checkpoint") or name.endswith((".pth", ".pt"))
+    )
     return f"a folder; name the file in it{', say ' + files[-1] if files else ''}"

@@ -1,6 +1,7 @@
 """ScoreFlow's dequantizers, for CIFAR-10 and for ImageNet 32 x 32, as our `FlowPP`.
 
-Weight normalization and the exponentials of gains are folded in, so this goes one way only, and not by a table.
+Weight normalization and the exponentials of gains are folded in, so this goes one way only, and not
+by a table.
 """
 
 import re
@@ -15,14 +16,19 @@ from score_sde.networks import FlowPP
 
 
 def flow_of(params: Mapping[str, Any], heads: int) -> FlowPP:
-    """The flow that published parameters are of; shapes tell everything but the number of attention heads."""
+    """The flow that published parameters are of.
+
+    Shapes tell everything but the number of attention heads.
+    """
     try:
         processor, coupling = params[_processor(params)], params["MixLogisticAttnCoupling_0"]
         imagenet = "c1_b" in coupling
         filters = len(coupling["c1_b" if imagenet else "proj_in_b"])
         blocks = _count(r"block\d+_conv_c1_b", coupling)
         channels = params["Norm_0"]["norm0_b"].shape[-1]
-        outputs = len(coupling[f"block{blocks - 1}_c2_b" if imagenet else f"block{blocks - 1}_proj_out_b"])
+        outputs = len(
+            coupling[f"block{blocks - 1}_c2_b" if imagenet else f"block{blocks - 1}_proj_out_b"]
+        )
         return FlowPP(
             filters=filters,
             components=(outputs // channels - 2) // 3,
@@ -35,8 +41,17 @@ def flow_of(params: Mapping[str, Any], heads: int) -> FlowPP:
             context_heads=heads if "pos_emb_dq" in processor else 0,
             activate_output=imagenet,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
-        raise UserError(f"these are not the weights of a published dequantizer ({error!r})") from error
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        ZeroDivisionError,
+    ) as error:
+        raise UserError(
+            f"these are not the weights of a published dequantizer ({error!r})"
+        ) from error
 
 
 def from_published(params: Mapping[str, Any], flow: FlowPP, like: Mapping[str, Any]) -> Tree:
@@ -52,29 +67,39 @@ def from_published(params: Mapping[str, Any], flow: FlowPP, like: Mapping[str, A
     try:
         result = _convert(params, flow)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"these are not the weights of a published dequantizer ({error!r:.200})") from error
+        raise UserError(
+            f"these are not the weights of a published dequantizer ({error!r:.200})"
+        ) from error
     if bad := [path for path, array in flatten(result) if not np.isfinite(array).all()]:
-        raise UserError(f"{len(bad)} of the dequantizer's weights are not finite numbers, the first {bad[0]}")
+        raise UserError(
+            f"{len(bad)} of the dequantizer's weights are not finite numbers, the first {bad[0]}"
+        )
     ours = {path: np.shape(array) for path, array in flatten(result)}
     expected = {path: tuple(leaf.shape) for path, leaf in flatten(like)}
     if wrong := [
-        path for path in sorted(ours.keys() | expected.keys()) if ours.get(path) != expected.get(path)
+        path
+        for path in sorted(ours.keys() | expected.keys())
+        if ours.get(path) != expected.get(path)
     ]:
         raise UserError(
-            f"the dequantizer is not for these images: {wrong[0]} has shape {ours.get(wrong[0])}, expected "
-            f"{expected.get(wrong[0])} ({len(wrong)} such)"
+            f"the dequantizer is not for these images: {wrong[0]} has shape {ours.get(wrong[0])}, "
+            f"expected {expected.get(wrong[0])} ({len(wrong)} such)"
         )
     return result
 
 
 def _convert(params: Mapping[str, Any], flow: FlowPP) -> Tree:
-    transposed = not flow.activate_output  # the published modules for CIFAR-10 take height for width
+    transposed = (
+        not flow.activate_output
+    )  # the published modules for CIFAR-10 take height for width
     result = _context(_Layer(params[_processor(params)], transposed), flow)
     for i in range(flow.couplings):
         result |= _coupling(_Layer(params[f"MixLogisticAttnCoupling_{i}"], transposed), flow, i)
         norm, scaling = params[f"Norm_{i}"], {}
         for half, name in zip("01", "ab"):
-            scaling[f"log_gain_{name}"] = np.log(np.maximum(np.float64(norm[f"norm{half}_g"]), 1e-10))
+            scaling[f"log_gain_{name}"] = np.log(
+                np.maximum(np.float64(norm[f"norm{half}_g"]), 1e-10)
+            )
             scaling[f"shift_{name}"] = np.float64(norm[f"norm{half}_b"])
             if flow.mix_channels:
                 scaling[f"mix_{name}"] = np.float64(params[f"Pointwise_{i}"][f"W{half}"])
@@ -124,7 +149,9 @@ def _context(layer: _Layer, flow: FlowPP) -> Tree:
 
 def _coupling(layer: _Layer, flow: FlowPP, number: int) -> Tree:
     own, last = f"conditioners_{number}", flow.blocks - 1
-    published = ("c1", f"block{last}_c2") if flow.activate_output else ("proj_in", f"block{last}_proj_out")
+    published = (
+        ("c1", f"block{last}_c2") if flow.activate_output else ("proj_in", f"block{last}_proj_out")
+    )
     result = {
         own: {"position": layer.arrays["pos_emb"]},
         f"{own}/conv_in": layer.linear(published[0]),

@@ -1,7 +1,10 @@
-"""Flax checkpoints (`checkpoint_N`, msgpack): nested dictionaries with arrays, read as views of the mapped file.
+"""Flax checkpoints (`checkpoint_N`, msgpack): nested dictionaries with arrays.
 
-The format is small enough to be read here (https://github.com/msgpack/msgpack/blob/master/spec.md), which bounds memory
-by the bytes that are there: nothing is allocated by a declared size, and arrays are not copied.
+Arrays are read as views of the mapped file.
+
+The format is small enough to be read here (https://github.com/msgpack/msgpack/blob/master/spec.md),
+which bounds memory by the bytes that are there: nothing is allocated by a declared size, and arrays
+are not copied.
 """
 
 import math
@@ -15,7 +18,9 @@ import numpy as np
 
 from score_sde.errors import UserError
 
-MAX_VALUES = 100_000  # keys and values together; the largest published checkpoints have less than 20,000
+MAX_VALUES = (
+    100_000  # keys and values together; the largest published checkpoints have less than 20,000
+)
 MAX_DEPTH = 64  # of dictionaries in dictionaries
 MAX_TEXT = 200  # bytes of a name
 MAX_AXES = 16  # of an array
@@ -39,7 +44,9 @@ NDARRAY, COMPLEX, SCALAR = 1, 2, 3  # extension types of flax
 CHUNKED = "__msgpack_chunked_array__"
 
 # First byte -> struct code of the number behind it, or of the length of what is behind it.
-_NUMBERS = dict(zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q")))
+_NUMBERS = dict(
+    zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"))
+)
 _LENGTHS = {  # of bytes, extensions, text, arrays, maps
     **dict.fromkeys((0xC4, 0xC7, 0xD9), ">B"),
     **dict.fromkeys((0xC5, 0xC8, 0xDA, 0xDC, 0xDE), ">H"),
@@ -51,12 +58,14 @@ _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 def read_msgpack(path: str | os.PathLike) -> dict[str, Any]:
     """The nested dictionary that `flax.training.checkpoints` or `flax.serialization` wrote.
 
-    Arrays are read-only views of the mapped file, in the precision they are stored in; NumPy scalars are NumPy scalars.
-    Arrays stored in chunks (above 1 GiB) are joined.
+    Arrays are read-only views of the mapped file, in the precision they are stored in; NumPy
+    scalars are NumPy scalars. Arrays stored in chunks (above 1 GiB) are joined.
 
     Raises:
-        UserError: the file asks for anything but dictionaries, lists, arrays, texts and numbers, or contradicts itself.
-        Exception: others for damaged files; `score_sde.convert.read_file` turns all of them into a UserError.
+        UserError: the file asks for anything but dictionaries, lists, arrays, texts and numbers, or
+            contradicts itself.
+        Exception: others for damaged files; `score_sde.convert.read_file` turns all of them into a
+            UserError.
     """
     with open(path, "rb") as file:
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -82,12 +91,16 @@ class _Reader:
         if self.values > MAX_VALUES:
             raise UserError(f"it has more than {MAX_VALUES:,} entries: no checkpoint has")
         if depth > MAX_DEPTH:
-            raise UserError(f"dictionaries are nested more than {MAX_DEPTH} deep: no checkpoint's are")
+            raise UserError(
+                f"dictionaries are nested more than {MAX_DEPTH} deep: no checkpoint's are"
+            )
         first = self.number(">B")
         if first < 0x80 or first >= 0xE0:
             return first if first < 0x80 else first - 0x100
         if first < 0x90 or first in (0xDE, 0xDF):
-            return self.dictionary(first & 0x0F if first < 0x90 else self.number(_LENGTHS[first]), depth)
+            return self.dictionary(
+                first & 0x0F if first < 0x90 else self.number(_LENGTHS[first]), depth
+            )
         if first < 0xA0 or first in (0xDC, 0xDD):
             length = first & 0x0F if first < 0xA0 else self.number(_LENGTHS[first])
             return [self.value(depth + 1) for _ in range(length)]
@@ -147,10 +160,13 @@ class _Reader:
             result = complex(float(real), float(imaginary))
         else:
             raise UserError(
-                f"it has an extension of type {kind}; flax writes 1 (array), 2 (complex) and 3 (scalar)"
+                f"it has an extension of type {kind}; flax writes 1 (array), 2 (complex) and 3 "
+                "(scalar)"
             )
         if packed.position != stop:
-            raise UserError(f"an extension of type {kind} has {stop - packed.position:,} bytes too many")
+            raise UserError(
+                f"an extension of type {kind} has {stop - packed.position:,} bytes too many"
+            )
         return result
 
     def array(self):
@@ -177,17 +193,25 @@ class _Reader:
 
 
 def _shape(value):
-    if type(value) is not list or len(value) > MAX_AXES or any(type(n) is not int or n < 0 for n in value):
+    if (
+        type(value) is not list
+        or len(value) > MAX_AXES
+        or any(type(n) is not int or n < 0 for n in value)
+    ):
         raise UserError(f"an array's shape is not a list of at most {MAX_AXES} whole numbers")
     return tuple(value)
 
 
 def _joined(chunked):
-    """The array of {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": array, ...}}; the chunks are vectors of one type."""
+    """The array of {CHUNKED: True, shape: {"0": n, ...}, chunks: {"0": array, ...}}.
+
+    The chunks are vectors of one type.
+    """
     shape = _shape([chunked["shape"][str(axis)] for axis in range(len(chunked["shape"]))])
     chunks = [chunked["chunks"][str(i)] for i in range(len(chunked["chunks"]))]
     for chunk in chunks:
-        # What is writeable is no view of the file: joined itself, and joining again would double the memory each time.
+        # What is writeable is no view of the file: joined itself, and joining again would double
+        # the memory each time.
         if chunk.ndim != 1 or chunk.dtype != chunks[0].dtype or chunk.flags.writeable:
             raise UserError("the chunks of an array are not vectors of one type")
     return np.concatenate(chunks).reshape(shape)

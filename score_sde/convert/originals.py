@@ -1,4 +1,7 @@
-"""Configurations of the published codes, in their nested JSON form, in the terms of ours: a recipe, a data set and changes."""
+"""Configurations of the published codes, in their nested JSON form, in the terms of ours.
+
+Ours are a recipe, a data set and changes.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +11,7 @@ from typing import Any
 from score_sde.errors import UserError
 
 Values = Mapping[str, Any]
-RECIPES = {  # (process, continuous, network): there is no recipe of their own for the other networks
+RECIPES = {  # (process, continuous, network): the other networks have no recipe of their own
     ("ve", False, "ncsnpp"): "ve/ncsnpp",
     ("ve", False, None): "ve/ncsnpp",
     ("ve", True, "ncsnpp"): "ve/ncsnpp_cont",
@@ -40,7 +43,10 @@ VARIANTS = {"ncsnv2_64": "64", "ncsnv2_128": "128", "ncsnv2_256": "256", "ncsn":
 
 @dataclass(frozen=True)
 class Translation:
-    """`recipe` is a file under configs/ without its suffix; `changes` are plain entries of our sections, by section."""
+    """`recipe` is a file under configs/ without its suffix.
+
+    `changes` are plain entries of our sections, by section.
+    """
 
     recipe: str
     dataset: str
@@ -51,9 +57,9 @@ def translate(original: Values) -> Translation:
     """What a published configuration is in ours.
 
     Args:
-        original: sections `training`, `data`, `model`, `optim` and perhaps `sampling`, as the codes' config objects are when
-            written as JSON. Those of score_sde, score_flow and score_sde_pytorch have `training.sde`; those of ncsn and
-            ncsnv2 `model.sigma_begin`.
+        original: sections `training`, `data`, `model`, `optim` and perhaps `sampling`, as the
+            codes' config objects are when written as JSON. Those of score_sde, score_flow and
+            score_sde_pytorch have `training.sde`; those of ncsn and ncsnv2 `model.sigma_begin`.
     Raises:
         UserError: it is no such configuration, or says something that this library cannot follow.
     """
@@ -61,13 +67,15 @@ def translate(original: Values) -> Translation:
         isinstance(original.get(name), Mapping) for name in ("model", "data", "training")
     ):
         raise UserError(
-            "it is no configuration of a published code: those have sections model, data and training"
+            "it is no configuration of a published code: those have sections model, data and "
+            "training"
         )
     if "sigma_begin" in original["model"]:
         return _ncsn(_Section(original))
     if "sde" not in original["training"]:
         raise UserError(
-            "it names neither training.sde, as score_sde's do, nor model.sigma_begin, as ncsn's and ncsnv2's do"
+            "it names neither training.sde, as score_sde's do, nor model.sigma_begin, as ncsn's "
+            "and ncsnv2's do"
         )
     return _score_sde(_Section(original))
 
@@ -96,12 +104,16 @@ class _Section:
     def choose(self, name: str, table: Mapping[Any, Any], default: Any = None) -> Any:
         found = self(name, default)
         if not isinstance(found, str | bool | int) or found not in table:
-            raise UserError(f"its entry {name} is {found!r}; known here are {', '.join(map(repr, table))}")
+            raise UserError(
+                f"its entry {name} is {found!r}; known here are {', '.join(map(repr, table))}"
+            )
         return table[found]
 
     def some(self, entries: Mapping[str, tuple[str, Callable[[Any], Any]]]) -> dict[str, Any]:
         """{our name: value} of those entries (their name, type) that are there."""
-        found = {ours: (name, kind) for ours, (name, kind) in entries.items() if self(name) is not None}
+        found = {
+            ours: (name, kind) for ours, (name, kind) in entries.items() if self(name) is not None
+        }
         return {ours: self.need(name, kind) for ours, (name, kind) in found.items()}
 
 
@@ -110,7 +122,8 @@ def _score_sde(read: _Section) -> Translation:
     continuous = read.need("training.continuous", bool)
     name = read.choose(
         "model.name",
-        dict.fromkeys(("ncsnpp", "ddpm", *VARIANTS)) | {n: n for n in ("ncsnpp", "ddpm", *VARIANTS)},
+        dict.fromkeys(("ncsnpp", "ddpm", *VARIANTS))
+        | {n: n for n in ("ncsnpp", "ddpm", *VARIANTS)},
     )
     if (process, continuous, None) not in RECIPES:
         raise UserError("its training.continuous=False with training.sde=subvpsde does not exist")
@@ -133,7 +146,10 @@ def _score_sde(read: _Section) -> Translation:
         if process != "ve" or continuous:
             raise UserError(f"its network {name} goes with the discrete training.sde=vesde alone")
         recipe = "ncsn/ncsn" if name == "ncsn" else "ncsnv2/ncsnv2"
-        changes["model"] = _refinenet(read) | {"variant": VARIANTS[name], "nf": read.need("model.nf", int)}
+        changes["model"] = _refinenet(read) | {
+            "variant": VARIANTS[name],
+            "nf": read.need("model.nf", int),
+        }
         if name != "ncsn":
             changes["model"]["scale_by_sigma"] = read.need("model.scale_by_sigma", bool)
     else:
@@ -153,18 +169,7 @@ def _score_sde(read: _Section) -> Translation:
 
 def _unet(read: _Section, process: str, continuous: bool, name: str) -> tuple[str, dict[str, Any]]:
     """(network as recipes are called, the whole section model)."""
-    if read("model.normalization", "GroupNorm") != "GroupNorm":
-        raise UserError(f"its model.normalization is {read('model.normalization')!r}; only GroupNorm is here")
-    if process == "ve" and continuous and (name == "ddpm" or read("model.embedding_type") != "fourier"):
-        raise UserError(
-            "it embeds sigma itself by sinusoids (continuous VE without model.embedding_type=fourier), which is not here"
-        )
-    if process != "ve" and read("model.scale_by_sigma"):
-        raise UserError(
-            "its model.scale_by_sigma=True divides a VP network's output by sigmas of VE, which is not here"
-        )
-    if name == "ncsnpp" and process != "ve" and read("model.embedding_type") == "fourier":
-        raise UserError("it embeds times of VP by Fourier features of noise levels, which is not here")
+    _check_unet(read, process, continuous, name)
     model = {
         "name": name,
         "prediction": "score" if process == "ve" else "noise",
@@ -199,19 +204,54 @@ def _unet(read: _Section, process: str, continuous: bool, name: str) -> tuple[st
     return "ncsnpp" if model["fir"] or model["progressive_input"] != "none" else "ddpmpp", model
 
 
+def _check_unet(read: _Section, process: str, continuous: bool, name: str) -> None:
+    """Raises UserError for a U-Net that is not here."""
+    if read("model.normalization", "GroupNorm") != "GroupNorm":
+        raise UserError(
+            f"its model.normalization is {read('model.normalization')!r}; only GroupNorm is here"
+        )
+    if (
+        process == "ve"
+        and continuous
+        and (name == "ddpm" or read("model.embedding_type") != "fourier")
+    ):
+        raise UserError(
+            "it embeds sigma itself by sinusoids (continuous VE without "
+            "model.embedding_type=fourier), which is not here"
+        )
+    if process != "ve" and read("model.scale_by_sigma"):
+        raise UserError(
+            "its model.scale_by_sigma=True divides a VP network's output by sigmas of VE, which is "
+            "not here"
+        )
+    if name == "ncsnpp" and process != "ve" and read("model.embedding_type") == "fourier":
+        raise UserError(
+            "it embeds times of VP by Fourier features of noise levels, which is not here"
+        )
+
+
 def _refinenet(read: _Section) -> dict[str, Any]:
-    """What NCSN and NCSNv2 share; what the file's code decides (`resize`, ...) is not in configurations."""
+    """What NCSN and NCSNv2 share.
+
+    What the file's code decides (`resize`, ...) is not in configurations.
+    """
     if read("model.normalization", "InstanceNorm++") != "InstanceNorm++":
         raise UserError(
-            f"its model.normalization is {read('model.normalization')!r}; only InstanceNorm++ is here"
+            f"its model.normalization is {read('model.normalization')!r}; only InstanceNorm++ is "
+            "here"
         )
     if read("model.sigma_dist", "geometric") != "geometric":
-        raise UserError(f"its model.sigma_dist is {read('model.sigma_dist')!r}; only geometric is here")
+        raise UserError(
+            f"its model.sigma_dist is {read('model.sigma_dist')!r}; only geometric is here"
+        )
     return {"activation": read("model.nonlinearity", "elu")}
 
 
 def _ncsn(read: _Section) -> Translation:
-    """Configurations of ncsn and ncsnv2; the latter have model.sigma_dist, and their networks follow from the data set."""
+    """Configurations of ncsn and ncsnv2.
+
+    The latter have model.sigma_dist, and their networks follow from the data set.
+    """
     second = read("model.sigma_dist") is not None
     for entry in (
         "data.logit_transform",
@@ -250,7 +290,10 @@ def _ncsn(read: _Section) -> Translation:
 
 def _shared(read: _Section) -> dict[str, dict[str, Any]]:
     training = {"batch_size": ("training.batch_size", int), "steps": ("training.n_iters", int)}
-    optim = {name: (f"optim.{name}", float) for name in ("lr", "beta1", "eps", "weight_decay", "grad_clip")}
+    optim = {
+        name: (f"optim.{name}", float)
+        for name in ("lr", "beta1", "eps", "weight_decay", "grad_clip")
+    }
     changes = {
         "data": read.some(
             {"image_size": ("data.image_size", int), "random_flip": ("data.random_flip", bool)}
@@ -261,12 +304,16 @@ def _shared(read: _Section) -> dict[str, dict[str, Any]]:
     if read("training.reduce_mean") is not None:
         changes["training"]["reduce"] = "mean" if read("training.reduce_mean") else "sum"
     if "grad_clip" in changes["optim"]:
-        changes["optim"]["grad_clip"] = max(changes["optim"]["grad_clip"], 0.0)  # -1 stands for none
+        changes["optim"]["grad_clip"] = max(
+            changes["optim"]["grad_clip"], 0.0
+        )  # -1 stands for none
     return changes
 
 
 def _sampling(read: _Section) -> dict[str, Any]:
-    found = read.some({"snr": ("sampling.snr", float), "corrector_steps": ("sampling.n_steps_each", int)})
+    found = read.some(
+        {"snr": ("sampling.snr", float), "corrector_steps": ("sampling.n_steps_each", int)}
+    )
     for name, table in (("predictor", PREDICTORS), ("corrector", CORRECTORS)):
         if isinstance(value := read(f"sampling.{name}"), str):
             found[name] = table.get(value, value)
@@ -276,7 +323,11 @@ def _sampling(read: _Section) -> dict[str, Any]:
 
 
 def _dataset(read: _Section) -> str:
-    name, size, category = str(read("data.dataset")).upper(), read("data.image_size"), read("data.category")
+    name, size, category = (
+        str(read("data.dataset")).upper(),
+        read("data.image_size"),
+        read("data.category"),
+    )
     for key in ((name, None), (name, category), (name, size)):
         if key in DATASETS:
             return DATASETS[key]

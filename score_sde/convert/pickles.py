@@ -1,9 +1,12 @@
-"""Pickles of checkpoints, read as data: instructions are parsed one by one, no Python object is ever looked up or called.
+"""Pickles of checkpoints, read as data.
 
-A pickle is a program for a small stack machine that may call any function by name. This module runs only the
-instructions that checkpoints consist of, with its own meaning for them: names are kept as text and compared with the
-table `BUILDERS`. A file that asks for any other instruction or name is refused. Work and memory are bounded:
-arguments are cut from the few megabytes that a pickle may have, never allocated by the size the file declares.
+Instructions are parsed one by one; no Python object is ever looked up or called.
+
+A pickle is a program for a small stack machine that may call any function by name. This module runs
+only the instructions that checkpoints consist of, with its own meaning for them: names are kept as
+text and compared with the table `BUILDERS`. A file that asks for any other instruction or name is
+refused. Work and memory are bounded: arguments are cut from the few megabytes that a pickle may
+have, never allocated by the size the file declares.
 """
 
 import dataclasses
@@ -51,7 +54,10 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Entry i, j, ... lies at `offset` + i strides[0] + j strides[1] + ... of the storage, counted in numbers."""
+    """Entry i, j, ... lies at `offset` + i strides[0] + j strides[1] + ... .
+
+    Places are those of the storage, counted in numbers.
+    """
 
     storage: Storage
     offset: int
@@ -66,7 +72,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Pickle:
-    """What a pickle holds (with `Tensor`s for tensors), the storages it names and the position behind its end."""
+    """What a pickle holds, the storages it names and the position behind its end.
+
+    Tensors are `Tensor`s.
+    """
 
     value: Any
     storages: dict[str, Storage]
@@ -82,16 +91,22 @@ class _Name:
 
 @dataclasses.dataclass
 class _NumberType:
-    """A NumPy dtype while the file describes it; its byte order follows in an instruction of its own."""
+    """A NumPy dtype while the file describes it.
+
+    Its byte order follows in an instruction of its own.
+    """
 
     code: str
     order: str = "<"
 
 
 def read_pickle(buffer: Any, start: int = 0, stop: int | None = None) -> Pickle:
-    """The pickle (protocol 2 to 5) that starts at `start` of a buffer (bytes or mmap) and ends before `stop`.
+    """The pickle (protocol 2 to 5) between `start` and `stop` of a buffer.
 
-    Dictionaries (ordered ones too), lists, tuples, texts, bytes, numbers, None and tensors are read.
+    The buffer is bytes or an mmap; the pickle starts at `start` and ends before `stop`.
+
+    Dictionaries (ordered ones too), lists, tuples, texts, bytes, numbers, None and tensors are
+    read.
 
     Raises:
         UserError: the file asks for anything else, or for more than the limits of this module.
@@ -99,12 +114,15 @@ def read_pickle(buffer: Any, start: int = 0, stop: int | None = None) -> Pickle:
     """
     if stop is not None and stop - start > MAX_BYTES:
         raise UserError(f"the pickle is longer than {MAX_BYTES:,} bytes: no checkpoint's is")
-    window = io.BytesIO(buffer[start : min(len(buffer) if stop is None else stop, start + MAX_BYTES)])
+    window = io.BytesIO(
+        buffer[start : min(len(buffer) if stop is None else stop, start + MAX_BYTES)]
+    )
     machine = _Machine()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(window)):
         if count == 0 and opcode.name != "PROTO":
             raise UserError(
-                f"the pickle starts with {opcode.name}, not with a protocol of 2 or later as checkpoints do"
+                f"the pickle starts with {opcode.name}, not with a protocol of 2 or later as "
+                "checkpoints do"
             )
         if count >= MAX_INSTRUCTIONS:
             raise UserError(
@@ -120,8 +138,9 @@ def fill(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
     """A copy of the containers with `array(tensor)` for each tensor.
 
     Raises:
-        UserError: containers are nested deeper than 32 (or contain themselves), have more entries than a checkpoint's
-            (containers that hold each other many times), or hold anything but data.
+        UserError: containers are nested deeper than 32 (or contain themselves), have more entries
+            than a checkpoint's (containers that hold each other many times), or hold anything but
+            data.
     """
     entries = 0
 
@@ -129,7 +148,9 @@ def fill(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
         nonlocal entries
         entries += 1
         if depth > MAX_DEPTH:
-            raise UserError(f"containers are nested more than {MAX_DEPTH} deep: no checkpoint's are")
+            raise UserError(
+                f"containers are nested more than {MAX_DEPTH} deep: no checkpoint's are"
+            )
         if entries > MAX_INSTRUCTIONS:
             raise UserError(
                 f"the containers have more than {MAX_INSTRUCTIONS:,} entries: no checkpoint's have"
@@ -145,9 +166,20 @@ def fill(value: Any, array: Callable[[Tensor], np.ndarray]) -> Any:
             return tuple([copy(item, depth + 1) for item in value])
         if value is None or kind in (str, bytes, bool, int, float):
             return value
-        raise UserError(f"the file holds {_shown(value)} where a checkpoint has tensors, texts or numbers")
+        raise UserError(
+            f"the file holds {_shown(value)} where a checkpoint has tensors, texts or numbers"
+        )
 
     return copy(value, 0)
+
+
+def _refused(name, argument):
+    """The error for an instruction that is not one of `_Machine.run`."""
+    asked = "" if argument is None else f" ({_shown(argument)})"
+    return UserError(
+        f"the file uses the pickle instruction {name}{asked}, which no checkpoint of tensors "
+        "needs; refused, nothing was executed"
+    )
 
 
 class _Machine:
@@ -206,11 +238,7 @@ class _Machine:
             if argument > 5:
                 raise UserError(f"the pickle has protocol {argument}; known are 2 to 5")
         elif name != "FRAME":  # a frame is only a hint for reading ahead
-            asked = "" if argument is None else f" ({_shown(argument)})"
-            raise UserError(
-                f"the file uses the pickle instruction {name}{asked}, which no checkpoint of tensors needs;"
-                " refused, nothing was executed"
-            )
+            raise _refused(name, argument)
 
     def last(self, count):
         """Remove and return the topmost entries, the last one last."""
@@ -226,9 +254,14 @@ class _Machine:
         return items
 
     def storage(self, reference):
-        """The storage that ("storage", type, key, device, count) refers to; older files add None (no view)."""
+        """The storage that ("storage", type, key, device, count) refers to.
+
+        Older files add None (no view).
+        """
         match reference:
-            case ("storage", _Name(name), str(key), str(), int(count)) if name.split(".")[-1] in STORAGES:
+            case ("storage", _Name(name), str(key), str(), int(count)) if (
+                name.split(".")[-1] in STORAGES
+            ):
                 pass
             case ("storage", _Name(name), str(key), str(), int(count), None) if (
                 name.split(".")[-1] in STORAGES
@@ -236,7 +269,8 @@ class _Machine:
                 pass
             case _:
                 raise UserError(
-                    f"the file refers to {_shown(reference)} outside its pickle: not a block of numbers. Save the"
+                    f"the file refers to {_shown(reference)} outside its pickle: not a block of "
+                    "numbers. Save the"
                     " state_dict of the network rather than the network itself"
                 )
         found = Storage(STORAGES[name.split(".")[-1]], key, _whole(count))
@@ -262,7 +296,8 @@ def _tensor(storage, offset, shape, strides, *_):
         raise UserError(f"a tensor is made of {_shown(storage)}, not of a storage")
     if len(_of(tuple, shape)) != len(_of(tuple, strides)) or len(shape) > MAX_AXES:
         raise UserError(
-            f"a tensor has {len(shape)} axes and {len(strides)} strides, at most {MAX_AXES} are known"
+            f"a tensor has {len(shape)} axes and {len(strides)} strides, at most {MAX_AXES} are "
+            "known"
         )
     return Tensor(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, strides)))
 
@@ -281,7 +316,8 @@ def _encode(text, encoding):
 def _number_type(code, *_):
     if code not in SCALARS:
         raise UserError(
-            f"the file asks for a NumPy number of type {_shown(code)}; known are {', '.join(SCALARS)}"
+            f"the file asks for a NumPy number of type {_shown(code)}; known are "
+            f"{', '.join(SCALARS)}"
         )
     return _NumberType(code)
 
@@ -312,13 +348,17 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _number_type,
     "_codecs.encode": _encode,
 }
-_KNOWN = {*BUILDERS, *(f"{module}.{name}" for module in ("torch", "torch.cuda") for name in STORAGES)}
+_KNOWN = {
+    *BUILDERS,
+    *(f"{module}.{name}" for module in ("torch", "torch.cuda") for name in STORAGES),
+}
 
 
 def _name(text):
     if text not in _KNOWN:
         raise UserError(
-            f"the file asks for {_shown(text)[1:-1]}: neither a tensor nor a container of tensors; refused, nothing was executed"
+            f"the file asks for {_shown(text)[1:-1]}: neither a tensor nor a container of tensors; "
+            "refused, nothing was executed"
         )
     return _Name(text)
 
@@ -332,14 +372,22 @@ def _call(called, arguments):
 
 
 def _set_state(target, state):
-    """Only the byte order of a number type and the notes beside a state_dict (`_metadata`, not needed) are set."""
+    """Set the byte order of a number type, or the notes beside a state_dict, and nothing else.
+
+    The notes (`_metadata`) are not needed.
+    """
     if type(target) is dict and type(state) is dict and set(state) <= {"_metadata"}:
         return
-    if isinstance(target, _NumberType) and type(state) is tuple and state[1] in ("<", ">", "|", "="):
+    if (
+        isinstance(target, _NumberType)
+        and type(state) is tuple
+        and state[1] in ("<", ">", "|", "=")
+    ):
         target.order = state[1]
         return
     raise UserError(
-        f"the file sets the state of {_shown(target)}: not that of a container; refused, nothing was executed"
+        f"the file sets the state of {_shown(target)}: not that of a container; refused, nothing "
+        "was executed"
     )
 
 
@@ -363,13 +411,24 @@ def _of(kind, value):
 
 
 def _shown(value):
-    """A short text for a message; containers by their kind only, since they may be nested without end."""
+    """A short text for a message.
+
+    Containers by their kind only, since they may be nested without end.
+    """
     if isinstance(value, _Name):
         return repr(value.text[:100])
     if isinstance(value, (str, bytes)):
         return repr(value[:100])
-    if value is None or (type(value) in (bool, float)) or (type(value) is int and abs(value) < 2**64):
+    if (
+        value is None
+        or (type(value) in (bool, float))
+        or (type(value) is int and abs(value) < 2**64)
+    ):
         return repr(value)
-    if type(value) is tuple and value and all(type(part) in (str, int, _Name) for part in value[:3]):
+    if (
+        type(value) is tuple
+        and value
+        and all(type(part) in (str, int, _Name) for part in value[:3])
+    ):
         return f"({', '.join(_shown(part) for part in value[:3])}, ...)"
     return f"a {type(value).__name__.strip('_')}"

@@ -1,4 +1,6 @@
-"""What a published checkpoint holds, whichever code wrote it, and the parameters of ours it becomes.
+"""What a published checkpoint holds, and the parameters of ours it becomes.
+
+Any of the published codes may have written it.
 
 The readers give plain containers and arrays (`read_file`); nothing here opens a file.
 """
@@ -19,7 +21,8 @@ from score_sde.networks import DDPM, NCSN, NCSNpp, NCSNv2
 Format = Literal["msgpack", "torch"]
 Network = NCSNpp | DDPM | NCSN | NCSNv2
 UNAVERAGED = ("sigmas", "all_modules.0.W")
-"""Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer, frequencies never trained."""
+"""Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer,
+frequencies never trained."""
 MAX_NAME = 200  # characters of an array's name, with those of the modules around it
 
 
@@ -27,9 +30,10 @@ MAX_NAME = 200  # characters of an array's name, with those of the modules aroun
 class Published:
     """A published training state.
 
-    code: "score_sde" (flax), "score_flow" (flax, a dequantizer), "score_sde_pytorch", "ncsn", "ncsnv2", or "weights" where
-    the file holds one set of them and nothing else.
-    params, ema: the weights as published: a flax tree, or a PyTorch state dict without "module." and without buffers.
+    code: "score_sde" (flax), "score_flow" (flax, a dequantizer), "score_sde_pytorch", "ncsn",
+    "ncsnv2", or "weights" where the file holds one set of them and nothing else.
+    params, ema: the weights as published: a flax tree, or a PyTorch state dict without "module."
+    and without buffers.
     step: optimizer updates made; None where the file does not say.
     sigmas: the table of noise levels stored with a PyTorch model, largest first.
     averaged: whether the file holds averaged weights; without, `ema` are `params`.
@@ -46,7 +50,9 @@ class Published:
     def convert(
         self, table: Sequence[Entry], like: Mapping[str, Any], unused: Iterable[Entry] = ()
     ) -> tuple[Tree, Tree]:
-        """(raw, averaged) parameters of ours in float32, by the table of a network whose shapes are `like`.
+        """(raw, averaged) parameters of ours in float32, by the table of a network.
+
+        `like` has the shapes of its parameters.
 
         Raises UserError for other names or shapes, and for numbers that are not finite.
         """
@@ -59,7 +65,9 @@ class Published:
             )  # before anything is copied: names may be many, of the same array
             given = {key: _single(key, array) for key, array in given.items()}
             if bad := [key for key, array in given.items() if not np.isfinite(array).all()]:
-                raise UserError(f"{len(bad)} of the {name} are not finite numbers, the first {bad[0]}")
+                raise UserError(
+                    f"{len(bad)} of the {name} are not finite numbers, the first {bad[0]}"
+                )
             return read(table, given, like)
 
         params = convert(self.params, "weights")
@@ -68,7 +76,10 @@ class Published:
     def misfit(
         self, table: Sequence[Entry], like: Mapping[str, Any], unused: Iterable[Entry] = ()
     ) -> str | None:
-        """Why the weights are not those of a network with this table; None where they are. Looks at names and shapes alone."""
+        """Why the weights are not those of a network with this table; None where they are.
+
+        Looks at names and shapes alone.
+        """
         read = from_flax if self.format == "msgpack" else from_torch
         try:
             read(table, _outlines(self._needed(self.params, unused)), like)
@@ -94,7 +105,10 @@ class Published:
 
 
 def entries(network: Network, height: int) -> tuple[list[Entry], dict[Entry, tuple[int, ...]]]:
-    """(table, what the published codes have besides and never use) of a network for images of that height."""
+    """(table, what the published codes have besides and never use) of a network.
+
+    Images have that height.
+    """
     if isinstance(network, NCSN | NCSNv2):
         return refinenet.table(network), {}
     return unet.table(network, height), unet.unused(network, height)
@@ -108,9 +122,14 @@ def state_names(network: Network, height: int) -> list[str]:
 
 
 def module_names(network: Network, height: int, format: Format) -> frozenset[str]:
-    """Names of the network's published modules that own parameters, as `Published.modules` gives those of a file."""
+    """Names of the network's published modules that own parameters.
+
+    `Published.modules` gives those of a file.
+    """
     if isinstance(network, NCSN | NCSNv2):
-        names = [entry.flax if format == "msgpack" else entry.torch for entry in refinenet.table(network)]
+        names = [
+            entry.flax if format == "msgpack" else entry.torch for entry in refinenet.table(network)
+        ]
         return frozenset(_module(name) for name in names if name)
     owners = unet.owners(network, height)
     return frozenset(flax if format == "msgpack" else torch for flax, torch in owners)
@@ -135,9 +154,10 @@ def recognize(container: str, tree: Any, path: Path | None = None) -> Published:
     found = _flax(tree) if container == "msgpack" else _torch(tree, path)
     if found is None:
         raise UserError(
-            f"this is no checkpoint of a published code: it holds {_describe(tree)}. Known are the flax states of score_sde and "
-            "score_flow (optimizer, params_ema, step, ...), the dictionaries of score_sde_pytorch (model, ema, optimizer, "
-            "step), the lists of ncsn and ncsnv2, and weights alone"
+            f"this is no checkpoint of a published code: it holds {_describe(tree)}. Known are the "
+            "flax states of score_sde and "
+            "score_flow (optimizer, params_ema, step, ...), the dictionaries of score_sde_pytorch "
+            "(model, ema, optimizer, step), the lists of ncsn and ncsnv2, and weights alone"
         )
     return found
 
@@ -168,10 +188,14 @@ def _torch(tree: Any, path: Path | None) -> Published | None:
         state, sigmas = _state(tree["model"])
         names = [name for name in state if name not in UNAVERAGED]
         shadow = _at(tree, "ema", "shadow_params")
-        arrays = isinstance(shadow, list | tuple) and all(isinstance(array, np.ndarray) for array in shadow)
+        arrays = isinstance(shadow, list | tuple) and all(
+            isinstance(array, np.ndarray) for array in shadow
+        )
         if not arrays or len(shadow) != len(names):
             count = len(shadow) if arrays else "no"
-            raise UserError(f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged")
+            raise UserError(
+                f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged"
+            )
         ema = {**state, **dict(zip(names, shadow, strict=True))}
         return Published("score_sde_pytorch", "torch", state, ema, _count(tree.get("step")), sigmas)
     if isinstance(tree, list | tuple) and len(tree) == 2 and isinstance(tree[0], Mapping):
@@ -193,7 +217,9 @@ def _torch(tree: Any, path: Path | None) -> Published | None:
 def _state(state: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """(parameters without the prefix of data parallelism, noise levels) of a PyTorch state dict."""
     if not (isinstance(state, Mapping) and _is_weights(state)):
-        raise UserError(f"a PyTorch checkpoint without its dictionary of weights: {_describe(state)}")
+        raise UserError(
+            f"a PyTorch checkpoint without its dictionary of weights: {_describe(state)}"
+        )
     bare = {str(name).removeprefix("module."): array for name, array in state.items()}
     sigmas = bare.pop("sigmas", None)
     if sigmas is not None and sigmas.dtype.kind != "f":
@@ -212,8 +238,13 @@ def _optimizer_step(optimizer: Any, path: Path | None) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    """A step, stored as a number or as an array of one or (a state kept for several devices) of equal numbers."""
-    if not isinstance(value, int | float | np.ndarray | np.generic):  # of lists, NumPy would copy every entry
+    """A step, stored as a number or as an array.
+
+    The array has one number or, for a state kept for several devices, equal numbers.
+    """
+    if not isinstance(
+        value, int | float | np.ndarray | np.generic
+    ):  # of lists, NumPy would copy every entry
         return None
     numbers = np.asarray(value).reshape(-1)
     if numbers.dtype.kind not in "iuf" or not numbers.size or not (numbers == numbers[0]).all():
@@ -244,7 +275,7 @@ def _at(tree: Any, *path: str) -> Any:
 
 
 def _is_weights(tree: Any) -> bool:
-    """Whether it is a tree with arrays alone for leaves, and at least one, under names that can be shown."""
+    """Whether it is a tree of arrays, at least one, under names that can be shown."""
     if not isinstance(tree, Mapping) or not all(isinstance(name, str) for name in tree):
         return False
     leaves = dict(flatten(tree))
@@ -255,7 +286,11 @@ def _is_weights(tree: Any) -> bool:
 def _describe(tree: Any) -> str:
     if isinstance(tree, Mapping):
         names = [ascii(name)[:40].strip("'") for name in tree]
-        return f"entries {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "nothing"
+        return (
+            f"entries {', '.join(names[:6])}{' ...' if len(names) > 6 else ''}"
+            if names
+            else "nothing"
+        )
     if isinstance(tree, list | tuple):
         return f"a list of {len(tree)}: {', '.join(type(part).__name__ for part in tree[:6])}"
     return f"a {type(tree).__name__}"

@@ -6,8 +6,8 @@ from score_sde.convert.table import Entry
 from score_sde.networks import NCSN, NCSNv2
 from score_sde.networks.ncsn import cascades
 
-# PyTorch counts cascades and refine blocks from 1. In the variant "256" one more, called 31, is listed behind 3:
-# a cascade called after 3, but a refine block called before it.
+# PyTorch counts cascades and refine blocks from 1. In the variant "256" one more, called 31, is
+# listed behind 3: a cascade called after 3, but a refine block called before it.
 _TORCH_NUMBERS = {"64": "1 2 3 4", "128": "1 2 3 4 5", "256": "1 2 3 31 4 5"}
 _CALLED = {"64": (0, 1, 2, 3), "128": (0, 1, 2, 3, 4), "256": (0, 1, 3, 2, 4, 5)}
 
@@ -15,7 +15,8 @@ _CALLED = {"64": (0, 1, 2, 3), "128": (0, 1, 2, 3, 4), "256": (0, 1, 3, 2, 4, 5)
 def table(network: NCSN | NCSNv2) -> list[Entry]:
     """Every parameter of the network, in the order of the PyTorch state dict.
 
-    Flax names are class names with a counter in the order of calls; those of conditional layers are longer.
+    Flax names are class names with a counter in the order of calls; those of conditional layers are
+    longer.
     """
     names = _Names(network)
     entries = [
@@ -34,7 +35,9 @@ def table(network: NCSN | NCSNv2) -> list[Entry]:
 
 def _under(entry: Entry, ours: str, flax: str, torch: str) -> Entry:
     """The same parameter, seen from a module further up."""
-    return Entry(f"{ours}{entry.ours}", f"{flax}{entry.flax}", f"{torch}{entry.torch}", entry.layout)
+    return Entry(
+        f"{ours}{entry.ours}", f"{flax}{entry.flax}", f"{torch}{entry.torch}", entry.layout
+    )
 
 
 class _Names:
@@ -57,7 +60,9 @@ class _Names:
             flax = f"InstanceNorm2dPlus_{counter}/{name}"
             yield Entry(f"{ours}/{name}", flax, f"{torch}.{name}", "vector")
 
-    def residual_block(self, cascade: int, block: int, torch: str, dilation: int) -> Iterator[Entry]:
+    def residual_block(
+        self, cascade: int, block: int, torch: str, dilation: int
+    ) -> Iterator[Entry]:
         down = cascade > 0 and block == 0
         halved = down and dilation == 1
         entries = [
@@ -80,7 +85,10 @@ class _Names:
         entries += self.norm("norm_0", 0, "normalize1")
         kind = "ConditionalResidualBlock" if self.conditional else "ResidualBlock"
         flax = f"{kind}_{2 * cascade + block}/"
-        return (_under(entry, f"cascade_{cascade}_block_{block}/", flax, f"{torch}.") for entry in entries)
+        return (
+            _under(entry, f"cascade_{cascade}_block_{block}/", flax, f"{torch}.")
+            for entry in entries
+        )
 
     def refine_block(self, block: int, torch: str, last: bool) -> Iterator[Entry]:
         prefix = "Cond" if self.conditional else ""
@@ -106,7 +114,9 @@ class _Names:
                 entries: list[Entry] = []
                 if self.conditional:
                     entries += self.norm(f"norm_{block}_{stage}", counter, f"{number}_norm")
-                entries += self.conv(f"conv_{block}_{stage}", f"Conv_{counter}", f"{number}_conv", bias=False)
+                entries += self.conv(
+                    f"conv_{block}_{stage}", f"Conv_{counter}", f"{number}_conv", bias=False
+                )
                 yield from (_under(entry, ours, flax, torch) for entry in entries)
 
     def _convs_and_norms(self, ours: str, flax: str, torch: str, bias: bool) -> Iterator[Entry]:

@@ -1,4 +1,7 @@
-"""One table for each network: where a published code keeps each of our parameters. Import and export both follow it."""
+"""One table for each network: where a published code keeps each of our parameters.
+
+Import and export both follow it.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +17,9 @@ Layout = Literal["same", "vector", "conv", "dense", "pointwise"]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter: its path in our tree, joined by "/", and its name in the published ones (None: not there).
+    """One parameter: its path in our tree, joined by "/", and its name in the published ones.
+
+    The name is None where the parameter is not there.
 
     layout: what its axes mean.
         "same": alike everywhere. "vector": (C,), published as (C,) or (1, 1, 1, C).
@@ -29,23 +34,37 @@ class Entry:
     layout: Layout = "same"
 
 
-def from_flax(table: Iterable[Entry], published: Mapping[str, Any], like: Mapping[str, Any]) -> Tree:
-    """Our parameters from a published flax tree; `like` is our tree of shapes (`jax.eval_shape`)."""
+def from_flax(
+    table: Iterable[Entry], published: Mapping[str, Any], like: Mapping[str, Any]
+) -> Tree:
+    """Our parameters from a published flax tree.
+
+    `like` is our tree of shapes (`jax.eval_shape`).
+    """
     given = dict(flatten(published))
     pairs = [(entry, entry.flax) for entry in table if entry.flax]
     return _fill(pairs, given, like, _read_flax)
 
 
-def from_torch(table: Iterable[Entry], published: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> Tree:
+def from_torch(
+    table: Iterable[Entry], published: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> Tree:
     """Our parameters from a PyTorch state dict (names without "module.", no buffers)."""
     pairs = [(entry, entry.torch) for entry in table if entry.torch]
     return _fill(pairs, dict(published), like, _read_torch)
 
 
 def to_torch(table: Iterable[Entry], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of our parameters, in the table's order; the inverse of `from_torch`."""
+    """The PyTorch state dict of our parameters, in the table's order.
+
+    The inverse of `from_torch`.
+    """
     ours = dict(flatten(params))
-    return {entry.torch: _write_torch(entry, np.asarray(ours[entry.ours])) for entry in table if entry.torch}
+    return {
+        entry.torch: _write_torch(entry, np.asarray(ours[entry.ours]))
+        for entry in table
+        if entry.torch
+    }
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

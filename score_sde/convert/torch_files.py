@@ -1,7 +1,10 @@
-"""PyTorch's files (`torch.save`), the zip container since 1.6 and the stream before it: read, and the former written.
+"""PyTorch's files (`torch.save`): the zip container since 1.6 and the stream before it.
 
-Both hold one pickle, in which tensors refer to storages by a key, and the bytes of the storages. Nothing in a file is
-executed (`pickles.py`), and sizes that the file declares are compared with what is there before they are used.
+Both are read; the zip container is written.
+
+Both hold one pickle, in which tensors refer to storages by a key, and the bytes of the storages.
+Nothing in a file is executed (`pickles.py`), and sizes that the file declares are compared with
+what is there before they are used.
 """
 
 import collections
@@ -24,18 +27,24 @@ from score_sde.files import write_whole
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first pickle of the stream
 PROTOCOL_VERSION = 1001  # the second
 MAX_DIRECTORY = 2 * 2**20  # bytes of a zip file's table of contents: room for 20,000 storages
-SHARING = 2  # tensors may overlap in their storages until they have this many times the file's bytes
+SHARING = (
+    2  # tensors may overlap in their storages until they have this many times the file's bytes
+)
 
 
 def read_torch(path: str | os.PathLike) -> Any:
-    """What `torch.save` wrote: containers with numpy arrays for tensors, which are read-only views of the mapped file.
+    """What `torch.save` wrote: containers with numpy arrays for tensors.
 
-    Ordered dictionaries come as dict, NumPy scalars as Python numbers; devices and gradients are left out. Storages in
-    big-endian order are copied into the machine's order.
+    The arrays are read-only views of the mapped file.
+
+    Ordered dictionaries come as dict, NumPy scalars as Python numbers; devices and gradients are
+    left out. Storages in big-endian order are copied into the machine's order.
 
     Raises:
-        UserError: the file asks for anything but tensors, containers, texts and numbers, or contradicts itself.
-        Exception: others for damaged files; `score_sde.convert.read_file` turns all of them into a UserError.
+        UserError: the file asks for anything but tensors, containers, texts and numbers, or
+            contradicts itself.
+        Exception: others for damaged files; `score_sde.convert.read_file` turns all of them into a
+            UserError.
     """
     with open(path, "rb") as file:
         buffer = _Mapped(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -47,12 +56,17 @@ def read_torch(path: str | os.PathLike) -> Any:
 
 
 class _Mapped(mmap.mmap):
-    """A file in memory that refuses single reads of more than a table of contents; slices are not limited."""
+    """A file in memory that refuses single reads of more than a table of contents.
+
+    Slices are not limited.
+    """
 
     def read(self, n=-1):
         available = len(self) - self.tell()
         if min(available if n is None or n < 0 else n, available) > MAX_DIRECTORY:
-            raise UserError(f"the zip file's table of contents has more than {MAX_DIRECTORY:,} bytes")
+            raise UserError(
+                f"the zip file's table of contents has more than {MAX_DIRECTORY:,} bytes"
+            )
         return super().read(n)
 
 
@@ -61,7 +75,11 @@ def _read_zip(buffer: _Mapped) -> tuple[Pickle, dict[str, np.ndarray]]:
     folder = next(name for name in entries if name.endswith("/data.pkl")).removesuffix("data.pkl")
     start, stop = entries[f"{folder}data.pkl"]
     pickle = read_pickle(buffer, start, stop)
-    order = buffer[slice(*entries[f"{folder}byteorder"])] if f"{folder}byteorder" in entries else b"little"
+    order = (
+        buffer[slice(*entries[f"{folder}byteorder"])]
+        if f"{folder}byteorder" in entries
+        else b"little"
+    )
     if order not in (b"little", b"big"):
         raise UserError(f"its byte order is {order[:20]!r}; known are little and big")
     arrays = {}
@@ -71,30 +89,39 @@ def _read_zip(buffer: _Mapped) -> tuple[Pickle, dict[str, np.ndarray]]:
         start, stop = entries[f"{folder}data/{key}"]
         if stop - start != storage.count * storage.dtype.itemsize:
             raise UserError(
-                f"the storage {key[:100]!r} has {stop - start} bytes instead of {storage.count} x {storage.dtype}"
+                f"the storage {key[:100]!r} has {stop - start} bytes instead of {storage.count} x "
+                f"{storage.dtype}"
             )
         arrays[key] = _array(buffer, storage, start, "<" if order == b"little" else ">")
     return pickle, arrays
 
 
 def _entries(buffer: _Mapped) -> dict[str, tuple[int, int]]:
-    """Name -> (first byte, byte behind the last) of each entry; all lie apart, uncompressed, with the right checksum."""
+    """Name -> (first byte, byte behind the last) of each entry.
+
+    All lie apart, uncompressed, with the right checksum.
+    """
     with zipfile.ZipFile(buffer) as archive:  # type: ignore[call-overload]
-        listed, end = sorted(archive.infolist(), key=lambda entry: entry.header_offset), archive.start_dir
+        listed, end = (
+            sorted(archive.infolist(), key=lambda entry: entry.header_offset),
+            archive.start_dir,
+        )
     names = [entry.filename for entry in listed]
     if any(name.endswith("/constants.pkl") for name in names):
         raise UserError("it is a TorchScript program (torch.jit.save), not a checkpoint")
     if sum(name.endswith("/data.pkl") for name in names) != 1:
         raise UserError(
-            "it is a zip file, but not one of torch.save, which has one entry named data.pkl; if the checkpoint lies"
-            " inside the zip file, unpack it first"
+            "it is a zip file, but not one of torch.save, which has one entry named data.pkl; if "
+            "the checkpoint lies inside the zip file, unpack it first"
         )
     entries: dict[str, tuple[int, int]] = {}
     before = 0
     for entry in listed:
         header = entry.header_offset
         if header < before or buffer[header : header + 4] != b"PK\x03\x04":
-            raise UserError("entries of the zip file overlap or are not where its table of contents says")
+            raise UserError(
+                "entries of the zip file overlap or are not where its table of contents says"
+            )
         start = header + 30 + sum(struct.unpack_from("<HH", buffer, header + 26))
         stop = start + entry.file_size
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
@@ -107,7 +134,8 @@ def _entries(buffer: _Mapped) -> dict[str, tuple[int, int]]:
             raise UserError(f"the zip file has two entries named {entry.filename[:100]!r}")
         if zlib.crc32(memoryview(buffer)[start:stop]) != entry.CRC:
             raise UserError(
-                f"the entry {entry.filename[:100]!r} is damaged (wrong checksum); fetch the file again"
+                f"the entry {entry.filename[:100]!r} is damaged (wrong checksum); fetch the file "
+                "again"
             )
         entries[entry.filename] = (start, stop)
         before = stop
@@ -115,14 +143,18 @@ def _entries(buffer: _Mapped) -> dict[str, tuple[int, int]]:
 
 
 def _read_stream(buffer: _Mapped) -> tuple[Pickle, dict[str, np.ndarray]]:
-    """Five pickles (magic number, version, the writer's machine, the content, the keys), then count and data of each key.
+    """Five pickles, then count and data of each key.
+
+    The pickles are magic number, version, the writer's machine, the content and the keys.
 
     The stream is little-endian on every machine.
     """
     magic = read_pickle(buffer)
     version = read_pickle(buffer, magic.end) if magic.value == MAGIC_NUMBER else None
     if version is None or version.value != PROTOCOL_VERSION:
-        raise UserError("it is a pickle, but not one of torch.save, whose files start with a magic number")
+        raise UserError(
+            "it is a pickle, but not one of torch.save, whose files start with a magic number"
+        )
     pickle = read_pickle(buffer, read_pickle(buffer, version.end).end)
     keys = read_pickle(buffer, pickle.end)
     position = keys.end
@@ -132,7 +164,8 @@ def _read_stream(buffer: _Mapped) -> tuple[Pickle, dict[str, np.ndarray]]:
         (count,) = struct.unpack_from("<q", buffer, position)
         if count != storage.count or key in arrays:
             raise UserError(
-                f"the storage {key[:100]!r} has {count} numbers instead of {storage.count}, or comes twice"
+                f"the storage {key[:100]!r} has {count} numbers instead of {storage.count}, or "
+                "comes twice"
             )
         arrays[key] = _array(buffer, storage, position + 8, "<")
         position += 8 + count * storage.dtype.itemsize
@@ -155,24 +188,29 @@ def _array(buffer: _Mapped, storage: Storage, start: int, order: Literal["<", ">
 def _viewer(arrays: dict[str, np.ndarray], limit: int) -> Callable[[Tensor], np.ndarray]:
     """Tensor -> view of its storage. Equal tensors are one array.
 
-    The bytes of all that are asked for must not exceed the limit, equal ones counted each time: whoever converts the
-    content makes a copy of each.
+    The bytes of all that are asked for must not exceed the limit, equal ones counted each time:
+    whoever converts the content makes a copy of each.
     """
     total = 0
 
     @functools.cache
     def view(tensor: Tensor) -> np.ndarray:
         storage = arrays[tensor.storage.key]
-        last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides))
+        last = tensor.offset + sum(
+            (n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides)
+        )
         if tensor.size and (last >= storage.size or tensor.size > storage.size):
             raise UserError(
-                f"a tensor of shape {tensor.shape} reaches beyond its storage of {storage.size} numbers, or repeats them"
+                f"a tensor of shape {tensor.shape} reaches beyond its storage of {storage.size} "
+                "numbers, or repeats them"
             )
         if not tensor.size:
             return np.empty(tensor.shape, storage.dtype)
         size = storage.itemsize
         strides = tuple(stride * size for stride in tensor.strides)
-        return np.ndarray(tensor.shape, storage.dtype, storage.view(np.uint8), tensor.offset * size, strides)
+        return np.ndarray(
+            tensor.shape, storage.dtype, storage.view(np.uint8), tensor.offset * size, strides
+        )
 
     def counted(tensor: Tensor) -> np.ndarray:
         nonlocal total
@@ -188,13 +226,16 @@ def _viewer(arrays: dict[str, np.ndarray], limit: int) -> Callable[[Tensor], np.
 
 
 def write_torch(path: str | os.PathLike, tree: Any) -> None:
-    """Write dictionaries, lists, tuples, texts, numbers, None and arrays as `torch.save` would (zip, protocol 2).
+    """Write what `torch.save` would write (zip, protocol 2).
 
-    Arrays become CPU tensors without gradient; `torch.load(path, weights_only=True)` reads the file. The file appears
-    under its name when it is complete.
+    These are dictionaries, lists, tuples, texts, numbers, None and arrays.
+
+    Arrays become CPU tensors without gradient; `torch.load(path, weights_only=True)` reads the
+    file. The file appears under its name when it is complete.
 
     Raises:
-        UserError: the tree holds something else, or an array of a type that torch has no storage for.
+        UserError: the tree holds something else, or an array of a type that torch has no storage
+            for.
     """
     content = _Writer()
     content.value(tree)
@@ -223,7 +264,10 @@ class _Writer:
         self.arrays = []
 
     def value(self, value):
-        """Append the instructions that push one value; those of containers contain their entries'."""
+        """Append the instructions that push one value.
+
+        Those of containers contain their entries'.
+        """
         match value:
             case None:
                 self.parts.append(b"N")
@@ -254,25 +298,34 @@ class _Writer:
             case np.ndarray():
                 self.tensor(value)
             case _:
-                raise UserError(f"a PyTorch file cannot hold {value!r:.100} of type {type(value).__name__}")
+                raise UserError(
+                    f"a PyTorch file cannot hold {value!r:.100} of type {type(value).__name__}"
+                )
 
     def values(self, values):
         for value in values:
             self.value(value)
 
     def tensor(self, array):
-        """_rebuild_tensor_v2(storage, 0, shape, strides, requires_grad=False, hooks=OrderedDict())."""
+        """_rebuild_tensor_v2(storage, 0, shape, strides, requires_grad, hooks).
+
+        It is called with requires_grad=False and hooks=OrderedDict().
+        """
         kind = array.dtype.newbyteorder("=")
         if kind not in _TYPES:
             known = ", ".join(map(str, _TYPES))
-            raise UserError(f"a PyTorch file cannot hold an array of type {kind}; known are {known}")
+            raise UserError(
+                f"a PyTorch file cannot hold an array of type {kind}; known are {known}"
+            )
         array = array.astype(kind.newbyteorder("<"), order="C", copy=False)
         self.parts.append(b"ctorch._utils\n_rebuild_tensor_v2\n((")
         self.value("storage")
         self.parts.append(f"ctorch\n{_TYPES[kind]}\n".encode())
         self.values([str(len(self.arrays)), "cpu", array.size])
         self.parts.append(b"tQ")
-        self.values([0, array.shape, tuple(stride // array.itemsize for stride in array.strides), False])
+        self.values(
+            [0, array.shape, tuple(stride // array.itemsize for stride in array.strides), False]
+        )
         self.value(collections.OrderedDict())
         self.parts.append(b"tR")
         self.arrays.append(array)

@@ -1,8 +1,8 @@
 """Where Score SDE's codes, in flax and in PyTorch, keep the parameters of NCSN++, DDPM++ and DDPM.
 
-Both create their modules in the order in which they call them: flax names them by class and a counter for each class,
-PyTorch numbers them in the list `all_modules`. So one list of the modules in calling order, with our name for each, maps
-both.
+Both create their modules in the order in which they call them: flax names them by class and a
+counter for each class, PyTorch numbers them in the list `all_modules`. So one list of the modules
+in calling order, with our name for each, maps both.
 """
 
 from collections import Counter
@@ -56,12 +56,16 @@ PARTS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Conv": (("", "", "conv"),),
     "GroupNorm": (("", "", "norm"),),
 }
-"""Layers of a published module, in the order in which PyTorch lists them: our name, theirs, kind."""
+"""Layers of a published module, in the order in which PyTorch lists them: our name, theirs,
+kind."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """One module of a published network: its path in our tree, its flax class, whether PyTorch lists it."""
+    """One module of a published network.
+
+    It has a path in our tree and a flax class; PyTorch lists it or not.
+    """
 
     ours: str
     kind: str
@@ -69,9 +73,12 @@ class Module:
 
 
 def table(network: NCSNpp | DDPM, height: int) -> list[Entry]:
-    """Every parameter of the network for images of that height (attention depends on it), in PyTorch's order.
+    """Every parameter of the network, in PyTorch's order.
 
-    A network without labels (`conditional=False`) leaves out what the published one owns and never uses; see `unused`.
+    Attention depends on the height of the images.
+
+    A network without labels (`conditional=False`) leaves out what the published one owns and never
+    uses; see `unused`.
     """
     made = _shapes(network, height)
     fir = isinstance(network, NCSNpp) and network.fir
@@ -79,9 +86,12 @@ def table(network: NCSNpp | DDPM, height: int) -> list[Entry]:
 
 
 def unused(network: NCSNpp | DDPM, height: int) -> dict[Entry, tuple[int, ...]]:
-    """What networks without labels own and never use, with PyTorch's shapes: time projections of blocks, frequencies.
+    """What networks without labels own and never use, with PyTorch's shapes.
 
-    They are ignored when read and zeros when written: their values reach no output and get no gradient.
+    These are time projections of blocks, and frequencies.
+
+    They are ignored when read and zeros when written: their values reach no output and get no
+    gradient.
     """
     if network.conditional:
         return {}
@@ -99,17 +109,31 @@ def unused(network: NCSNpp | DDPM, height: int) -> dict[Entry, tuple[int, ...]]:
 
 
 def state_names(network: NCSNpp | DDPM, height: int) -> list[str]:
-    """PyTorch names of all parameters, those of `unused` among them, in the order of its state dict."""
+    """PyTorch names of all parameters, in the order of its state dict.
+
+    Those of `unused` are among them.
+    """
     made, extra = _shapes(network, height), unused(network, height)
     fir = isinstance(network, NCSNpp) and network.fir
-    return [e.torch for e in _all_entries(network, height, fir) if e.torch and (e.ours in made or e in extra)]
+    return [
+        e.torch
+        for e in _all_entries(network, height, fir)
+        if e.torch and (e.ours in made or e in extra)
+    ]
 
 
 def modules(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[Module, str, str]]:
-    """(module, flax name, PyTorch name) of the modules in calling order; some have no parameters."""
+    """(module, flax name, PyTorch name) of the modules in calling order.
+
+    Some have no parameters.
+    """
     counter: Counter[str] = Counter()
     listed = 0
-    order = _ddpm_order(network, height) if isinstance(network, DDPM) else _ncsnpp_order(network, height)
+    order = (
+        _ddpm_order(network, height)
+        if isinstance(network, DDPM)
+        else _ncsnpp_order(network, height)
+    )
     for module in order:
         yield module, f"{module.kind}_{counter[module.kind]}", f"all_modules.{listed}"
         counter[module.kind] += 1
@@ -117,7 +141,10 @@ def modules(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[Module, str, 
 
 
 def owners(network: NCSNpp | DDPM, height: int) -> Iterator[tuple[str, str]]:
-    """(flax name, PyTorch name) of the modules that own parameters; quick, as no shapes are made."""
+    """(flax name, PyTorch name) of the modules that own parameters.
+
+    Quick, as no shapes are made.
+    """
     for module, flax, torch in modules(network, height):
         bare = module.ours.endswith("_resample") and module.kind in ("Downsample", "Upsample")
         if module.in_list and (network.resamp_with_conv or not bare):
@@ -209,4 +236,8 @@ def _ncsnpp_order(network: NCSNpp, height: int) -> Iterator[Module]:
 
 
 def _middle(block: str, attention: str) -> Iterator[Module]:
-    yield from (Module("mid_block_0", block), Module("mid_attn", attention), Module("mid_block_1", block))
+    yield from (
+        Module("mid_block_0", block),
+        Module("mid_attn", attention),
+        Module("mid_block_1", block),
+    )

@@ -8,4 +8,13 @@ from score_sde.networks.mlp import ScoreMLP
 from score_sde.networks.ncsn import NCSN, NCSNv2
 from score_sde.networks.ncsnpp import NCSNpp
 
-__all__ = ["DDPM", "NCSN", "FlowPP", "NCSNpp", "NCSNv2", "ResNetAutoencoder", "ScoreMLP", "WideResNet"]
+__all__ = [
+    "DDPM",
+    "NCSN",
+    "FlowPP",
+    "NCSNpp",
+    "NCSNv2",
+    "ResNetAutoencoder",
+    "ScoreMLP",
+    "WideResNet",
+]

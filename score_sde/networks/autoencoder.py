@@ -11,19 +11,36 @@ from score_sde.networks.layers import DType, Image, Resized
 
 Resample = Literal["none", "up", "down"]
 
-# (channels in units of nf, resampling) of each residual block; the decoder undoes them from the last to the first.
-_ENCODER: tuple[tuple[int, Resample], ...] = ((1, "none"), (2, "down"), (2, "none"), (4, "down"), (4, "none"))
-_DECODER: tuple[tuple[int, Resample], ...] = ((4, "none"), (2, "up"), (2, "none"), (1, "up"), (1, "none"))
+# (channels in units of nf, resampling) of each residual block; the decoder undoes them from the
+# last to the first.
+_ENCODER: tuple[tuple[int, Resample], ...] = (
+    (1, "none"),
+    (2, "down"),
+    (2, "none"),
+    (4, "down"),
+    (4, "none"),
+)
+_DECODER: tuple[tuple[int, Resample], ...] = (
+    (4, "none"),
+    (2, "up"),
+    (2, "none"),
+    (1, "up"),
+    (1, "none"),
+)
 
 
 class ResNetAutoencoder(nn.Module):
-    """Residual network in the form of an auto-encoder, for the score of images at one noise level or none.
+    """Residual network in the form of an auto-encoder.
 
-    Five pre-activation residual blocks of 32, 64, 64, 128 and 128 channels down, of which the second and fourth
-    halve the images, and their mirror image up; no connections between the two sides, and no normalization.
+    It is for the score of images at one noise level, or of images without noise.
+
+    Five pre-activation residual blocks of 32, 64, 64, 128 and 128 channels down, of which the
+    second and fourth halve the images, and their mirror image up; no connections between the two
+    sides, and no normalization.
 
     Args (call):
-        x: images (batch, height, width, channels), any number of channels; height and width multiples of 4.
+        x: images (batch, height, width, channels), centred around 0, any number of channels; height
+            and width multiples of 4.
         labels: noise levels (batch,); not used, there so that it can stand for other networks.
         train: not used; there is no dropout.
     Returns:
@@ -36,13 +53,13 @@ class ResNetAutoencoder(nn.Module):
     nf: int = 32
     """Channels of the first block."""
     activation: str = "elu"
-    centered: bool = False
-    """Images are in [-1, 1]; if False, they are in [0, 1] and mapped by 2 x - 1."""
     dtype: DType = jnp.float32
     """Type of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
-        layers.check_choice("ResNetAutoencoder", "activation", self.activation, tuple(layers.ACTIVATIONS))
+        layers.check_choice(
+            "ResNetAutoencoder", "activation", self.activation, tuple(layers.ACTIVATIONS)
+        )
         super().__post_init__()
 
     @nn.compact
@@ -53,21 +70,23 @@ class ResNetAutoencoder(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
         layers.check_halvings("ResNetAutoencoder", x.shape[1], x.shape[2], halvings=2)
-        image = layers.network_input(x, self.centered, self.dtype)
-        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(image)
+        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(x.astype(self.dtype))
         for side, blocks in (("encoder", _ENCODER), ("decoder", _DECODER)):
             for i, (multiple, resample) in enumerate(blocks):
                 name = f"{side}_{i}"
                 h = _Block(self.nf * multiple, resample, self.activation, self.dtype, name=name)(h)
         h = layers.ACTIVATIONS[self.activation](h)
         h = layers.conv3x3(x.shape[-1], name="conv_out", dtype=self.dtype)(h)
-        return layers.network_output(h, None, x.dtype)
+        return h.astype(layers.at_least_float32(x.dtype))
 
 
 class _Block(nn.Module):
-    """Pre-activation residual block: pixels are repeated in front of it ("up") or averaged behind ("down").
+    """Pre-activation residual block.
 
-    The second convolution is born almost zero: without normalization, sums of many branches would grow.
+    Pixels are repeated in front of it ("up") or averaged behind it ("down").
+
+    The second convolution is born almost zero: without normalization, sums of many branches would
+    grow.
 
     Args (call):
         x: images (batch, height, width, channels).

@@ -12,18 +12,21 @@ from score_sde.networks.layers import DType, FourierFeatures, GroupNorm, Image, 
 
 
 class WideResNet(nn.Module):
-    """Wide residual network that classifies noisy images; the defaults are Wide-ResNet-28-10 for CIFAR-10.
+    """Wide residual network that classifies noisy images.
 
-    Three groups of (depth - 4) / 6 residual blocks of 16, 32 and 64 times `widen` channels; the second and third
-    halve the images. It is conditioned on log(sigma) by random Fourier features, which pass through the same two
-    layers as in NCSN++ and are added, after a linear map, between the two convolutions of every block.
+    The defaults are Wide-ResNet-28-10 for CIFAR-10.
 
-    Normalization is by groups of channels, not by batches: in training a batch mixes all noise levels, in
-    guidance all its images have one, so statistics of batches would be others; and the gradient of one image's
-    log p(class | x) must not depend on the images beside it.
+    Three groups of (depth - 4) / 6 residual blocks of 16, 32 and 64 times `widen` channels; the
+    second and third halve the images. It is conditioned on log(sigma) by random Fourier features,
+    which pass through the same two layers as in NCSN++ and are added, after a linear map, between
+    the two convolutions of every block.
+
+    Normalization is by groups of channels, not by batches: in training a batch mixes all noise
+    levels, in guidance all its images have one, so statistics of batches would be others; and the
+    gradient of one image's log p(class | x) must not depend on the images beside it.
 
     Args (call):
-        x: images (batch, height, width, channels) of any size.
+        x: images (batch, height, width, channels) of any size, centred around 0.
         labels: standard deviations sigma > 0 of the noise (batch,).
         train: apply dropout; needs `rngs={"dropout": key}`.
     Returns:
@@ -45,15 +48,15 @@ class WideResNet(nn.Module):
     """Number of Fourier frequencies; the embedding has 4 nf features."""
     fourier_scale: float = 16.0
     """Standard deviation of the Fourier frequencies."""
-    centered: bool = False
-    """Images are in [-1, 1]; if False, they are in [0, 1] and mapped by 2 x - 1."""
     dtype: DType = jnp.float32
     """Type of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
         layers.check_choice("WideResNet", "activation", self.activation, tuple(layers.ACTIVATIONS))
         if self.depth < 10 or self.depth % 6 != 4:
-            raise UserError(f"WideResNet: depth must be 6 n + 4, say 10, 16 or 28; got {self.depth}")
+            raise UserError(
+                f"WideResNet: depth must be 6 n + 4, say 10, 16 or 28; got {self.depth}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -64,9 +67,11 @@ class WideResNet(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch classes"]:
         log_sigma = jnp.log(labels.astype(layers.at_least_float32(self.dtype)))
-        features = FourierFeatures(self.nf, self.fourier_scale, self.dtype, name="fourier")(log_sigma)
+        features = FourierFeatures(self.nf, self.fourier_scale, self.dtype, name="fourier")(
+            log_sigma
+        )
         temb = TimeMLP(self.nf, self.activation, self.dtype, name="time")(features)
-        h = _conv(16, "conv_in", self.dtype)(layers.network_input(x, self.centered, self.dtype))
+        h = _conv(16, "conv_in", self.dtype)(x.astype(self.dtype))
         for group in range(3):
             for i in range((self.depth - 4) // 6):
                 stride = 2 if group > 0 and i == 0 else 1
@@ -86,7 +91,9 @@ class WideResNet(nn.Module):
 
 
 class _WideBlock(nn.Module):
-    """Pre-activation block; where the shape changes, the shortcut starts behind the first activation.
+    """Pre-activation block.
+
+    Where the shape changes, the shortcut starts behind the first activation.
 
     Args (call):
         x: images (batch, height, width, channels).
@@ -109,14 +116,22 @@ class _WideBlock(nn.Module):
         if self.stride > 1 or x.shape[-1] != self.features:
             x = _conv(self.features, "shortcut", self.dtype, self.stride, size=1)(h)
         h = _conv(self.features, "conv_0", self.dtype, self.stride)(h)
-        h = h + layers.dense(self.features, name="time", dtype=self.dtype)(act(temb))[:, None, None, :]
+        h = (
+            h
+            + layers.dense(self.features, name="time", dtype=self.dtype)(act(temb))[
+                :, None, None, :
+            ]
+        )
         h = act(GroupNorm(name="norm_1")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         return x + _conv(self.features, "conv_1", self.dtype)(h)
 
 
 def _conv(features: int, name: str, dtype: DType, stride: int = 1, size: int = 3) -> nn.Conv:
-    """Convolution without bias; with a stride, the first pixel is the middle of the first window."""
+    """Convolution without bias.
+
+    With a stride, the first pixel is the middle of the first window.
+    """
     return nn.Conv(
         features,
         (size, size),

@@ -5,22 +5,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from score_sde.networks import layers
-from score_sde.networks.layers import Attention, Downsample, DType, GroupNorm, ResNetBlock, TimeMLP, Upsample
+from score_sde.networks.layers import (
+    Attention,
+    Downsample,
+    DType,
+    GroupNorm,
+    ResNetBlock,
+    TimeMLP,
+    Upsample,
+)
 
 
 class DDPM(nn.Module):
     """U-Net of residual blocks with attention, for a network conditioned on time or on an index.
 
-    Levels i = 0, 1, ... have nf * ch_mult[i] channels and images of 1/2^i of the size; all are joined by skip
-    connections. Every GroupNorm has 32 groups, so all widths must be multiples of 32.
+    Levels i = 0, 1, ... have nf * ch_mult[i] channels and images of 1/2^i of the size; all are
+    joined by skip connections. Every GroupNorm has 32 groups, so all widths must be multiples of
+    32.
 
     Args (call):
-        x: images (batch, height, width, channels), any number of channels.
-        labels: times or indices (batch,), embedded as they are: 999 t for continuous VP, an index for
-            discrete models.
+        x: images (batch, height, width, channels), centred around 0, any number of channels.
+        labels: times or indices (batch,), embedded as they are: 999 t for continuous VP, an index
+            for discrete models.
         train: apply dropout; needs `rngs={"dropout": key}`.
     Returns:
-        The raw output of the network, of the shape of x, in the type of x or float32, whichever is wider.
+        The raw output of the network, of the shape of x, in the type of x or float32, whichever is
+        wider.
     Raises:
         UserError: for unknown options, widths or image sizes; the message says which ones work.
     Source: Ho et al. 2020, appendix B, but one attention per level on the way up, as in Score SDE.
@@ -38,14 +48,8 @@ class DDPM(nn.Module):
     """Resample with a learned convolution, else by repeated pixels and 2 x 2 means."""
     dropout: float = 0.1
     activation: str = "swish"
-    scale_by_sigma: bool = False
-    """Divide the output by sigmas[labels]."""
-    sigmas: tuple[float, ...] = ()
-    """Noise levels, largest first, for scale_by_sigma."""
     conditional: bool = True
     """Use the labels at all."""
-    centered: bool = True
-    """Images are in [-1, 1]; if False, they are in [0, 1] and mapped by 2 x - 1."""
     dtype: DType = jnp.float32
     """Type of the computation; parameters are float32."""
     remat: bool = False
@@ -53,7 +57,6 @@ class DDPM(nn.Module):
 
     def __post_init__(self) -> None:
         layers.check_choice("DDPM", "activation", self.activation, tuple(layers.ACTIVATIONS))
-        layers.check_sigmas("DDPM", self.sigmas, needed=self.scale_by_sigma)
         super().__post_init__()
 
     @nn.compact
@@ -65,9 +68,7 @@ class DDPM(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         layers.check_image_size("DDPM", x.shape[1], x.shape[2], len(self.ch_mult))
         temb = self._embedding(labels)
-        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(
-            layers.network_input(x, self.centered, self.dtype)
-        )
+        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(x.astype(self.dtype))
         h, skips = self._down(h, temb, train)
         h = self._block("mid_block_0", h.shape[-1])(h, temb, train)
         h = self._attention("mid_attn")(h)
@@ -75,8 +76,7 @@ class DDPM(nn.Module):
         h = self._up(h, skips, temb, train)
         h = layers.ACTIVATIONS[self.activation](GroupNorm(32, name="norm_out")(h))
         h = layers.conv3x3(x.shape[-1], name="conv_out", dtype=self.dtype, init_scale=0.0)(h)
-        sigma = layers.look_up(self.sigmas, labels, self.dtype) if self.scale_by_sigma else None
-        return layers.network_output(h, sigma, x.dtype)
+        return h.astype(layers.at_least_float32(x.dtype))
 
     @nn.nowrap
     def _embedding(self, labels: Real[Array, "batch"]) -> layers.Embedding | None:
@@ -104,7 +104,9 @@ class DDPM(nn.Module):
         return attention(groups=32, dtype=self.dtype, name=name)
 
     @nn.nowrap
-    def _down(self, h: Array, temb: layers.Embedding | None, train: bool) -> tuple[Array, list[Array]]:
+    def _down(
+        self, h: Array, temb: layers.Embedding | None, train: bool
+    ) -> tuple[Array, list[Array]]:
         skips = [h]
         for level, multiple in enumerate(self.ch_mult):
             for i in range(self.num_res_blocks):
@@ -119,7 +121,9 @@ class DDPM(nn.Module):
         return h, skips
 
     @nn.nowrap
-    def _up(self, h: Array, skips: list[Array], temb: layers.Embedding | None, train: bool) -> Array:
+    def _up(
+        self, h: Array, skips: list[Array], temb: layers.Embedding | None, train: bool
+    ) -> Array:
         for level, multiple in reversed(list(enumerate(self.ch_mult))):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)

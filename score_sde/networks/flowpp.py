@@ -1,4 +1,7 @@
-"""The conditional flow q(u | image) of variational dequantization, after Flow++ (Ho et al. 2019)."""
+"""The conditional flow q(u | image) of variational dequantization.
+
+Source: Flow++ (Ho et al. 2019).
+"""
 
 import functools
 import math
@@ -72,7 +75,10 @@ class GatedConv(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Attention between all places, with several heads and a gated output; the caller adds the shortcut."""
+    """Attention between all places, with several heads and a gated output.
+
+    The caller adds the shortcut.
+    """
 
     heads: int
 
@@ -81,14 +87,19 @@ class GatedAttention(nn.Module):
         batch, height, width, channels = x.shape
         each = channels // self.heads
         h = dense(3 * channels, name="qkv", dtype=x.dtype)(x + position[None])
-        query, key, value = jnp.moveaxis(h.reshape(batch, height * width, 3, self.heads, each), 2, 0)
+        query, key, value = jnp.moveaxis(
+            h.reshape(batch, height * width, 3, self.heads, each), 2, 0
+        )
         weights = nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(each), axis=-1)
         h = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(x.shape)
         return gate(dense(2 * channels, name="out", dtype=x.dtype)(h))
 
 
 class ChannelNorm(nn.Module):
-    """Standardize the channels of each place, then scale and shift each channel; epsilon is 1e-5."""
+    """Standardize the channels of each place, then scale and shift each channel.
+
+    Epsilon is 1e-5.
+    """
 
     @nn.compact
     def __call__(self, x: Half) -> Half:
@@ -105,7 +116,10 @@ def _position(module: nn.Module, x: Array) -> Array:
 
 
 class Context(nn.Module):
-    """Features of the image, at the places of a half: gated convolutions, with attention if `heads` > 0."""
+    """Features of the image, at the places of a half.
+
+    They come from gated convolutions, with attention if `heads` > 0.
+    """
 
     features: int
     layers: int
@@ -113,7 +127,9 @@ class Context(nn.Module):
 
     @nn.compact
     def __call__(self, halves: tuple[Half, Half]) -> Features:
-        h = conv3x3(self.features, name="conv_in", dtype=halves[0].dtype)(jnp.concatenate(halves, axis=-1))
+        h = conv3x3(self.features, name="conv_in", dtype=halves[0].dtype)(
+            jnp.concatenate(halves, axis=-1)
+        )
         position = _position(self, h) if self.heads else None
         for i in range(self.layers):
             h = h + GatedConv(pixelwise=False, name=f"conv_{i}")(h)
@@ -125,7 +141,10 @@ class Context(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """From one half and the context to the elementwise map of the other half: (log-scale, shift, mixture)."""
+    """From one half and the context to the elementwise map of the other half.
+
+    The map is (log-scale, shift, mixture).
+    """
 
     filters: int
     components: int
@@ -139,7 +158,9 @@ class Conditioner(nn.Module):
         h = conv3x3(self.filters, name="conv_in", dtype=x.dtype)(x)
         position = _position(self, h) if self.heads else None
         for i in range(self.blocks):
-            h = ChannelNorm(name=f"norm_{i}_0")(h + GatedConv(pixelwise=True, name=f"conv_{i}")(h, context))
+            h = ChannelNorm(name=f"norm_{i}_0")(
+                h + GatedConv(pixelwise=True, name=f"conv_{i}")(h, context)
+            )
             if position is not None:
                 h = h + GatedAttention(self.heads, name=f"attn_{i}")(h, position)
                 h = ChannelNorm(name=f"norm_{i}_1")(h)
@@ -153,7 +174,9 @@ class Conditioner(nn.Module):
 
 
 def mixture_logit(x: Half, mixture: Mixture) -> tuple[Half, Half]:
-    """(logit F(x), log of its derivative) for the distribution function F of a mixture of logistics.
+    """(logit F(x), log of its derivative) for a mixture of logistics.
+
+    F is the distribution function of the mixture.
 
     log F and log(1 - F) are computed apart, so neither tail is lost to rounding.
     """
@@ -169,7 +192,8 @@ def mixture_logit(x: Half, mixture: Mixture) -> tuple[Half, Half]:
 def mixture_logit_inverse(y: Half, mixture: Mixture) -> Half:
     """x with logit F(x) = y, by bisection to the last digit.
 
-    Each component alone would have x = mean + scale y; the mixture's x lies between the least and the largest of them.
+    Each component alone would have x = mean + scale y; the mixture's x lies between the least and
+    the largest of them.
     """
     _, means, log_scales = mixture
     ends = means + jnp.exp(log_scales) * y[..., None]
@@ -188,13 +212,15 @@ def mixture_logit_inverse(y: Half, mixture: Mixture) -> Half:
 class FlowPP(nn.Module):
     """A flow u = f(eps; image), eps ~ N(0, I), onto (0, 1)^D, with exact inverse and density.
 
-    Couplings in turn rescale, mix the channels of, and bend by the distribution function of a mixture of logistics, one half
-    of the values given the other half and the image; a sigmoid ends them. The halves are the even and the odd columns
-    throughout and never channels, so any number of channels and any size will do, a single pixel included (of an odd width
-    the odd half has one column less). A fresh flow is nearly uniform dequantization (see `UNIFORM_STD`).
+    Couplings in turn rescale, mix the channels of, and bend by the distribution function of a
+    mixture of logistics, one half of the values given the other half and the image; a sigmoid ends
+    them. The halves are the even and the odd columns throughout and never channels, so any number
+    of channels and any size will do, a single pixel included (of an odd width the odd half has one
+    column less). A fresh flow is nearly uniform dequantization (see `UNIFORM_STD`).
 
-    The defaults are the flow for CIFAR-10. The published flow for ImageNet 32 x 32 has couplings=8, mix_channels=False,
-    context_layers=8, context_heads=4 and activate_output=True. Weight normalization and initialization from data are not
+    The defaults are the flow for CIFAR-10. The published flow for ImageNet 32 x 32 has couplings=8,
+    mix_channels=False, context_layers=8, context_heads=4 and activate_output=True. Weight
+    normalization and initialization from data are not
     here: they change how a flow is trained, not what it can be.
 
     Args (call):
@@ -202,7 +228,8 @@ class FlowPP(nn.Module):
         images: levels scaled to [0, 1], (batch, height, width, channels).
 
     Returns:
-        u in (0, 1) (eps for `inverse`), shape of the image, and log q(u | image) in nats, shape (batch,).
+        u in (0, 1) (eps for `inverse`), shape of the image, and log q(u | image) in nats, shape
+        (batch,).
 
     Source: Ho et al., "Flow++" (2019), sections 3.1, 3.2 and 3.3; dissertation section 9.5.2.
     """
@@ -214,7 +241,8 @@ class FlowPP(nn.Module):
     blocks: int = 2
     """Gated convolutions, each followed by attention, in a coupling."""
     heads: int = 4
-    """Attention heads of the couplings; 0 leaves attention out (it grows with the square of the number of pixels)."""
+    """Attention heads of the couplings; 0 leaves attention out (it grows with the square of the
+    number of pixels)."""
     couplings: int = 4
     mix_channels: bool = True
     """A learned linear map of the channels in front of each coupling."""
@@ -230,21 +258,31 @@ class FlowPP(nn.Module):
         gain = UNIFORM_STD ** (1 / self.couplings)
         self.scalings = [Scaling(gain, self.mix_channels) for _ in range(self.couplings)]
         self.conditioners = [
-            Conditioner(self.filters, self.components, self.blocks, self.heads, self.activate_output)
+            Conditioner(
+                self.filters, self.components, self.blocks, self.heads, self.activate_output
+            )
             for _ in range(self.couplings)
         ]
 
     def _check(self):
         for name in ("filters", "components", "blocks", "couplings", "context_filters"):
             if getattr(self, name) < 1:
-                raise UserError(f"the dequantizer's {name} must be at least 1; got {getattr(self, name)}")
+                raise UserError(
+                    f"the dequantizer's {name} must be at least 1; got {getattr(self, name)}"
+                )
         for name in ("heads", "context_heads", "context_layers"):
             if getattr(self, name) < 0:
-                raise UserError(f"the dequantizer's {name} must be 0 or positive; got {getattr(self, name)}")
-        for width, heads in ((self.filters, self.heads), (self.context_filters, self.context_heads)):
+                raise UserError(
+                    f"the dequantizer's {name} must be 0 or positive; got {getattr(self, name)}"
+                )
+        for width, heads in (
+            (self.filters, self.heads),
+            (self.context_filters, self.context_heads),
+        ):
             if heads and width % heads:
                 raise UserError(
-                    f"the dequantizer's attention heads must divide its width; got {heads} heads, width {width}"
+                    f"the dequantizer's attention heads must divide its width; got {heads} heads, "
+                    f"width {width}"
                 )
 
     def __call__(self, eps: Image, images: Image) -> tuple[Image, PerSample]:
@@ -264,7 +302,10 @@ class FlowPP(nn.Module):
         return nn.sigmoid(y), log_normal - log_det
 
     def inverse(self, u: Image, images: Image) -> tuple[Image, PerSample]:
-        """(eps, log q(u | image)) for u in (0, 1); bisection makes it slow, and without gradient."""
+        """(eps, log q(u | image)) for u in (0, 1).
+
+        Bisection makes it slow, and without gradient.
+        """
         context, places = self.context(split(images - 0.5)), _places(u)
         halves = split(jnp.log(u) - jnp.log1p(-u))
         halves = halves if self.couplings % 2 == 0 else halves[::-1]
@@ -279,7 +320,9 @@ class FlowPP(nn.Module):
 
 
 class Scaling(nn.Module):
-    """Each place's own gain and shift, then, for several channels, a linear map of the channels; for both halves.
+    """Each place's own gain and shift, then, for several channels, a linear map of the channels.
+
+    For both halves.
 
     Gains are kept as logarithms, and so are positive.
     """
@@ -292,7 +335,10 @@ class Scaling(nn.Module):
         found = []
         for name, x in zip("ab", halves):
             log_gain = self.param(
-                f"log_gain_{name}", nn.initializers.constant(math.log(self.gain)), x.shape[1:], jnp.float32
+                f"log_gain_{name}",
+                nn.initializers.constant(math.log(self.gain)),
+                x.shape[1:],
+                jnp.float32,
             )
             shift = self.param(f"shift_{name}", nn.initializers.zeros, x.shape[1:], jnp.float32)
             mix = None

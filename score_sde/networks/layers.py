@@ -1,10 +1,11 @@
-"""The parts of score networks: embeddings of the noise level, normalization, attention, residual blocks.
+"""The parts of score networks.
 
-Images are NHWC. Parameters are float32; every module computes in its `dtype`, except statistics, softmax and
-embeddings of the noise level, which never use less than float32.
+These are embeddings of the noise level, normalization, attention and residual blocks.
+
+Images are NHWC. Parameters are float32; every module computes in its `dtype`, except statistics,
+softmax and embeddings of the noise level, which never use less than float32.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -45,9 +46,10 @@ def check_image_size(owner: str, height: int, width: int, levels: int) -> None:
     if height % multiple or width % multiple:
         up = [math.ceil(size / multiple) * multiple for size in (height, width)]
         raise UserError(
-            f"{owner}: a network with {levels} levels (entries of ch_mult) halves images {levels - 1} times, "
-            f"so height and width must be multiples of {multiple}; got {height} x {width}. Resize or pad the "
-            f"images, for example to {up[0]} x {up[1]}, or give ch_mult fewer entries"
+            f"{owner}: a network with {levels} levels (entries of ch_mult) halves images "
+            f"{levels - 1} times, so height and width must be multiples of {multiple}; got "
+            f"{height} x {width}. Resize or pad the images, for example to {up[0]} x {up[1]}, or "
+            "give ch_mult fewer entries"
         )
 
 
@@ -57,8 +59,9 @@ def check_halvings(owner: str, height: int, width: int, halvings: int) -> None:
     if height % multiple or width % multiple:
         up = [math.ceil(size / multiple) * multiple for size in (height, width)]
         raise UserError(
-            f"{owner} halves images {halvings} times, so height and width must be multiples of {multiple}; got "
-            f"{height} x {width}. Resize or pad the images, for example to {up[0]} x {up[1]}"
+            f"{owner} halves images {halvings} times, so height and width must be multiples of "
+            f"{multiple}; got {height} x {width}. Resize or pad the images, for example to {up[0]} "
+            f"x {up[1]}"
         )
 
 
@@ -68,7 +71,10 @@ def at_least_float32(dtype: DType) -> DType:
 
 
 def kernel_init(scale: float = 1.0) -> nn.initializers.Initializer:
-    """Uniform with variance `scale` / mean of fan-in and fan-out; 0 stands for 1e-10, almost zero output."""
+    """Uniform with variance `scale` / mean of fan-in and fan-out.
+
+    0 stands for 1e-10, almost zero output.
+    """
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
@@ -108,11 +114,13 @@ def positional_embedding(
 
 
 class FourierFeatures(nn.Module):
-    """Random Fourier features of a scalar: [sin(2 pi W v), cos(2 pi W v)], W ~ N(0, scale^2) fixed at birth.
+    """Random Fourier features of a scalar: [sin(2 pi W v), cos(2 pi W v)].
 
-    W is kept among the parameters ("frequencies") so that it is saved with them, but no gradient reaches it:
-    an optimizer without weight decay never changes it. With scale 16 and v = log(sigma) angles reach 10^3
-    radians, so float32 features are exact to about 1e-4 only.
+    The frequencies W ~ N(0, scale^2) are fixed at birth.
+
+    W is kept among the parameters ("frequencies") so that it is saved with them, but no gradient
+    reaches it: an optimizer without weight decay never changes it. With scale 16 and v = log(sigma)
+    angles reach 10^3 radians, so float32 features are exact to about 1e-4 only.
 
     Args (call):
         values: v, shape (batch,).
@@ -136,10 +144,12 @@ class FourierFeatures(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Standardize groups of channels over all pixels, then scale and shift every channel; epsilon is 1e-6.
+    """Standardize groups of channels over all pixels, then scale and shift every channel.
 
-    Mean and variance are taken in two passes, in float32 or better, first per channel and then over the
-    channels of a group, which avoids splitting the innermost axis.
+    Epsilon is 1e-6.
+
+    Mean and variance are taken in two passes, in float32 or better, first per channel and then over
+    the channels of a group, which avoids splitting the innermost axis.
 
     Args (call):
         x: images (batch, height, width, channels).
@@ -160,8 +170,10 @@ class GroupNorm(nn.Module):
         if channels % groups:
             widths = f"multiples of {self.groups or '4 up to 128 and of 32 above'}"
             raise UserError(
-                f"GroupNorm cannot divide {channels} channels into {groups} groups. Choose nf and ch_mult "
-                "so that all widths nf * ch_mult, and sums of two widths that skip connections join, are "
+                f"GroupNorm cannot divide {channels} channels into {groups} groups. Choose nf and "
+                "ch_mult "
+                "so that all widths nf * ch_mult, and sums of two widths that skip connections "
+                "join, are "
                 f"{widths}"
             )
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
@@ -206,7 +218,9 @@ class Attention(nn.Module):
             for name in ("query", "key", "value")
         )
         logits = jnp.einsum("bqc,bkc->bqk", q * channels**-0.5, k)
-        weights = jax.nn.softmax(logits.astype(at_least_float32(self.dtype)), axis=-1).astype(self.dtype)
+        weights = jax.nn.softmax(logits.astype(at_least_float32(self.dtype)), axis=-1).astype(
+            self.dtype
+        )
         h = jnp.einsum("bqk,bkc->bqc", weights, v)
         h = dense(channels, name="out", dtype=self.dtype, init_scale=self.init_scale)(h)
         return join(x, h.reshape(x.shape), self.skip_rescale)
@@ -251,16 +265,24 @@ class FIRConv(nn.Module):
 
 def upsample(x: Image, fir_kernel: tuple[float, ...] | None) -> Resized:
     """Double height and width: FIR filter, or repeated pixels if `fir_kernel` is None."""
-    return resample.naive_upsample_2d(x) if fir_kernel is None else resample.upsample_2d(x, fir_kernel)
+    return (
+        resample.naive_upsample_2d(x) if fir_kernel is None else resample.upsample_2d(x, fir_kernel)
+    )
 
 
 def downsample(x: Image, fir_kernel: tuple[float, ...] | None) -> Resized:
     """Halve height and width: FIR filter, or mean over 2 x 2 pixels if `fir_kernel` is None."""
-    return resample.naive_downsample_2d(x) if fir_kernel is None else resample.downsample_2d(x, fir_kernel)
+    return (
+        resample.naive_downsample_2d(x)
+        if fir_kernel is None
+        else resample.downsample_2d(x, fir_kernel)
+    )
 
 
 class Upsample(nn.Module):
-    """Double height and width, then apply a 3 x 3 convolution (joined with a FIR filter) if `with_conv`.
+    """Double height and width, then apply a 3 x 3 convolution if `with_conv`.
+
+    The convolution is joined with a FIR filter where there is one.
 
     Args (call):
         x: images (batch, height, width, channels).
@@ -336,20 +358,25 @@ class Combine(nn.Module):
 
 
 class ResNetBlock(nn.Module):
-    """Residual block: shortcut(x) + h, h going through two rounds of norm, activation and 3 x 3 convolution.
+    """Residual block: shortcut(x) + h.
 
-    The first round may resample before its convolution; the embedding of the noise level, after an activation
-    and a linear map, is added behind it. The second round has dropout before its convolution.
+    h goes through two rounds of norm, activation and 3 x 3 convolution.
 
-    With `resample="none"` and `shortcut="nin"` this is the block of DDPM; with `shortcut="conv1x1"` that of
-    BigGAN. The shortcut is x itself where the block neither resamples nor changes the number of channels.
+    The first round may resample before its convolution; the embedding of the noise level, after an
+    activation and a linear map, is added behind it. The second round has dropout before its
+    convolution.
+
+    With `resample="none"` and `shortcut="nin"` this is the block of DDPM; with `shortcut="conv1x1"`
+    that of BigGAN. The shortcut is x itself where the block neither resamples nor changes the
+    number of channels.
 
     Args (call):
         x: images (batch, height, width, channels).
         temb: embedding of the noise level before its activation, or None.
         train: apply dropout (needs the random stream "dropout").
     Returns:
-        Images (batch, height', width', features); with `skip_rescale` the sum is divided by sqrt(2).
+        Images (batch, height', width', features); with `skip_rescale` the sum is divided by
+        sqrt(2).
     Source: Ho et al. 2020 (DDPM), appendix B; Brock et al. 2019 (BigGAN); Song 2022 (dissertation),
         section B.5.8.
     """
@@ -384,7 +411,11 @@ class ResNetBlock(nn.Module):
     def _resampled(self, x: Image) -> Resized:
         if self.resample == "none":
             return x
-        return upsample(x, self.fir_kernel) if self.resample == "up" else downsample(x, self.fir_kernel)
+        return (
+            upsample(x, self.fir_kernel)
+            if self.resample == "up"
+            else downsample(x, self.fir_kernel)
+        )
 
     @nn.nowrap
     def _shortcut(self, x: Image) -> Resized:
@@ -395,7 +426,7 @@ class ResNetBlock(nn.Module):
 
 
 class TimeMLP(nn.Module):
-    """Two linear layers of 4 nf features that turn the features of a noise level into its embedding.
+    """Two linear layers, of 4 nf features: from features of a noise level to its embedding.
 
     Args (call):
         features: positional or Fourier features (batch, any).
@@ -416,37 +447,3 @@ class TimeMLP(nn.Module):
 def rematerialized(block: type[ResNetBlock]) -> type[ResNetBlock]:
     """The block, but its inside is computed again in the backward pass instead of being stored."""
     return nn.remat(block, static_argnums=(3,))  # `train`, counting self
-
-
-def network_input(x: Image, centered: bool, dtype: DType) -> Image:
-    """x in the computing type; mapped by 2 x - 1, from [0, 1] to [-1, 1], unless it is `centered`."""
-    x = x.astype(at_least_float32(dtype))
-    return (x if centered else 2 * x - 1).astype(dtype)
-
-
-def network_output(h: Image, sigma: Float[Array, "batch"] | None, dtype: DType) -> Image:
-    """h / sigma (or h if None) for an input of type `dtype`: in that type, but float32 at least."""
-    h = h.astype(at_least_float32(h.dtype))
-    if sigma is not None:
-        h = h / sigma[:, None, None, None]
-    return h.astype(at_least_float32(dtype))
-
-
-def look_up(sigmas: tuple[float, ...], labels: Real[Array, "batch"], dtype: DType) -> Float[Array, "batch"]:
-    """sigmas[labels]; fractions of labels are cut off, labels beyond the table take its nearest end."""
-    index = jnp.clip(labels.astype(jnp.int32), 0, len(sigmas) - 1)
-    return jnp.asarray(sigmas, at_least_float32(dtype))[index]
-
-
-def check_sigmas(owner: str, sigmas: tuple[float, ...], needed: bool) -> None:
-    """Raise UserError unless `sigmas` are positive and descending, and there are some if needed."""
-    if needed and not sigmas:
-        raise UserError(
-            f"{owner}: scale_by_sigma divides the output by sigmas[labels], so the noise levels `sigmas` are "
-            "needed, largest first; got none. Give them, or set scale_by_sigma=False"
-        )
-    if any(b > a for a, b in itertools.pairwise(sigmas)) or any(s <= 0 for s in sigmas):
-        raise UserError(
-            f"{owner}: sigmas must be positive and descending (label 0 is the largest noise); got "
-            f"{len(sigmas)} values from {sigmas[0]} to {sigmas[-1]}"
-        )

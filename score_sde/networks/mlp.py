@@ -10,7 +10,9 @@ from score_sde.networks.layers import DType
 
 
 class ScoreMLP(nn.Module):
-    """Multilayer perceptron for the score of points, at one noise level: linear maps with softplus in between.
+    """Multilayer perceptron for the score of points at one noise level.
+
+    It is made of linear maps with softplus in between.
 
     Softplus has derivatives of every order, which score matching by Hessians or by slices takes.
 

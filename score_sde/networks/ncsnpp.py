@@ -28,26 +28,28 @@ EmbeddingType = Literal["fourier", "positional"]
 
 
 class NCSNpp(nn.Module):
-    """U-Net with the architectural options of NCSN++; the defaults are continuous NCSN++ for 32 x 32 images.
+    """U-Net with the architectural options of NCSN++.
 
-    DDPM++ is NCSNpp(fir=False, progressive_input="none", embedding="positional", scale_by_sigma=False,
-    centered=True).
-    Levels i = 0, 1, ... have nf * ch_mult[i] channels and images of 1/2^i of the size; all are joined by skip
-    connections. GroupNorms have min(channels // 4, 32) groups.
+    The defaults are continuous NCSN++ for 32 x 32 images.
+
+    DDPM++ is NCSNpp(fir=False, progressive_input="none", embedding="positional").
+    Levels i = 0, 1, ... have nf * ch_mult[i] channels and images of 1/2^i of the size; all are
+    joined by skip connections. GroupNorms have min(channels // 4, 32) groups.
 
     What `labels` mean depends on `embedding`, as published:
-    - "fourier": the standard deviation sigma > 0 of the noise; the network takes the logarithm itself. There
-    is no
-      variant of it for times, so VP and sub-VP models, which pass times, use "positional".
-    - "positional": a time or an index, embedded as it is: 999 t for continuous VP and sub-VP, the index for
-      discrete models.
+    - "fourier": the standard deviation sigma > 0 of the noise; the network takes the logarithm
+      itself. There is no variant of it for times, so VP and sub-VP models, which pass times, use
+      "positional".
+    - "positional": a time or an index, embedded as it is: 999 t for continuous VP and sub-VP, the
+      index for discrete models.
 
     Args (call):
-        x: images (batch, height, width, channels), any number of channels.
+        x: images (batch, height, width, channels), centred around 0, any number of channels.
         labels: noise levels (batch,), as said above.
         train: apply dropout; needs `rngs={"dropout": key}`.
     Returns:
-        The raw output of the network, of the shape of x, in the type of x or float32, whichever is wider.
+        The raw output of the network, of the shape of x, in the type of x or float32, whichever is
+        wider.
     Raises:
         UserError: for unknown options, widths or image sizes; the message says which ones work.
     Source: Song 2022 (dissertation), sections 7.4.4 and B.5.8; Song et al. 2021 (Score SDE).
@@ -78,21 +80,17 @@ class NCSNpp(nn.Module):
     progressive_input: ProgressiveInput = "residual"
     """Input: into the first level only, resampled into every level, or residual pyramid."""
     progressive_combine: ProgressiveCombine = "sum"
-    """For progressive_input="input_skip": add the resampled input or put it in front of the channels."""
+    """For progressive_input="input_skip": add the resampled input or put it in front of the
+    channels."""
     embedding: EmbeddingType = "fourier"
     """Of the labels: random Fourier features of log(sigma), or sinusoids of a time or index."""
     fourier_scale: float = 16.0
     """Standard deviation of the Fourier frequencies."""
     init_scale: float = 0.0
-    """Variance of the last layer of each branch when born, relative to the others; 0 stands for 1e-10."""
-    scale_by_sigma: bool = True
-    """Divide the output by sigma: the labels for "fourier", sigmas[labels] for "positional"."""
-    sigmas: tuple[float, ...] = ()
-    """Noise levels, largest first, for scale_by_sigma with a positional embedding."""
+    """Variance of the last layer of each branch when born, relative to the others; 0 stands for
+    1e-10."""
     conditional: bool = True
     """Let the blocks depend on the labels."""
-    centered: bool = False
-    """Images are in [-1, 1]; if False, they are in [0, 1] and mapped by 2 x - 1."""
     dtype: DType = jnp.float32
     """Type of the computation; parameters are float32."""
     remat: bool = False
@@ -109,9 +107,9 @@ class NCSNpp(nn.Module):
         }.items():
             layers.check_choice("NCSNpp", field, getattr(self, field), choices)
         if self.fir and not (self.fir_kernel and sum(self.fir_kernel)):
-            raise UserError(f"NCSNpp: fir_kernel needs taps with a sum other than 0; got {self.fir_kernel}")
-        table = self.scale_by_sigma and self.embedding == "positional"
-        layers.check_sigmas("NCSNpp", self.sigmas, needed=table)
+            raise UserError(
+                f"NCSNpp: fir_kernel needs taps with a sum other than 0; got {self.fir_kernel}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -123,8 +121,7 @@ class NCSNpp(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         layers.check_image_size("NCSNpp", x.shape[1], x.shape[2], len(self.ch_mult))
         temb = self._embedding(labels)
-        image = layers.network_input(x, self.centered, self.dtype)
-        h, skips = self._down(image, temb, train)
+        h, skips = self._down(x.astype(self.dtype), temb, train)
         h = self._block("mid_block_0", h.shape[-1])(h, temb, train)
         h = self._attention("mid_attn")(h)
         h = self._block("mid_block_1", h.shape[-1])(h, temb, train)
@@ -134,7 +131,7 @@ class NCSNpp(nn.Module):
             h = pyramid
         else:
             h = self._output("norm_out", "conv_out", x.shape[-1], self.init_scale, h)
-        return layers.network_output(h, self._sigma(labels), x.dtype)
+        return h.astype(layers.at_least_float32(x.dtype))
 
     @nn.nowrap
     def _embedding(self, labels: Real[Array, "batch"]) -> layers.Embedding | None:
@@ -142,22 +139,21 @@ class NCSNpp(nn.Module):
             return None
         if self.embedding == "fourier":
             log_sigma = jnp.log(labels.astype(layers.at_least_float32(self.dtype)))
-            features = FourierFeatures(self.nf, self.fourier_scale, self.dtype, name="fourier")(log_sigma)
+            features = FourierFeatures(self.nf, self.fourier_scale, self.dtype, name="fourier")(
+                log_sigma
+            )
         else:
             features = layers.positional_embedding(labels, self.nf, self.dtype)
         return TimeMLP(self.nf, self.activation, self.dtype, name="time")(features)
 
     @nn.nowrap
-    def _sigma(self, labels: Real[Array, "batch"]) -> Float[Array, "batch"] | None:
-        if not self.scale_by_sigma:
-            return None
-        if self.embedding == "fourier":
-            return labels.astype(layers.at_least_float32(self.dtype))
-        return layers.look_up(self.sigmas, labels, self.dtype)
+    def _down(
+        self, image: Array, temb: layers.Embedding | None, train: bool
+    ) -> tuple[Array, list[Array]]:
+        """From the image to the smallest level.
 
-    @nn.nowrap
-    def _down(self, image: Array, temb: layers.Embedding | None, train: bool) -> tuple[Array, list[Array]]:
-        """From the image to the smallest level; also returns what the way up will be joined with."""
+        Also returns what the way up will be joined with.
+        """
         h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(image)
         pyramid, skips = image, [h]
         for level, multiple in enumerate(self.ch_mult):
@@ -186,9 +182,17 @@ class NCSNpp(nn.Module):
 
     @nn.nowrap
     def _up(
-        self, h: Array, skips: list[Array], temb: layers.Embedding | None, train: bool, channels: int
+        self,
+        h: Array,
+        skips: list[Array],
+        temb: layers.Embedding | None,
+        train: bool,
+        channels: int,
     ) -> tuple[Array, Array | None]:
-        """From the smallest level to the largest; also returns the output pyramid of `progressive`."""
+        """From the smallest level to the largest.
+
+        Also returns the output pyramid of `progressive`.
+        """
         pyramid = None
         for level, multiple in reversed(list(enumerate(self.ch_mult))):
             for i in range(self.num_res_blocks + 1):
@@ -205,7 +209,10 @@ class NCSNpp(nn.Module):
     def _join_output(
         self, level: int, h: Array, pyramid: Array | None, channels: int
     ) -> tuple[Array, Array | None]:
-        """Take this level's part of the output, one level up its pyramid; returns h and the pyramid."""
+        """Take this level's part of the output, one level up its pyramid.
+
+        Returns h and the pyramid.
+        """
         norm, conv = f"up_{level}_norm_out", f"up_{level}_conv_out"
         if self.progressive == "none":
             return h, None
@@ -244,7 +251,9 @@ class NCSNpp(nn.Module):
         return sampler(None, self.resamp_with_conv, self._taps, self.dtype, name=name)(h)
 
     @nn.nowrap
-    def _block(self, name: str, features: int, resample: Literal["none", "up", "down"] = "none") -> nn.Module:
+    def _block(
+        self, name: str, features: int, resample: Literal["none", "up", "down"] = "none"
+    ) -> nn.Module:
         block = layers.rematerialized(ResNetBlock) if self.remat else ResNetBlock
         return block(
             features=features,

@@ -1,6 +1,9 @@
-"""RefineNet with normalization of instances: the layers of NCSN and NCSNv2, and the body that both share.
+"""RefineNet with normalization of instances.
 
-Conditional layers have one set of normalization parameters for each noise level, chosen by its index.
+The layers of NCSN and NCSNv2, and the body that both share.
+
+Conditional layers have one set of normalization parameters for each noise level, chosen by its
+index.
 """
 
 import dataclasses
@@ -29,8 +32,9 @@ class Options:
     """What all layers of one network have in common."""
 
     num_classes: int | None = None
-    """Number of noise levels that the layers are conditioned on; None for unconditional layers, which leaves
-    the normalization out of the refine blocks and makes their pooling that of maxima."""
+    """Number of noise levels that the layers are conditioned on; None for unconditional layers,
+    which leaves the normalization out of the refine blocks and makes their pooling that of
+    maxima."""
     activation: str = "elu"
     channel_variance: ChannelVariance = "C"
     """Divisor of the variance of the channel means, for C channels."""
@@ -48,10 +52,13 @@ class Options:
 
 
 class InstanceNormPlus(nn.Module):
-    """InstanceNorm++: z_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k for channel k.
+    """InstanceNorm++, the normalization of NCSN and NCSNv2.
 
-    mu_k and s_k are mean and standard deviation of the pixels of channel k, m and v those of mu_1 .. mu_C.
-    The published codes have gamma in front of alpha too; the formula in print has gamma_k alpha_k for alpha_k.
+    z_k = gamma_k ((x_k - mu_k) / s_k + alpha_k (mu_k - m) / v) + beta_k for channel k.
+
+    mu_k and s_k are mean and standard deviation of the pixels of channel k, m and v those of mu_1
+    .. mu_C. The published codes have gamma in front of alpha too; the formula in print has gamma_k
+    alpha_k for alpha_k.
 
     Args (call):
         x: images (batch, height, width, channels).
@@ -68,7 +75,9 @@ class InstanceNormPlus(nn.Module):
         alpha = self.param("alpha", _around_one, (x.shape[-1],), jnp.float32)
         gamma = self.param("gamma", _around_one, (x.shape[-1],), jnp.float32)
         beta = self.param("beta", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return _standardized(x, gamma[None, :], alpha[None, :], beta[None, :], self.channel_variance)
+        return _standardized(
+            x, gamma[None, :], alpha[None, :], beta[None, :], self.channel_variance
+        )
 
 
 class CondInstanceNormPlus(nn.Module):
@@ -114,7 +123,10 @@ def _standardized(
     beta: Float[Array, "rows channels"],
     channel_variance: ChannelVariance,
 ) -> Image:
-    """InstanceNorm++ with given parameters, one row for all images or one for each; alpha None stands for 0."""
+    """InstanceNorm++ with given parameters, one row for all images or one for each.
+
+    `alpha` None stands for 0.
+    """
     wide = layers.at_least_float32(x.dtype)
     y = x.astype(wide)
     mean = y.mean(axis=(1, 2), keepdims=True)
@@ -129,7 +141,9 @@ def _standardized(
     return z.astype(x.dtype)
 
 
-def _conv(features: int, options: Options, name: str, dilation: int = 1, use_bias: bool = True) -> nn.Conv:
+def _conv(
+    features: int, options: Options, name: str, dilation: int = 1, use_bias: bool = True
+) -> nn.Conv:
     return nn.Conv(
         features,
         (3, 3),
@@ -145,12 +159,14 @@ _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ResidualBlock(nn.Module):
-    """Pre-activation residual block: shortcut(x) + h, h two rounds of InstanceNorm++, activation, convolution.
+    """Pre-activation residual block: shortcut(x) + h.
 
-    With `down` the block of the next cascade: by dilation 1 it halves the images (the mean over 2 x 2 pixels
-    behind the second convolution and the shortcut); by a greater dilation it keeps their size. The shortcut is
-    x itself unless `down` or the number of channels changes; then a 1 x 1 convolution, or a 3 x 3 one if
-    dilated.
+    h is two rounds of InstanceNorm++, activation and convolution.
+
+    With `down` the block of the next cascade: by dilation 1 it halves the images (the mean over 2 x
+    2 pixels behind the second convolution and the shortcut); by a greater dilation it keeps their
+    size. The shortcut is x itself unless `down` or the number of channels changes; then a 1 x 1
+    convolution, or a 3 x 3 one if dilated.
 
     Args (call):
         x: images (batch, height, width, channels).
@@ -185,11 +201,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualConv(nn.Module):
-    """RCU: `blocks` residual units x + h, h two rounds of (norm,) activation and 3 x 3 convolution without bias.
+    """RCU: `blocks` residual units x + h.
+
+    h is two rounds of (norm,) activation and 3 x 3 convolution without bias.
 
     Args (call):
         x: images (batch, height, width, channels).
-        levels: indices of noise levels (batch,), for conditional layers, the only ones with normalization.
+        levels: indices of noise levels (batch,), for conditional layers, the only ones with
+            normalization.
     Returns:
         Images of the same shape.
     Source: Lin et al. 2017 (RefineNet), section 3.2, with more units.
@@ -213,16 +232,21 @@ class ResidualConv(nn.Module):
 
 
 class ChainedPooling(nn.Module):
-    """CRP: y_0 = act(x), p_0 = y_0; p_i = conv(pool(norm(p_{i-1}))), y_i = y_{i-1} + p_i for i = 1, 2.
+    """CRP, chained residual pooling.
 
-    Pools are over 5 x 5 pixels with stride 1; averages count the zeros beyond the edge, as published.
+        y_0 = act(x), p_0 = y_0; p_i = conv(pool(norm(p_{i-1}))), y_i = y_{i-1} + p_i for i = 1, 2.
+
+    Pools are over 5 x 5 pixels with stride 1; averages count the zeros beyond the edge, as
+    published.
 
     Args (call):
         x: images (batch, height, width, channels).
-        levels: indices of noise levels (batch,), for conditional layers, the only ones with normalization.
+        levels: indices of noise levels (batch,), for conditional layers, the only ones with
+            normalization.
     Returns:
         y_2, of the same shape.
-    Source: Lin et al. 2017 (RefineNet), section 3.2; average pooling: Song 2022 (dissertation), section B.3.1.
+    Source: Lin et al. 2017 (RefineNet), section 3.2; average pooling: Song 2022 (dissertation),
+    section B.3.1.
     """
 
     options: Options
@@ -251,7 +275,8 @@ class Fusion(nn.Module):
 
     Args (call):
         images: images (batch, height_i, width_i, channels_i), the first the largest.
-        levels: indices of noise levels (batch,), for conditional layers, the only ones with normalization.
+        levels: indices of noise levels (batch,), for conditional layers, the only ones with
+            normalization.
     Returns:
         Images (batch, height_0, width_0, features).
     Source: Lin et al. 2017 (RefineNet), section 3.2.
@@ -275,9 +300,9 @@ class Fusion(nn.Module):
 def resized(x: Image, height: int, width: int, resize: Resize) -> Resized:
     """Interpolate images to a larger size.
 
-    Pixel i of n' new ones along an axis lies at (i + 1/2) n / n' - 1/2 ("half_pixel" and "nearest", which
-    takes the pixel around that place) or i (n - 1) / (n' - 1) ("corner_aligned") of the n old ones; bilinear in
-    between, and the edge continues outside.
+    Pixel i of n' new ones along an axis lies at (i + 1/2) n / n' - 1/2 ("half_pixel" and "nearest",
+    which takes the pixel around that place) or i (n - 1) / (n' - 1) ("corner_aligned") of the n old
+    ones; bilinear in between, and the edge continues outside.
 
     Args:
         x: images (batch, height, width, channels).
@@ -314,8 +339,10 @@ class RefineBlock(nn.Module):
         images: images (batch, height_i, width_i, channels_i), the first the largest.
         levels: indices of noise levels (batch,), for conditional layers.
     Returns:
-        Images (batch, height_0, width_0, features); for a single image `features` must be its channels.
-    Source: Lin et al. 2017 (RefineNet), section 3.2, as used by Song 2022 (dissertation), section B.4.1.
+        Images (batch, height_0, width_0, features); for a single image `features` must be its
+        channels.
+    Source: Lin et al. 2017 (RefineNet), section 3.2, as used by Song 2022 (dissertation), section
+    B.4.1.
     """
 
     features: int
@@ -326,7 +353,8 @@ class RefineBlock(nn.Module):
     @nn.compact
     def __call__(self, images: tuple[Array, ...], levels: Levels) -> Resized:
         adapted = tuple(
-            ResidualConv(self.options, name=f"adapt_{i}")(image, levels) for i, image in enumerate(images)
+            ResidualConv(self.options, name=f"adapt_{i}")(image, levels)
+            for i, image in enumerate(images)
         )
         h = adapted[0]
         if len(adapted) > 1:
@@ -371,6 +399,8 @@ class RefineNet(nn.Module):
         for i, multiple in enumerate(self.refined):
             images = (stored.pop(), h) if i > 0 else (stored.pop(),)
             last = i == len(self.refined) - 1
-            h = refine_block(self.nf * multiple, self.options, last, name=f"refine_{i}")(images, levels)
+            h = refine_block(self.nf * multiple, self.options, last, name=f"refine_{i}")(
+                images, levels
+            )
         h = layers.ACTIVATIONS[self.options.activation](self.options.norm("norm_out")(h, levels))
         return _conv(x.shape[-1], self.options, "conv_out")(h)

@@ -1,9 +1,9 @@
 """Resampling of images by factors, with FIR filters (anti-aliasing) or without.
 
-All filters here are fixed, separable and short. They are written as sums of shifted slices, one axis at a
-time, which XLA fuses into a single pass over memory; a depthwise convolution computes the same numbers but is
-one to two orders of magnitude slower on CPU, forwards and backwards. Images are NHWC; outside the image there
-are zeros.
+All filters here are fixed, separable and short. They are written as sums of shifted slices, one
+axis at a time, which XLA fuses into a single pass over memory; a depthwise convolution computes the
+same numbers but is one to two orders of magnitude slower on CPU, forwards and backwards. Images are
+NHWC; outside the image there are zeros.
 """
 
 import functools
@@ -24,10 +24,12 @@ def upfirdn2d(
     down: tuple[int, int] = (1, 1),
     pad: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Zero-stuff, pad, filter and keep every `down`-th pixel: y[m] = sum_k kernel[k] z[m down + K - 1 - k].
+    """Zero-stuff, pad, filter and keep every `down`-th pixel.
 
-    z is x with `up - 1` zeros after every pixel, then padded. This is the definition, for any filter of
-    length K; the resampling below uses faster special cases.
+    y[m] = sum_k kernel[k] z[m down + K - 1 - k].
+
+    z is x with `up - 1` zeros after every pixel, then padded. This is the definition, for any
+    filter of length K; the resampling below uses faster special cases.
 
     Args:
         x: images.
@@ -40,7 +42,12 @@ def upfirdn2d(
     """
     rows, columns = kernel.shape
     (top, bottom), (left, right) = pad
-    edges = [(0, 0, 0), (top, bottom + up[0] - 1, up[0] - 1), (left, right + up[1] - 1, up[1] - 1), (0, 0, 0)]
+    edges = [
+        (0, 0, 0),
+        (top, bottom + up[0] - 1, up[0] - 1),
+        (left, right + up[1] - 1, up[1] - 1),
+        (0, 0, 0),
+    ]
     z = lax.pad(x, jnp.zeros((), x.dtype), edges)
     height, width = z.shape[1] - rows + 1, z.shape[2] - columns + 1
     flipped = kernel[::-1, ::-1].astype(x.dtype)
@@ -55,11 +62,14 @@ def upfirdn2d(
 def upsample_2d(
     x: Float[Array, "batch height width channels"], taps: Sequence[float], factor: int = 2
 ) -> Float[Array, "batch out_height out_width channels"]:
-    """Enlarge by `factor`: zero-stuff, then filter with the outer product of `taps`, keeping the mean.
+    """Enlarge by `factor`, keeping the mean.
+
+    Zeros go between the pixels, then the outer product of `taps` filters them.
 
     Args:
         x: images.
-        taps: one-dimensional filter, normalized to sum 1 here, then multiplied by `factor` per axis.
+        taps: one-dimensional filter, normalized to sum 1 here, then multiplied by `factor` per
+            axis.
         factor: integer enlargement of height and width.
     Returns:
         Images `factor` times as high and wide.
@@ -108,12 +118,15 @@ def upsample_conv_2d(
     taps: Sequence[float],
     factor: int = 2,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Transposed convolution with stride `factor`, followed by the FIR filter that removes its checkerboard.
+    """Transposed convolution with stride `factor`, followed by a FIR filter.
+
+    The filter removes the checkerboard of the convolution.
 
     Args:
         x: images.
         kernel: learned kernel (HWIO), correlated with the zero-stuffed images with full padding.
-        taps: one-dimensional filter, normalized to sum 1 here, then multiplied by `factor` per axis.
+        taps: one-dimensional filter, normalized to sum 1 here, then multiplied by `factor` per
+            axis.
         factor: integer enlargement of height and width.
     Returns:
         Images `factor` times as high and wide.
@@ -147,7 +160,9 @@ def conv_downsample_2d(
     filter_ = _normalized(taps)
     p = len(filter_) - factor + kernel.shape[0] - 1
     y = _filter_2d(x, filter_, ((p + 1) // 2, p // 2), stride=1)
-    return lax.conv_general_dilated(y, kernel, (factor, factor), "VALID", dimension_numbers=_DIMENSIONS)
+    return lax.conv_general_dilated(
+        y, kernel, (factor, factor), "VALID", dimension_numbers=_DIMENSIONS
+    )
 
 
 def _normalized(taps: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -159,21 +174,29 @@ def _filter_2d(x: Array, filter_: np.ndarray, pad: tuple[int, int], stride: int)
     return _filter_axis(_filter_axis(x, 1, filter_, pad, stride), 2, filter_, pad, stride)
 
 
-def _filter_axis(x: Array, axis: int, filter_: np.ndarray, pad: tuple[int, int], stride: int) -> Array:
-    """Convolve along one axis of the padded x (negative padding crops) and keep every `stride`-th value."""
+def _filter_axis(
+    x: Array, axis: int, filter_: np.ndarray, pad: tuple[int, int], stride: int
+) -> Array:
+    """Convolve along one axis of the padded x and keep every `stride`-th value.
+
+    Negative padding crops.
+    """
     x = _pad_axis(x, axis, *pad)
     last = x.shape[axis] - len(filter_)
     return _weighted_sum(
-        (tap, lax.slice_in_dim(x, k, k + last + 1, stride, axis)) for k, tap in enumerate(filter_[::-1])
+        (tap, lax.slice_in_dim(x, k, k + last + 1, stride, axis))
+        for k, tap in enumerate(filter_[::-1])
     )
 
 
 def _upsample_axis(x: Array, axis: int, filter_: np.ndarray, factor: int) -> Array:
-    """Zero-stuff along one axis and convolve with the filter, centred, to `factor` times the length.
+    """Zero-stuff along one axis and convolve with the centred filter.
 
-    Output m = factor q + phase meets tap k of the flipped filter at x[q + (phase + k - pad) / factor] where
-    that is an integer, and at a zero elsewhere, so that each phase is a short filter of x itself. The phases
-    are then interleaved.
+    The axis becomes `factor` times as long.
+
+    Output m = factor q + phase meets tap k of the flipped filter at x[q + (phase + k - pad) /
+    factor] where that is an integer, and at a zero elsewhere, so that each phase is a short filter
+    of x itself. The phases are then interleaved.
     """
     pad = (len(filter_) - factor + 1) // 2 + factor - 1
     size = x.shape[axis]
@@ -186,7 +209,8 @@ def _upsample_axis(x: Array, axis: int, filter_: np.ndarray, factor: int) -> Arr
     z = _pad_axis(x, axis, before, after)
     outputs = [
         _weighted_sum(
-            (tap, lax.slice_in_dim(z, before + shift, before + shift + size, 1, axis)) for tap, shift in terms
+            (tap, lax.slice_in_dim(z, before + shift, before + shift + size, 1, axis))
+            for tap, shift in terms
         )
         if terms
         else jnp.zeros_like(x)

@@ -1,4 +1,7 @@
-"""A thousand damaged and hostile files: each gives an error of ours or the same content, runs nothing, and stays small."""
+"""A thousand damaged and hostile files.
+
+Each gives an error of ours or the same content, runs nothing, and stays small.
+"""
 
 import collections
 import contextlib
@@ -47,8 +50,8 @@ COPIES = {"a large tensor": 1, "a large array": 1, "the other byte order": 2}
 def alone(call: str) -> Any:
     """What a function of this module prints as JSON in a process of its own.
 
-    There the library runs as it does for users: the checks of annotations, which the other tests run with, take longer
-    than all the reading, and what they allocate would be counted too.
+    There the library runs as it does for users: the checks of annotations, which the other tests
+    run with, take longer than all the reading, and what they allocate would be counted too.
     """
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     done = subprocess.run(
@@ -92,7 +95,7 @@ def flatten(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def outcome(path: Path, data: bytes) -> dict[str, Any] | None:
-    """What is read of a file with these bytes, None if it is refused by an error of ours; memory is checked."""
+    """What is read of a file with these bytes, None if it is refused; memory is checked."""
     path.write_bytes(data)
     try:
         tree = read_file(path)[1]
@@ -104,12 +107,16 @@ def outcome(path: Path, data: bytes) -> dict[str, Any] | None:
 
 
 def mutations(seed: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """(kind, damaged file) without end. Half of the places lie near an end of the file, where the structure is."""
+    """(kind, damaged file) without end; half of the places lie near an end, where structure is."""
     sizes = (2**31 - 1, 2**31, 2**32 - 1, 0, 1, 2**16, 2**24)
     while True:
         size = len(seed)
         at = rng.choice(
-            (rng.randrange(size), rng.randrange(min(size, 600)), size - 1 - rng.randrange(min(size, 600)))
+            (
+                rng.randrange(size),
+                rng.randrange(min(size, 600)),
+                size - 1 - rng.randrange(min(size, 600)),
+            )
         )
         yield "flip", seed[:at] + bytes([seed[at] ^ (1 << rng.randrange(8))]) + seed[at + 1 :]
         yield "byte", seed[:at] + bytes([rng.randrange(256)]) + seed[at + 1 :]
@@ -122,7 +129,9 @@ def mutations(seed: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
         code = rng.choice("IQ")
         yield (
             "size",
-            seed[:at] + struct.pack(order + code, rng.choice(sizes)) + seed[at + struct.calcsize(code) :],
+            seed[:at]
+            + struct.pack(order + code, rng.choice(sizes))
+            + seed[at + struct.calcsize(code) :],
         )
 
 
@@ -161,7 +170,10 @@ def read_crafted(folder: str) -> None:
 
 
 def read_damaged(folder: str, seeds: dict[str, str], count: int) -> None:
-    """Read damaged copies of files (container -> path) and judge each. Prints [container, kind, what happened, how often]."""
+    """Read damaged copies of files (container -> path) and judge each.
+
+    Prints [container, kind, what happened, how often].
+    """
     path, events = Path(folder, "checkpoint"), watch()
     files = {container: Path(seed).read_bytes() for container, seed in seeds.items()}
     intact = {container: outcome(path, data) for container, data in files.items()}
@@ -174,8 +186,10 @@ def read_damaged(folder: str, seeds: dict[str, str], count: int) -> None:
         elif found == intact[container]:
             counts[container, kind, "same"] += 1
         else:
-            # Only a zip file has checksums: in the others a number or a name may be another one unnoticed.
-            assert container != "zip" and kind != "cut", f"read as something else: {container}, {kind}"
+            # Only a zip file has checksums: in others a number or a name may change unnoticed.
+            assert container != "zip" and kind != "cut", (
+                f"read as something else: {container}, {kind}"
+            )
             counts[container, kind, "other"] += 1
     assert not events
     print(json.dumps([[*key, n] for key, n in counts.items()]))
@@ -193,9 +207,13 @@ def test_damaged_files(tmp_path: Path) -> None:
     counts = alone(f"read_damaged({str(tmp_path)!r}, {seeds!r}, 200)")
     assert sum(n for *_, n in counts) == 600
     for container in seeds:
-        refused = {kind: n for where, kind, what, n in counts if where == container and what == "refused"}
+        refused = {
+            kind: n for where, kind, what, n in counts if where == container and what == "refused"
+        }
         assert set(refused) == {"flip", "byte", "cut", "removed", "doubled", "noise", "size"}
-        assert refused["cut"] == sum(n for where, kind, _, n in counts if (where, kind) == (container, "cut"))
+        assert refused["cut"] == sum(
+            n for where, kind, _, n in counts if (where, kind) == (container, "cut")
+        )
         assert sum(refused.values()) >= {"zip": 150, "pickle": 100, "msgpack": 80}[container]
 
 
@@ -207,7 +225,7 @@ def test_damaged_published_files(tmp_path: Path) -> None:
 
 
 def test_hostile_pickles_are_hostile(tmp_path: Path) -> None:
-    """The standard unpickler, given the same bytes, runs the command: the canary is able to sing."""
+    """The standard unpickler, given the same bytes, runs the command: the canary can sing."""
     canary = tmp_path / "canary"
     for name, content in crafted.runnable(f"touch {canary}").items():
         with contextlib.suppress(Exception):  # the command comes first
@@ -217,7 +235,7 @@ def test_hostile_pickles_are_hostile(tmp_path: Path) -> None:
 
 
 def peaks(*paths: str) -> None:
-    """Prints [bytes that reading each file added to a process at its peak, whether it was refused]."""
+    """Prints [bytes that reading each file added to a process at its peak, if it was refused]."""
     result = []
     for path in paths:
         reading, writing = os.pipe()
@@ -241,18 +259,24 @@ def peaks(*paths: str) -> None:
 
 
 def test_memory_of_heavy_files(tmp_path: Path) -> None:
-    """Peak memory of a process, started anew for each file; those that can be read are, to the last number."""
+    """Peak memory of a process, started anew for each file; those that can be read are."""
     emoji = "\U0001f600".encode()
     word = b"\xd9\xc8" + emoji + b"a" * 191
     big = 10 * 10**6
     block = crafted.PROTO + crafted.tensor((big,), (1,), block=crafted.storage(count=big)) + b"."
     view = crafted.TENSOR + b"q\x01(" + crafted.storage() + b"q\x00K\x00))\x89NtR"
-    views = b"".join(b"h\x01(h\x00K\x00K\x01\x85" + crafted.number(i) + b"\x85\x89NtR" for i in range(40_000))
+    views = b"".join(
+        b"h\x01(h\x00K\x00K\x01\x85" + crafted.number(i) + b"\x85\x89NtR" for i in range(40_000)
+    )
     heavy = {name: crafted.torch_stream(data, {}) for name, data in crafted.heavy_pickles().items()}
     large = {
         "containers": crafted.torch_zip(crafted.PROTO + b"](" + b"}q\x00q\x01" * 160_000 + b"e."),
         "texts": crafted.torch_stream(
-            crafted.PROTO + b"](" + (b"X" + struct.pack("<I", 900_004) + emoji + b"a" * 900_000) * 9 + b"e.", {}
+            crafted.PROTO
+            + b"]("
+            + (b"X" + struct.pack("<I", 900_004) + emoji + b"a" * 900_000) * 9
+            + b"e.",
+            {},
         ),
         "views": crafted.torch_zip(crafted.PROTO + b"](" + view + views + b"e."),
         "a large tensor": crafted.torch_zip(block, {"0": bytes(4 * big)}),

@@ -9,17 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from convert import crafted
+from networks.published import listed
 
 from golden import golden
 from score_sde.convert import read_file, read_msgpack
 from score_sde.errors import UserError
 
-PUBLISHED = (
-    "score_flow_jax/dequantizer_cifar10/checkpoint_6", "score_flow_jax/dequantizer_imagenet32/params.msgpack",
-    "score_sde_jax/ddpm_vp_discrete/checkpoint_9", "score_sde_jax/ddpmpp_vp_continuous/checkpoint_15",
-    "score_sde_jax/ncsn/checkpoint_20", "score_sde_jax/ncsnpp_ve_discrete/checkpoint_12",
-    "score_sde_jax/ncsnpp_ve_discrete__groupnorm_C/checkpoint_12", "score_sde_jax/ncsnv2_64/checkpoint_30",
-)  # fmt: skip
+PUBLISHED = listed("*_jax/*/*", lambda name: not name.endswith((".json", ".npz", ".pth")))
 
 
 def check(read: Any, made: Any) -> None:
@@ -43,19 +39,39 @@ def test_published_files(name: str) -> None:
     check(tree, flax.serialization.msgpack_restore(path.read_bytes()))
 
 
-def test_published_content() -> None:
-    tree = read_msgpack(golden("nets/score_sde_jax/ncsnpp_ve_discrete/checkpoint_12"))
-    assert set(tree) == {"step", "optimizer", "lr", "model_state", "ema_rate", "params_ema", "rng"}
-    assert tree["step"].dtype == np.int32 and tree["rng"].shape == (2,) and tree["rng"].dtype == np.uint32
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_content(name: str) -> None:
+    tree = read_msgpack(golden(f"nets/{name}"))
+    if set(tree) == {"params"}:  # weights alone, in half precision
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype(np.float16)}
+        return
+    others = {"step", "optimizer", "lr", "ema_rate", "params_ema", "rng"}
+    averages = {"ema_train_bpd", "ema_eval_bpd"} if "score_flow" in name else {"model_state"}
+    assert set(tree) == others | averages
+    assert tree["step"].dtype == np.int32
+    assert tree["rng"].shape == (2,) and tree["rng"].dtype == np.uint32
     shapes = jax.tree.map(np.shape, tree["params_ema"])
     assert shapes == jax.tree.map(np.shape, tree["optimizer"]["target"])
     assert 0.9 < tree["ema_rate"] < 1
-    half = read_msgpack(golden("nets/score_flow_jax/dequantizer_imagenet32/params.msgpack"))
-    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float16)}
 
 
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
-          "bool", "complex64", "complex128")  # fmt: skip
+DTYPES = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+    "complex64",
+    "complex128",
+)
 
 
 def everything() -> dict[str, Any]:
@@ -86,14 +102,23 @@ def everything() -> dict[str, Any]:
         "scalars": {name: jnp.dtype(name).type(1) for name in DTYPES if name != "bfloat16"},
         "scalar array": np.array(2.5),
         "empty array": np.zeros((0, 3), np.float32),
-        "sizes": {str(n): np.zeros(n, np.uint8) for n in (1, 2, 3, 5, 13, 14, 200, 255, 256, 300, 70_000)},
+        "sizes": {
+            str(n): np.zeros(n, np.uint8) for n in (1, 2, 3, 5, 13, 14, 200, 255, 256, 300, 70_000)
+        },
         "numbers": {str(n): n for n in numbers},
         "floats": {"a": 0.1, "b": float("-inf")},
-        "others": {"none": None, "yes": True, "no": False, "text": "gamma γ", "long text": "a" * 200, "complex": 1 - 2j},
+        "others": {
+            "none": None,
+            "yes": True,
+            "no": False,
+            "text": "gamma γ",
+            "long text": "a" * 200,
+            "complex": 1 - 2j,
+        },
         "list": [1, [2.0, "a"], []],
         "empty": {},
         "many": {f"layer_{i}": i for i in range(300)},
-    }  # fmt: skip
+    }
 
 
 def test_everything_that_flax_writes(tmp_path: Path) -> None:
@@ -106,7 +131,12 @@ def test_everything_that_flax_writes(tmp_path: Path) -> None:
 
 def test_arrays_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flax.serialization, "MAX_CHUNK_SIZE", 40)
-    tree = {"params": {"kernel": np.arange(60, dtype=np.float32).reshape(3, 4, 5), "bias": np.arange(4.0)}}
+    tree = {
+        "params": {
+            "kernel": np.arange(60, dtype=np.float32).reshape(3, 4, 5),
+            "bias": np.arange(4.0),
+        }
+    }
     data = flax.serialization.msgpack_serialize(tree)
     assert b"__msgpack_chunked_array__" in data
     (tmp_path / "checkpoint_1").write_bytes(data)

@@ -1,14 +1,13 @@
-"""Published configurations in terms of ours: at published sizes they are the recipes, and what we lack is refused."""
+"""Published configurations are our recipes at published sizes; what we lack is refused."""
 
 import copy
-import json
 
 import pytest
+from networks.published import config_of, find
 
-from golden import golden
-from score_sde import config as config_lib
 from score_sde.convert.originals import translate
 from score_sde.errors import UserError
+from score_sde.workdir import config as configurations
 
 SIZES = {
     "nf": 128,
@@ -17,35 +16,42 @@ SIZES = {
     "num_res_blocks": 4,
     "resamp_with_conv": True,
 }
-
-
-def original(folder: str) -> dict:
-    return json.loads((golden(f"nets/{folder}") / "config.json").read_text())
+JAX, PYTORCH = "score_sde_jax", "score_sde_pytorch"
+VE, VP = {"training__sde": "vesde"}, {"training__sde": "vpsde"}
+CONT, DISC = {"training__continuous": True}, {"training__continuous": False}
+PLUS = {"model__name": "ncsnpp", "model__resblock_type": "biggan", "model__progressive": "none"}
+NCSNPP = PLUS | {"model__progressive_input": "residual"}
+DDPMPP = PLUS | {"model__progressive_input": "none", "model__fir": False}
+VP_CONT = find(JAX, **DDPMPP, **VP, **CONT)
+VE_CONT = find(JAX, **NCSNPP, **VE, **CONT)
+VP_DISC = find(JAX, **DDPMPP, **VP, **DISC)
+NCSN, NCSNV2 = find("ncsn", data__dataset="MNIST"), find("ncsnv2", data__dataset="CIFAR10")
+JAX_NCSNV2 = find(JAX, model__name="ncsnv2_64")
 
 
 @pytest.mark.parametrize(
     ("folder", "recipe", "model"),
     [
-        ("score_sde_jax/ncsnpp_ve_continuous", "ve/ncsnpp_cont", SIZES),
-        ("score_sde_pytorch/ncsnpp_ve_discrete", "ve/ncsnpp", SIZES),
-        ("score_sde_jax/ddpmpp_vp_continuous", "vp/ddpmpp_cont", SIZES),
-        ("score_sde_jax/ddpmpp_vp_discrete", "vp/ddpmpp", SIZES),
-        ("score_sde_jax/ddpm_vp_discrete", "vp/ddpm", SIZES | {"num_res_blocks": 2}),
-        ("ncsn/cond_refinenet_dilated", "ncsn/ncsn", {"ngf": 64}),
-        ("ncsnv2/ncsnv2", "ncsnv2/ncsnv2", {"ngf": 128}),
-        ("score_sde_jax/ncsnv2_64", "ncsnv2/ncsnv2", {"nf": 128}),
-        ("score_sde_jax/ncsn", "ncsn/ncsn", {"nf": 128}),
+        (VE_CONT, "ve/ncsnpp_cont", SIZES),
+        (find(PYTORCH, **NCSNPP, **VE, **DISC), "ve/ncsnpp", SIZES),
+        (VP_CONT, "vp/ddpmpp_cont", SIZES),
+        (VP_DISC, "vp/ddpmpp", SIZES),
+        (find(JAX, model__name="ddpm", **VP, **DISC), "vp/ddpm", SIZES | {"num_res_blocks": 2}),
+        (NCSN, "ncsn/ncsn", {"ngf": 64}),
+        (NCSNV2, "ncsnv2/ncsnv2", {"ngf": 128}),
+        (JAX_NCSNV2, "ncsnv2/ncsnv2", {"nf": 128}),
+        (find(JAX, model__name="ncsn"), "ncsn/ncsn", {"nf": 128}),
     ],
 )
 def test_at_published_sizes_it_is_the_recipe(folder: str, recipe: str, model: dict) -> None:
-    values = original(folder)
+    values = config_of(folder)
     values["model"] |= model
-    if folder != "ncsn/cond_refinenet_dilated":  # MNIST
+    if folder != NCSN:  # MNIST
         values["data"]["image_size"] = 32
     found = translate(values)
-    dataset = "mnist" if folder == "ncsn/cond_refinenet_dilated" else "cifar10"
+    dataset = "mnist" if folder == NCSN else "cifar10"
     assert (found.recipe, found.dataset) == (recipe, dataset)
-    ours = config_lib.load(f"configs/{recipe}.py:{dataset}").to_dict()
+    ours = configurations.load(f"{recipe}:{dataset}").to_dict()
     for section in ("sde", "model", "data"):
         for name, value in found.changes.get(section, {}).items():
             assert ours[section][name] == value, (section, name)
@@ -58,7 +64,7 @@ def test_at_published_sizes_it_is_the_recipe(folder: str, recipe: str, model: di
 
 
 def test_settings_of_training_and_sampling_carry_over() -> None:
-    values = original("score_sde_jax/ddpmpp_vp_continuous")
+    values = config_of(VP_CONT)
     values["training"] |= {
         "sde": "subvpsde",
         "n_iters": 950_001,
@@ -101,72 +107,78 @@ def test_settings_of_training_and_sampling_carry_over() -> None:
 
 
 def test_steps_of_ncsnv2_become_a_ratio() -> None:
-    values = original("ncsnv2/ncsnv2") | {"sampling": {"step_lr": 6.2e-6, "n_steps_each": 5}}
+    values = config_of(NCSNV2) | {"sampling": {"step_lr": 6.2e-6, "n_steps_each": 5}}
     found = translate(values).changes["sampling"]
-    ours = config_lib.load("configs/ncsnv2/ncsnv2.py:cifar10").sampling
+    ours = configurations.load("ncsnv2/ncsnv2:cifar10").sampling
     assert found["snr"] == pytest.approx(ours.snr, rel=1e-12)
-    assert (found["corrector_steps"], found["steps"]) == (ours.corrector_steps, ours.steps) == (5, 232)
+    assert (
+        (found["corrector_steps"], found["steps"]) == (ours.corrector_steps, ours.steps) == (5, 232)
+    )
 
 
 @pytest.mark.parametrize(
     ("folder", "section", "entries", "message"),
     [
         (
-            "score_sde_jax/ddpmpp_vp_continuous",
+            VP_CONT,
             "training",
             {"sde": "edm"},
             r"training\.sde is 'edm'; known here are 'vesde'",
         ),
-        ("score_sde_jax/ddpmpp_vp_discrete", "training", {"sde": "subvpsde"}, "does not exist"),
+        (VP_DISC, "training", {"sde": "subvpsde"}, "does not exist"),
         (
-            "score_sde_jax/ddpmpp_vp_continuous",
+            VP_CONT,
             "training",
             {"sde": "vesde"},
             "embeds sigma itself by sinusoids",
         ),
         (
-            "score_sde_jax/ncsnpp_ve_continuous",
+            VE_CONT,
             "training",
             {"sde": "vpsde"},
             "scale_by_sigma=True divides a VP",
         ),
         (
-            "score_sde_jax/ddpmpp_vp_continuous",
+            VP_CONT,
             "model",
             {"embedding_type": "fourier"},
             "embeds times of VP by Fourier",
         ),
         (
-            "score_sde_jax/ddpmpp_vp_continuous",
+            VP_CONT,
             "model",
             {"normalization": "BatchNorm"},
             "only GroupNorm is here",
         ),
         (
-            "score_sde_jax/ddpmpp_vp_continuous",
+            VP_CONT,
             "model",
             {"nf": "wide"},
             r"model\.nf must be of type int; got 'wide'",
         ),
-        ("score_sde_jax/ddpmpp_vp_continuous", "model", {"name": "adm"}, r"model\.name is 'adm'"),
-        ("score_sde_jax/ncsnv2_64", "training", {"continuous": True}, "goes with the discrete"),
-        ("ncsnv2/ncsnv2", "model", {"sigma_dist": "uniform"}, "only geometric is here"),
+        (VP_CONT, "model", {"name": "adm"}, r"model\.name is 'adm'"),
+        (JAX_NCSNV2, "training", {"continuous": True}, "goes with the discrete"),
+        (NCSNV2, "model", {"sigma_dist": "uniform"}, "only geometric is here"),
         (
-            "ncsn/cond_refinenet_dilated",
+            NCSN,
             "data",
             {"logit_transform": True},
             "logit_transform=True is not here",
         ),
     ],
 )
-def test_what_is_not_here_is_refused(folder: str, section: str, entries: dict, message: str) -> None:
-    values = copy.deepcopy(original(folder))
+def test_what_is_not_here_is_refused(
+    folder: str, section: str, entries: dict, message: str
+) -> None:
+    values = copy.deepcopy(config_of(folder))
     values[section] |= entries
     with pytest.raises(UserError, match=message):
         translate(values)
 
 
-@pytest.mark.parametrize("values", [{}, {"model": {}, "data": {}}, {"model": [], "data": {}, "training": {}}])
+@pytest.mark.parametrize(
+    "values", [{}, {"model": {}, "data": {}}, {"model": [], "data": {}, "training": {}}]
+)
 def test_other_documents_are_refused(values: dict) -> None:
     with pytest.raises(UserError, match="it is no configuration of a published code"):
         translate(values)

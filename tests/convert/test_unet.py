@@ -1,30 +1,20 @@
-"""Names and order of parameters: those of the published files, and of networks that no file is at hand for."""
+"""Names and order of parameters: those of the published files, and of networks without a file."""
 
 import itertools
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.published import arrays_of, checkpoint, config_of, folders
 from networks.weights import network_from_config
 
-from golden import golden
 from score_sde.convert import read_file, unet
 from score_sde.convert.published import recognize
 from score_sde.convert.table import flatten, to_torch
 from score_sde.errors import UserError
 from score_sde.networks import DDPM, NCSNpp
 
-TORCH = (
-    *(
-        "ncsnpp_ve_continuous",
-        "ncsnpp_ve_output_skip_input_skip",
-        "ncsnpp_ve_discrete",
-        "ncsnpp_vp_ddpmblock",
-    ),
-    *("ddpmpp_vp_continuous", "ddpmpp_vp_discrete", "ddpm_vp_discrete"),
-)
 SMALL = NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
 
 
@@ -33,22 +23,20 @@ def shapes(network, height=8, channels=3):
     return jax.eval_shape(network.init, jax.random.key(0), x, labels)["params"]
 
 
-@pytest.mark.parametrize("name", TORCH)
-def test_pytorch_weights_come_back_bit_for_bit_and_in_order(name):
-    folder = golden(f"nets/score_sde_pytorch/{name}")
-    path = folder / "checkpoint_8.pth"
-    config = json.loads((folder / "config.json").read_text())
-    network, height = network_from_config(config), config["data"]["image_size"]
-    published, table = recognize(*read_file(path), path), unet.table(network, height)
-    assert (published.code, published.step) == ("score_sde_pytorch", 3)
-    for ours, theirs in zip(
-        published.convert(table, shapes(network, height)), (published.params, published.ema)
-    ):
+@pytest.mark.parametrize("folder", folders("ncsnpp", "ddpm", code="score_sde_pytorch"))
+def test_pytorch_weights_come_back_bit_for_bit_and_in_order(folder):
+    path, images = checkpoint(folder), arrays_of(folder)["x"]
+    network, (_, height, _, channels) = network_from_config(config_of(folder)), images.shape
+    container, tree = read_file(path)
+    published, table = recognize(container, tree, path), unet.table(network, height)
+    assert (published.code, published.step) == ("score_sde_pytorch", tree["step"])
+    like = shapes(network, height, channels)
+    for ours, theirs in zip(published.convert(table, like), (published.params, published.ema)):
         back = to_torch(table, ours)
         assert list(back) == list(theirs)
         for key, array in theirs.items():
             np.testing.assert_array_equal(back[key], array, strict=True)
-    raw, ema = (dict(flatten(tree)) for tree in published.convert(table, shapes(network, height)))
+    raw, ema = (dict(flatten(tree)) for tree in published.convert(table, like))
     differ = {path for path in raw if (raw[path] != ema[path]).any()}
     assert differ == raw.keys() - {"fourier/frequencies"}
 
@@ -58,7 +46,9 @@ def test_pytorch_weights_come_back_bit_for_bit_and_in_order(name):
     [
         (i, *pair)
         for i, pair in enumerate(
-            itertools.product(("none", "output_skip", "residual"), ("none", "input_skip", "residual"))
+            itertools.product(
+                ("none", "output_skip", "residual"), ("none", "input_skip", "residual")
+            )
         )
     ],
 )
@@ -71,10 +61,11 @@ def test_every_parameter_has_one_place(case, progressive, progressive_input):
         resblock_type=resblock_type,
         fir=fir,
         embedding=embedding,
-        scale_by_sigma=False,
     )
     table = unet.table(network, 8)
-    assert sorted(entry.ours for entry in table) == sorted(path for path, _ in flatten(shapes(network)))
+    assert sorted(entry.ours for entry in table) == sorted(
+        path for path, _ in flatten(shapes(network))
+    )
     for names in ([entry.flax for entry in table], [entry.torch for entry in table]):
         assert len(set(names)) == len(names)
     assert not unet.unused(network, 8)
@@ -84,9 +75,11 @@ def test_every_parameter_has_one_place(case, progressive, progressive_input):
     "network", [SMALL, DDPM(nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))]
 )
 def test_networks_without_labels_leave_out_what_pytorch_never_uses(network):
-    network = network.clone(conditional=False, scale_by_sigma=False)
+    network = network.clone(conditional=False)
     table, unused = unet.table(network, 8), unet.unused(network, 8)
-    assert sorted(entry.ours for entry in table) == sorted(path for path, _ in flatten(shapes(network)))
+    assert sorted(entry.ours for entry in table) == sorted(
+        path for path, _ in flatten(shapes(network))
+    )
     blocks = {entry.torch.rpartition(".")[0] for entry in table if "norm_0" in entry.ours}
     fourier = {"all_modules.0.W"} if isinstance(network, NCSNpp) else set()
     weights = {

@@ -1,11 +1,9 @@
 """The published dequantizers, read by `score_sde.convert`, for the tests of flows."""
 
-import json
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from networks.published import arrays_of, checkpoint, config_of
 from networks.weights import Tree
 
 from score_sde.convert import read_file
@@ -14,15 +12,12 @@ from score_sde.convert.published import recognize
 from score_sde.networks import FlowPP
 
 
-def read_flow(folder: Path) -> tuple[FlowPP, dict[str, np.ndarray], dict[str, Tree]]:
+def read_flow(name: str) -> tuple[FlowPP, dict[str, np.ndarray], dict[str, Tree]]:
     """(flow, arrays, weights in float64 by the suffix of their outputs: "" and "_ema")."""
-    config = json.loads((folder / "config.json").read_text())
-    with np.load(folder / "io.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    (path,) = [path for path in folder.iterdir() if path.suffix not in (".json", ".npz")]
-    published = recognize(*read_file(path))
+    config, arrays = config_of(name), arrays_of(name)
+    published = recognize(*read_file(checkpoint(name)))
     assert published.code == "score_flow"
-    assert published.averaged == (config["kind"] == "cifar10")
+    assert published.averaged == ("u_ema_f64" in arrays)
     flow = flow_of(published.params, config["attn_heads"])
     assert (flow.filters, flow.components, flow.blocks) == tuple(
         config[name] for name in ("filters", "components", "blocks")
@@ -30,4 +25,8 @@ def read_flow(folder: Path) -> tuple[FlowPP, dict[str, np.ndarray], dict[str, Tr
     x = jnp.zeros(arrays["x"].shape)
     like = jax.eval_shape(flow.init, jax.random.key(0), x, x)["params"]
     weights = {"": published.params} | ({"_ema": published.ema} if published.averaged else {})
-    return flow, arrays, {suffix: from_published(tree, flow, like) for suffix, tree in weights.items()}
+    return (
+        flow,
+        arrays,
+        {suffix: from_published(tree, flow, like) for suffix, tree in weights.items()},
+    )

@@ -2,32 +2,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.published import listed
 from networks.weights import LayerCase, convert, evaluate, layer_cases
 
 from golden import assert_close, golden
 from score_sde.errors import UserError
 from score_sde.networks import layers
 
-TAPS = (1.0, 3.0, 3.0, 1.0)
-
 
 def _layer(case: LayerCase) -> jax.Array:
-    """Build the layer that a case describes and apply it; the published names say which one it is."""
+    """Build the layer that a case describes and apply it; the published names say which it is."""
     meta = case.meta
     kind = meta["block"].split(".")[-1]
     params = convert(kind, case.params) if case.params else {}
-    fir = TAPS if meta.get("fir") else None
+    fir = tuple(meta.get("fir_kernel", (1, 3, 3, 1))) if meta.get("fir") else None
     inputs = list(case.inputs.values())
     module: layers.nn.Module
     if kind.startswith("ResnetBlock"):
-        shortcut = (
-            "conv1x1" if kind.endswith("BigGANpp") else "conv3x3" if meta.get("conv_shortcut") else "nin"
-        )
+        shortcut = "conv3x3" if meta.get("conv_shortcut") else "nin"
         module = layers.ResNetBlock(
             features=meta["out_ch"],
+            activation=meta.get("act", "swish"),
             resample="up" if meta.get("up") else "down" if meta.get("down") else "none",
             fir_kernel=fir,
-            shortcut=shortcut,
+            shortcut="conv1x1" if kind.endswith("BigGANpp") else shortcut,
             skip_rescale=meta.get("skip_rescale", False),
             groups=32 if kind == "ResnetBlockDDPM" else None,
             dtype=jnp.float64,
@@ -35,9 +33,10 @@ def _layer(case: LayerCase) -> jax.Array:
         inputs = [case.inputs["x"], case.inputs.get("temb")]
     elif kind.startswith("AttnBlock"):
         groups = 32 if kind == "AttnBlock" else None
-        module = layers.Attention(meta.get("skip_rescale", False), groups=groups, dtype=jnp.float64)
+        rescale = meta.get("skip_rescale", False)
+        module = layers.Attention(rescale, groups=groups, dtype=jnp.float64)
     elif kind == "NIN":
-        module = layers.nn.Dense(12, dtype=jnp.float64)
+        module = layers.nn.Dense(params["kernel"].shape[-1], dtype=jnp.float64)
     elif kind == "Combine":
         module = layers.Combine(meta["method"], jnp.float64)
         inputs = [case.inputs["x"], case.inputs["y"]]
@@ -48,24 +47,23 @@ def _layer(case: LayerCase) -> jax.Array:
     return module.apply({"params": params}, *inputs)
 
 
-@pytest.mark.parametrize(
-    ("file", "count"), [("layers_jax/blocks_nhwc.npz", 25), ("layers_torch/blocks_nchw.npz", 31)]
-)
-def test_blocks_agree_with_published_values(file, count, x64):
+@pytest.mark.parametrize("file", listed("layers_*/blocks*.npz"))
+def test_blocks_agree_with_published_values(file, x64):
     cases = list(layer_cases(golden(f"nets/{file}")))
-    assert len(cases) == count
     results = evaluate(cases, _layer)
     for case in cases:
         assert_close(results[case.name], case.output, 1e-12, case.name)
 
 
-@pytest.mark.parametrize("file", ["layers_jax/embeddings_jax.npz", "layers_torch/embeddings.npz"])
+@pytest.mark.parametrize("file", listed("layers_*/embeddings*.npz"))
 def test_embeddings_agree_with_published_values(file, x64):
     for case in layer_cases(golden(f"nets/{file}")):
         for dtype, tolerance in ((jnp.float64, 1e-11), (jnp.float32, 2e-4)):
             if "W" in case.params:
                 params = convert("GaussianFourierProjection", case.params)
-                module = layers.FourierFeatures(8, case.meta["scale"], dtype)
+                module = layers.FourierFeatures(
+                    len(params["frequencies"]), case.meta["scale"], dtype
+                )
                 output = module.apply({"params": params}, case.inputs["x"].astype(dtype))
             else:
                 output = layers.positional_embedding(case.inputs["t"], case.meta["dim"], dtype)
@@ -97,7 +95,9 @@ def test_group_norm_survives_a_large_mean():
 @pytest.mark.parametrize(("channels", "groups"), [(11, None), (136, None), (48, 32)])
 def test_group_norm_refuses_widths_that_do_not_divide(channels, groups):
     with pytest.raises(UserError, match=f"cannot divide {channels} channels into .* multiples of"):
-        jax.eval_shape(layers.GroupNorm(groups).init, jax.random.key(0), jnp.zeros((1, 2, 2, channels)))
+        jax.eval_shape(
+            layers.GroupNorm(groups).init, jax.random.key(0), jnp.zeros((1, 2, 2, channels))
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 6, 8, 160])
@@ -139,15 +139,3 @@ def test_fourier_frequencies_have_the_scale_and_no_gradient():
 def test_positional_embedding_refuses_fewer_than_four_features():
     with pytest.raises(UserError, match="at least 4 features"):
         layers.positional_embedding(jnp.asarray([1.0]), 3)
-
-
-def test_look_up_takes_the_nearest_end_beyond_the_table():
-    labels = jnp.asarray([-3, 0, 1, 2, 9])
-    np.testing.assert_array_equal(layers.look_up((4.0, 2.0, 1.0), labels, jnp.float32), [4, 4, 2, 1, 1])
-    np.testing.assert_array_equal(layers.look_up((4.0, 2.0), jnp.asarray([0.9]), jnp.float32), [4])
-
-
-@pytest.mark.parametrize("sigmas", [(), (1.0, 2.0), (1.0, -1.0)])
-def test_check_sigmas_refuses(sigmas):
-    with pytest.raises(UserError, match="sigmas"):
-        layers.check_sigmas("Net", sigmas, needed=True)

@@ -22,7 +22,9 @@ def test_is_three_linear_maps_with_softplus_in_between():
         h = h @ kernel + bias
         if i < 2:
             h = np.log1p(np.exp(h))
-    np.testing.assert_allclose(network.apply({"params": params}, X, LABELS), h, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        network.apply({"params": params}, X, LABELS), h, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_ignores_labels():
@@ -33,7 +35,7 @@ def test_ignores_labels():
 
 
 def test_learns_the_score_of_a_gaussian_by_score_matching():
-    """N(1, 4) has the score (1 - x) / 4, which minimizes E[tr J + |s|^2 / 2] without being shown."""
+    """N(1, 4) has the score (1 - x) / 4, which minimizes E[tr J + |s|^2 / 2] unseen."""
     network, optimizer = ScoreMLP(hidden=32), optax.adam(3e-3)
     params = network.init(jax.random.key(1), X, LABELS)
 
@@ -42,7 +44,9 @@ def test_learns_the_score_of_a_gaussian_by_score_matching():
 
     def loss(params, x):
         trace = jax.vmap(lambda y: jnp.trace(jax.jacfwd(score, argnums=1)(params, y)))(x)
-        return jnp.mean(trace + jnp.square(network.apply(params, x, jnp.zeros(x.shape[:1]))).sum(-1) / 2)
+        return jnp.mean(
+            trace + jnp.square(network.apply(params, x, jnp.zeros(x.shape[:1]))).sum(-1) / 2
+        )
 
     @jax.jit
     def step(carry, key):

@@ -5,32 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks.weights import (
-    FAST_COMPILE,
-    compiled,
-    largest_error,
-)
+from networks.published import folders
+from networks.weights import FAST_COMPILE, compiled, largest_error
 
-from golden import golden
 from score_sde.errors import UserError
 from score_sde.networks import NCSNpp
 
-# Folders of reference values; in single precision they are compared after an import (tests/test_import.py).
-PUBLISHED = (
-    "score_sde_jax/ncsnpp_ve_continuous",
-    "score_sde_jax/ncsnpp_ve_output_skip_input_skip",
-    "score_sde_jax/ddpmpp_vp_continuous",
-    "score_sde_jax/ddpmpp_vp_discrete",
-    "score_sde_jax/ncsnpp_ve_discrete",
-    "score_sde_jax/ncsnpp_ve_discrete__groupnorm_C",
-    "score_sde_jax/ncsnpp_ve_residual_fir",
-    "score_sde_pytorch/ncsnpp_ve_continuous",
-    "score_sde_pytorch/ncsnpp_ve_output_skip_input_skip",
-    "score_sde_pytorch/ddpmpp_vp_continuous",
-    "score_sde_pytorch/ddpmpp_vp_discrete",
-    "score_sde_pytorch/ncsnpp_ve_discrete",
-    "score_sde_pytorch/ncsnpp_vp_ddpmblock",
-)
 # Two levels with everything in them.
 SMALL = NCSNpp(
     nf=8,
@@ -47,7 +27,9 @@ SIGMA = np.asarray([0.3, 7.0], np.float32)
 @pytest.fixture(scope="module")
 def params():
     """Parameters of SMALL, none of which is zero, so that every part matters."""
-    made = jax.eval_shape(SMALL.init, jax.random.key(0), jnp.asarray(X), jnp.asarray(SIGMA))["params"]
+    made = jax.eval_shape(SMALL.init, jax.random.key(0), jnp.asarray(X), jnp.asarray(SIGMA))[
+        "params"
+    ]
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32), made)
 
@@ -60,15 +42,18 @@ def gradient(params):
 def _gradient(network, params):
     def loss(p):
         rngs = {"dropout": jax.random.key(1)}
-        output = network.apply({"params": p}, jnp.asarray(X), jnp.asarray(SIGMA), train=True, rngs=rngs)
+        output = network.apply(
+            {"params": p}, jnp.asarray(X), jnp.asarray(SIGMA), train=True, rngs=rngs
+        )
         return jnp.mean(jnp.square(output))
 
     return jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(params)
 
 
-@pytest.mark.parametrize("folder", PUBLISHED)
+# In single precision they are compared after an import (tests/test_import.py).
+@pytest.mark.parametrize("folder", folders("ncsnpp"))
 def test_agrees_with_published_network_in_double_precision(folder, x64):
-    assert largest_error(golden(f"nets/{folder}"), np.float64) < 1e-12
+    assert largest_error(folder, np.float64) < 1e-12
 
 
 def test_every_parameter_has_a_gradient_except_the_frequencies(gradient):
@@ -83,7 +68,9 @@ def test_every_parameter_has_a_gradient_except_the_frequencies(gradient):
 def test_remat_changes_no_gradient(params, gradient):
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
     again = _gradient(SMALL.clone(remat=True), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), again, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), again, gradient
+    )
 
 
 def test_bfloat16_computes_roughly_the_same_with_float32_parameters(params):
@@ -99,7 +86,9 @@ def test_bfloat16_computes_roughly_the_same_with_float32_parameters(params):
 
 def test_transposed_kernels_transpose_the_output_of_images_that_are_not_square(params):
     network = SMALL.clone(attn_resolutions=())
-    kept = {name: value for name, value in params.items() if "attn" not in name or name == "mid_attn"}
+    kept = {
+        name: value for name, value in params.items() if "attn" not in name or name == "mid_attn"
+    }
     turned = jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 4 else a, kept)
     x = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3))
     wide = compiled(network)(kept, x, jnp.asarray(SIGMA))
@@ -137,21 +126,8 @@ def test_dropout_acts_only_in_training(params):
     assert float(jnp.abs(first - expected).max()) > 1e-3
 
 
-def test_images_in_zero_to_one_are_centred_inside(params):
-    x, sigma = jnp.asarray(X), jnp.asarray(SIGMA)
-    centred = compiled(SMALL.clone(centered=True))(params, 2 * x - 1, sigma)
-    np.testing.assert_allclose(compiled(SMALL)(params, x, sigma), centred, rtol=1e-4, atol=1e-4)
-
-
-def test_output_is_divided_by_sigma(params):
-    x, sigma = jnp.asarray(X), jnp.asarray(SIGMA)
-    plain = compiled(SMALL.clone(scale_by_sigma=False))(params, x, sigma)
-    expected = plain / sigma[:, None, None, None]
-    np.testing.assert_allclose(compiled(SMALL)(params, x, sigma), expected, rtol=1e-5)
-
-
 def test_unconditional_network_ignores_labels(params):
-    network = SMALL.clone(conditional=False, scale_by_sigma=False)
+    network = SMALL.clone(conditional=False)
     x, sigma = jnp.asarray(X), jnp.asarray(SIGMA)
     made = jax.eval_shape(network.init, jax.random.key(0), x, sigma)["params"]
     assert not {"fourier", "time"} & set(made)
@@ -176,10 +152,11 @@ def test_options_combine_for_any_number_of_channels(progressive, progressive_inp
         resblock_type="ddpm" if channels == 1 else "biggan",
         fir=channels == 1,
         embedding="positional",
-        scale_by_sigma=False,
     )
     x = jnp.zeros((2, 4, 6, channels))
-    output, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), x, jnp.zeros((2,), jnp.int32))
+    output, _ = jax.eval_shape(
+        network.init_with_output, jax.random.key(0), x, jnp.zeros((2,), jnp.int32)
+    )
     assert output.shape == x.shape
 
 
@@ -204,9 +181,10 @@ def test_refuses_impossible_sizes():
         jax.eval_shape(NCSNpp().init, jax.random.key(0), jnp.zeros((1, 32, 30, 3)), jnp.ones((1,)))
     with pytest.raises(UserError, match="multiples of 4"):
         jax.eval_shape(
-            NCSNpp(nf=10, ch_mult=(1, 2)).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.ones((1,))
+            NCSNpp(nf=10, ch_mult=(1, 2)).init,
+            jax.random.key(0),
+            jnp.zeros((1, 8, 8, 3)),
+            jnp.ones((1,)),
         )
-    with pytest.raises(UserError, match="sigmas"):
-        NCSNpp(embedding="positional")
     with pytest.raises(UserError, match="fir_kernel"):
         NCSNpp(fir_kernel=())

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.published import listed
 from networks.weights import FAST_COMPILE, LayerCase, evaluate, layer_cases
 
 from golden import assert_close, golden
@@ -25,7 +26,7 @@ from score_sde.networks.refinenet import (
 )
 
 FLAX = Options(dtype=jnp.float64)
-OF_NO_NETWORK = ("variance_norm", "cond_variance_norm", "upsample_conv")
+OF_NO_NETWORK = ("VarianceNorm2d", "ConditionalVarianceNorm2d", "UpsampleConv")
 TORCH = Options(channel_variance="C-1", resize="corner_aligned", dtype=jnp.float64)
 # From published names to ours, applied one after the other.
 _FLAX_NAMES = [
@@ -62,8 +63,12 @@ def _ours(case: LayerCase, torch: bool) -> dict:
             path = re.sub(pattern, name, path)
         path = re.sub(r"^(Cond)?RCUBlock_(\d)", lambda m: _rcu(int(m[2]), inputs), path)
         if "RCU" in case.meta.get("block", "") or path.startswith(("adapt", "out")):
-            path = re.sub(r"(conv|norm)_(\d)", lambda m: f"{m[1]}_{int(m[2]) // 2}_{int(m[2]) % 2}", path)
-            path = re.sub(r"(\d)_(\d)_(conv|norm)", lambda m: f"{m[3]}_{int(m[1]) - 1}_{int(m[2]) - 1}", path)
+            path = re.sub(
+                r"(conv|norm)_(\d)", lambda m: f"{m[1]}_{int(m[2]) // 2}_{int(m[2]) % 2}", path
+            )
+            path = re.sub(
+                r"(\d)_(\d)_(conv|norm)", lambda m: f"{m[3]}_{int(m[1]) - 1}_{int(m[2]) - 1}", path
+            )
         if path.endswith("embedding") and torch:
             array = array.T  # read as the weight of a linear map
         if path.endswith(("alpha", "beta", "gamma", "bias")):
@@ -71,10 +76,17 @@ def _ours(case: LayerCase, torch: bool) -> dict:
         if path.endswith("kernel") and array.shape[:2] == (1, 1):
             array = array[0, 0]
         result[path] = array
-    if case.name == "res_widen" and not torch:  # its shortcut comes first
+    if not torch and _widens(case):  # its shortcut comes first
         moved = {"conv_0": "shortcut", "conv_1": "conv_0", "conv_2": "conv_1"}
         result = {re.sub(r"^conv_\d", lambda m: moved[m[0]], path): a for path, a in result.items()}
     return nest({path.replace("conv_2/", "shortcut/"): array for path, array in result.items()})
+
+
+def _widens(case: LayerCase) -> bool:
+    """Whether it is a residual block that changes the channels and not the size."""
+    if not case.meta.get("block", "").endswith("ResidualBlock") or case.meta["resample"]:
+        return False
+    return case.meta["out_dim"] != case.inputs["x"].shape[-1]
 
 
 def _rcu(counter: int, inputs: int) -> str:
@@ -85,8 +97,10 @@ def _layer(case: LayerCase, torch: bool) -> jax.Array:
     """Build the layer that a case describes and apply it."""
     meta, params, options = case.meta, _ours(case, torch), TORCH if torch else FLAX
     levels = case.inputs.get("y")
+    options = dataclasses.replace(options, activation=meta.get("act", "elu"))
     if levels is not None:
-        options = dataclasses.replace(options, num_classes=7)
+        rows = [a.shape[0] for path, a in flatten(params) if path.endswith("embedding")]
+        options = dataclasses.replace(options, num_classes=rows[0])
         levels = levels.astype(jnp.int32)
     if meta.get("interpolation") == "nearest_neighbor":
         options = dataclasses.replace(options, resize="nearest")
@@ -116,12 +130,13 @@ def _layer(case: LayerCase, torch: bool) -> jax.Array:
 
 
 def _resampling_conv(case: LayerCase) -> jax.Array:
-    """The convolutions with resampling: the first kind is a part of residual blocks, no network has the others."""
+    """Convolutions with resampling: one kind is in residual blocks, the others in no network."""
     x, kind = case.inputs["x"], case.meta["block"]
     leaves = dict(flatten(case.params))
     (kernel,) = (a for path, a in leaves.items() if path.endswith("kernel"))
     (bias,) = (a for path, a in leaves.items() if path.endswith("bias"))
-    conv = nn.Conv(4, kernel.shape[:2], dtype=jnp.float64).bind({"params": {"kernel": kernel, "bias": bias}})
+    conv = nn.Conv(kernel.shape[-1], kernel.shape[:2], dtype=jnp.float64)
+    conv = conv.bind({"params": {"kernel": kernel, "bias": bias}})
     if kind == "MeanPoolConv":
         return conv(layers.downsample(x, None))
     if case.meta.get("adjust_padding"):
@@ -131,28 +146,27 @@ def _resampling_conv(case: LayerCase) -> jax.Array:
 
 def _norm(case: LayerCase, params: dict, options: Options) -> tuple[nn.Module, dict]:
     """Layers that no network uses are special cases of ours: no alpha, or no beta."""
+    channels = case.inputs["x"].shape[-1]
     if "embedding" in params:
         if not case.meta.get("bias", True):
-            params = {"embedding": jnp.pad(params["embedding"], ((0, 0), (0, 6)))}
+            params = {"embedding": jnp.pad(params["embedding"], ((0, 0), (0, channels)))}
         plus = case.meta["norm"].endswith("Plus")
-        return CondInstanceNormPlus(7, options.channel_variance, plus), params
+        return CondInstanceNormPlus(options.num_classes, options.channel_variance, plus), params
     if "scale" in params:
-        params = {"gamma": params["scale"], "beta": params["bias"], "alpha": jnp.zeros((6,))}
+        params = {"gamma": params["scale"], "beta": params["bias"], "alpha": jnp.zeros((channels,))}
         params["gamma"] = params["gamma"].reshape(-1)
-    return InstanceNormPlus(options.channel_variance), {"beta": jnp.zeros((6,)), **params}
+    return InstanceNormPlus(options.channel_variance), {"beta": jnp.zeros((channels,)), **params}
 
 
 @pytest.mark.parametrize(
-    ("file", "count"),
-    [
-        ("layers_torch/norms_nchw.npz", 5),
-        ("layers_torch/refinenet_nchw.npz", 25),
-        ("layers_jax/norms_refinenet_nhwc.npz", 21),
-    ],
+    "file", listed("layers_*/*.npz", lambda name: "norm" in name or "refinenet" in name)
 )
-def test_layers_agree_with_published_values(file, count, x64):
-    cases = [case for case in layer_cases(golden(f"nets/{file}")) if case.name not in OF_NO_NETWORK]
-    assert len(cases) == count
+def test_layers_agree_with_published_values(file, x64):
+    cases = [
+        case
+        for case in layer_cases(golden(f"nets/{file}"))
+        if (case.meta.get("block") or case.meta["norm"]) not in OF_NO_NETWORK
+    ]
     results = evaluate(cases, lambda case: _layer(case, torch="torch" in file))
     for case in cases:
         assert_close(results[case.name], case.output, 1e-12, case.name)
@@ -160,8 +174,14 @@ def test_layers_agree_with_published_values(file, count, x64):
 
 def test_instance_norm_plus_keeps_the_means_that_instance_norm_removes():
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 6, 4, 5)) * [1, 2, 3, 4, 5] + [1.0, -4, 0, 2, 6], jnp.float32)
-    params = {"gamma": jnp.full((5,), 3.0), "alpha": jnp.full((5,), 0.5), "beta": jnp.full((5,), 7.0)}
+    x = jnp.asarray(
+        rng.normal(size=(2, 6, 4, 5)) * [1, 2, 3, 4, 5] + [1.0, -4, 0, 2, 6], jnp.float32
+    )
+    params = {
+        "gamma": jnp.full((5,), 3.0),
+        "alpha": jnp.full((5,), 0.5),
+        "beta": jnp.full((5,), 7.0),
+    }
     y = np.asarray(InstanceNormPlus().apply({"params": params}, x), np.float64)
     mean = np.asarray(x, np.float64).mean(axis=(1, 2))
     standard = (mean - mean.mean(1, keepdims=True)) / mean.std(1, keepdims=True)
@@ -234,7 +254,9 @@ def test_every_parameter_has_a_gradient_which_remat_does_not_change(network):
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain))
     for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
         assert float(jnp.abs(leaf).max()) > 1e-7 * scale, jax.tree_util.keystr(path)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), again, plain
+    )
 
 
 def test_newborn_kernels_are_uniform_within_the_root_of_the_inverse_fan_in():
@@ -250,7 +272,10 @@ def test_newborn_kernels_are_uniform_within_the_root_of_the_inverse_fan_in():
 def test_bfloat16_computes_roughly_the_same(network):
     params = {"params": _params(network)}
     low = network.clone(options=dataclasses.replace(network.options, dtype=jnp.bfloat16))
-    expected, actual = network.apply(params, X, LEVELS), low.apply(params, X.astype(jnp.bfloat16), LEVELS)
+    expected, actual = (
+        network.apply(params, X, LEVELS),
+        low.apply(params, X.astype(jnp.bfloat16), LEVELS),
+    )
     assert actual.dtype == jnp.bfloat16
     error = float(jnp.abs(actual.astype(jnp.float32) - expected).max() / jnp.abs(expected).max())
     assert 1e-4 < error < 0.2

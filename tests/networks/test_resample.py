@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks.published import listed
 from networks.weights import FAST_COMPILE, LayerCase, evaluate, layer_cases
 
 from golden import assert_close, golden
@@ -10,35 +11,39 @@ from score_sde.networks.layers import FIRConv
 
 
 def _layer(case: LayerCase) -> jax.Array:
+    """What a case describes; `fn` says in words which function it is."""
     meta, x = case.meta, case.inputs["x"]
     if meta.get("block") == "Conv2d":
         direction = "up" if meta["up"] else "down" if meta["down"] else "same"
         layer = FIRConv(meta["fmaps"], direction, tuple(meta["resample_kernel"]), jnp.float64)
         params = {"kernel": case.params["weight"], "bias": case.params["bias"]}
         return layer.apply({"params": params}, x)
-    if case.name.startswith("upfirdn"):
+    if "kernel" in case.inputs:
         up, down = meta.get("up", 1), meta.get("down", 1)
         rows, columns = meta.get("pad", (0, 0)), meta.get("pad", (0, 0))
         if "padx0" in meta:
             rows, columns = (meta["pady0"], meta["pady1"]), (meta["padx0"], meta["padx1"])
         up, down = (
-            (meta.get(f"{name}y", n), meta.get(f"{name}x", n)) for name, n in (("up", up), ("down", down))
+            (meta.get(f"{name}y", n), meta.get(f"{name}x", n))
+            for name, n in (("up", up), ("down", down))
         )
-        return resample.upfirdn2d(x, case.inputs["kernel"], up, down, (tuple(rows), tuple(columns)))
-    if case.name.startswith("naive"):
-        return getattr(resample, case.name)(x)
-    if "conv" in case.name:
-        function = resample.upsample_conv_2d if "upsample" in case.name else resample.conv_downsample_2d
+        pad = (tuple(rows), tuple(columns))
+        return resample.upfirdn2d(x, case.inputs["kernel"], up, down, pad)
+    grows = case.output.shape[1] > x.shape[1]
+    if "kernel" not in meta:
+        naive = resample.naive_upsample_2d if grows else resample.naive_downsample_2d
+        return naive(x)
+    if "w" in case.inputs:
+        function = resample.upsample_conv_2d if grows else resample.conv_downsample_2d
         return function(x, case.inputs["w"], meta["kernel"])
-    function = resample.upsample_2d if "upsample" in case.name else resample.downsample_2d
+    function = resample.upsample_2d if grows else resample.downsample_2d
     taps = meta["kernel"] or [1.0] * meta["factor"]
     return meta.get("gain", 1.0) * function(x, taps, meta["factor"])
 
 
-@pytest.mark.parametrize("file", ["layers_jax/fir_nhwc.npz", "layers_torch/fir_nchw.npz"])
+@pytest.mark.parametrize("file", listed("layers_*/fir*.npz"))
 def test_resampling_agrees_with_published_values(file, x64):
     cases = list(layer_cases(golden(f"nets/{file}")))
-    assert len(cases) >= 18
     results = evaluate(cases, _layer)
     for case in cases:
         assert_close(results[case.name], case.output, 1e-13, case.name)
@@ -76,7 +81,10 @@ def test_naive_resampling_repeats_and_averages():
 
 def test_resampling_keeps_the_type():
     x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
-    for y in (resample.upsample_2d(x, (1.0, 3.0, 3.0, 1.0)), resample.downsample_2d(x, (1.0, 3.0, 3.0, 1.0))):
+    for y in (
+        resample.upsample_2d(x, (1.0, 3.0, 3.0, 1.0)),
+        resample.downsample_2d(x, (1.0, 3.0, 3.0, 1.0)),
+    ):
         assert y.dtype == jnp.bfloat16
         # Inside, constants stay; at the edges, the zeros outside the image shine in.
         assert float(y[0, y.shape[1] // 2, y.shape[2] // 2, 0]) == pytest.approx(
