@@ -1,7 +1,8 @@
-"""Ground truth: Gaussian mixtures stay Gaussian mixtures under x_t = alpha x_0 + sigma z, so everything is exact.
+"""Ground truth: a Gaussian mixture stays one under x_t = alpha x_0 + sigma z.
 
-p_t = sum_k w_k N(alpha mu_k, alpha^2 C_k + sigma^2 I). Scores, densities, denoisers and samples of this are what every
-approximate part of the library is tested against.
+So everything about it is exact. p_t = sum_k w_k N(alpha mu_k, alpha^2 C_k + sigma^2 I). Scores,
+densities, denoisers and samples of this are what every approximate part of the library is tested
+against.
 """
 
 import dataclasses
@@ -12,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.sde import Perturbation
-from score_sde.types import ScoreFn, Time, batch_time, left_broadcast
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """sum_k w_k N(mu_k, Q_k diag(v_k) Q_k^T) over samples of shape `event`; D is the number of their entries.
+    """sum_k w_k N(mu_k, Q_k diag(v_k) Q_k^T) over samples of shape `event`.
 
-    Use `isotropic` or `full` to make one; a single Gaussian is a mixture of one component.
+    D is the number of their entries. Use `isotropic` or `full` to make one; a single Gaussian is a
+    mixture of one component.
 
     Args:
         weights: (K,) positive, summing to 1.
@@ -44,7 +46,9 @@ class GaussianMixture:
                 f"got means {self.means.shape}, variances {self.variances.shape}"
             )
         if np.any(self.variances < 0):
-            raise ValueError("covariances must be positive semi-definite; got a negative eigenvalue")
+            raise ValueError(
+                "covariances must be positive semi-definite; got a negative eigenvalue"
+            )
 
     @classmethod
     def isotropic(cls, weights, means, std) -> "GaussianMixture":
@@ -52,7 +56,9 @@ class GaussianMixture:
         means = np.asarray(means)
         std = np.broadcast_to(np.asarray(std), (len(means),))
         return cls(
-            np.asarray(weights), means, np.repeat(std[:, None] ** 2, math.prod(means.shape[1:]), axis=1)
+            np.asarray(weights),
+            means,
+            np.repeat(std[:, None] ** 2, math.prod(means.shape[1:]), axis=1),
         )
 
     @classmethod
@@ -84,9 +90,13 @@ class GaussianMixture:
         """n exact samples of p_t."""
         key_data, key_noise = jax.random.split(key)
         x0 = self.sample(key_data, n, dtype)
-        return process.perturb(x0, jnp.asarray(t, dtype), jax.random.normal(key_noise, x0.shape, dtype))
+        return process.perturb(
+            x0, jnp.asarray(t, dtype), jax.random.normal(key_noise, x0.shape, dtype)
+        )
 
-    def log_prob(self, process: Perturbation, x: Float[Array, "batch ..."], t: Time) -> Float[Array, "batch"]:
+    def log_prob(
+        self, process: Perturbation, x: Float[Array, "batch ..."], t: Time
+    ) -> Float[Array, "batch"]:
         """log p_t(x) in nats."""
         components, _ = self._components(process, x, t)
         return jax.nn.logsumexp(components, axis=1)
@@ -94,7 +104,10 @@ class GaussianMixture:
     def score(
         self, process: Perturbation, x: Float[Array, "batch ..."], t: Time
     ) -> Float[Array, "batch ..."]:
-        """grad_x log p_t(x) = -sum_k r_k(x) (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha mu_k), r_k the responsibilities."""
+        """grad_x log p_t(x) = -sum_k r_k(x) (alpha^2 C_k + sigma^2 I)^{-1} (x - alpha mu_k).
+
+        r_k are the responsibilities.
+        """
         components, pulls = self._components(process, x, t)
         return jnp.einsum("bk,bkd->bd", jax.nn.softmax(components, axis=1), pulls).reshape(x.shape)
 

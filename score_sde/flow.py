@@ -1,16 +1,19 @@
 """The probability-flow ODE: a deterministic map between data and latents, solved by diffrax.
 
-dx/dt = f(x, t) - g(t)^2/2 score(x, t) has the marginals of the SDE (dissertation eq. 7.13, B.5.4). Encoding integrates it
-from t_min to t_max, decoding back.
+dx/dt = f(x, t) - g(t)^2/2 score(x, t) has the marginals of the SDE (dissertation eq. 7.13, B.5.4).
+Encoding integrates it from t_min to t_max, decoding back.
 
-What is integrated is y = x/S(t), with S(t)^2 = alpha^2 c^2 + sigma^2 the variance that data from N(0, c^2 I) would have:
+What is integrated is y = x/S(t), with S(t)^2 = alpha^2 c^2 + sigma^2 the variance that data from
+N(0, c^2 I) would have:
 
     dy/dt = -g^2/(2 S^2) (y + S score(S y, t))
 
-For such data y stands still; for others it stays of order 1, so one absolute tolerance serves from data to noise.
+For such data y stands still; for others it stays of order 1, so one absolute tolerance serves from
+data to noise.
 
-Each sample has its own step sizes and its own error control, so a result does not depend on the batch it is in. All
-samples of a batch are solved in one compiled call; it lasts as long as the hardest sample.
+Each sample has its own step sizes and its own error control, so a result does not depend on the
+batch it is in. All samples of a batch are solved in one compiled call; it lasts as long as the
+hardest sample.
 """
 
 import dataclasses
@@ -22,20 +25,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from score_sde.arrays import ScoreFn
 from score_sde.sde import GaussianSDE
-from score_sde.types import ScoreFn
 
 DATA_STD = 0.5
-"""c: about the spread of pixels in [-1, 1]. Twice as much changes the number of evaluations by some percent."""
+"""c: about the spread of pixels in [-1, 1].
+
+Twice as much changes the number of evaluations by some percent.
+"""
 
 Field = Callable[[Float[Array, ""], Any, Any], Any]
 """(t, state of one sample, data of that sample) -> d state/dt."""
 
 
 class Solution(NamedTuple):
-    """state: at the end, for each sample. nfe: evaluations of the field, (batch,), -1 where the solver's number is unknown.
+    """state: at the end, for each sample. nfe: (batch,), evaluations of the field.
 
-    success: (batch,); False where the solver gave up (too many steps, or values that are not finite).
+    nfe is -1 where the solver's number is unknown. success: (batch,); False where the solver gave
+    up (too many steps, or values that are not
+        finite).
     """
 
     state: PyTree
@@ -49,15 +57,19 @@ class Flow:
 
     Args:
         sde: gives the coefficients and the interval [t_min, t_max].
-        solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5, Dopri8, ...).
-        rtol, atol: a step may err by (atol + rtol)/4 in y, which is of order 1, by the root mean square over a sample's
-            entries; what is integrated beside it has tolerances of its own. Errors grow on the way: there and back, mixtures
-            in 2 to 64 dimensions return to within 5 (atol + rtol).
+        solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5,
+            Dopri8, ...).
+        rtol, atol: a step may err by (atol + rtol)/4 in y, which is of order 1, by the root mean
+            square over a sample's entries; what is integrated beside it has tolerances of its own.
+            Errors grow on the way: there and back, mixtures in 2 to 64 dimensions return to within
+            5 (atol + rtol).
         steps: number of equal steps; 0 chooses them by the error.
-        variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the steps are not. t is the
-            cheaper or the more exact: evaluations for log p at 1e-5 (median error in nats), t against log_snr: mixtures in 64
-            dimensions, VP 156 (4e-7), 220 (1e-6), sub-VP 184 (3e-7), 276 (6e-7), EDM 227 (1e-6), 211 (9e-7), for VE both are
-            one; DDPM++ trained on digits, in single precision, at 1e-4 246 (5e-2), 289 (4e-2), at 1e-3 150 (3e-2), 120 (7e-2).
+        variable: integrate in "t" or in "log_snr", log(alpha^2/sigma^2). The path is the same, the
+            steps are not. t is the cheaper or the more exact: evaluations for log p at 1e-5 (median
+            error in nats), t against log_snr: mixtures in 64 dimensions, VP 156 (4e-7), 220 (1e-6),
+            sub-VP 184 (3e-7), 276 (6e-7), EDM 227 (1e-6), 211 (9e-7), for VE both are one; DDPM++
+            trained on digits, in single precision, at 1e-4 246 (5e-2), 289 (4e-2), at 1e-3 150
+            (3e-2), 120 (7e-2).
         max_steps: per sample, accepted and rejected together.
     """
 
@@ -73,11 +85,13 @@ class Flow:
         if self.variable not in ("t", "log_snr"):
             raise ValueError(f"variable must be 't' or 'log_snr'; got {self.variable!r}")
         if self.steps < 0 or self.max_steps < 1:
-            raise ValueError(f"steps must be >= 0 and max_steps >= 1; got {self.steps}, {self.max_steps}")
+            raise ValueError(
+                f"steps must be >= 0 and max_steps >= 1; got {self.steps}, {self.max_steps}"
+            )
         if not self.steps and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
-                f"{type(self.solver).__name__} does not estimate its error, so it cannot choose its steps; give steps=N, or "
-                "a solver such as Tsit5 or Dopri5"
+                f"{type(self.solver).__name__} does not estimate its error, so it cannot choose "
+                "its steps; give steps=N, or a solver such as Tsit5 or Dopri5"
             )
         if not self.steps and (self.rtol <= 0 or self.atol <= 0):
             raise ValueError(f"tolerances must be positive; got rtol={self.rtol}, atol={self.atol}")
@@ -87,11 +101,16 @@ class Flow:
         return self._transport(score_fn, x, self.sde.t_min, self.sde.t_max)
 
     def decode(self, score_fn: ScoreFn, z: Float[Array, "batch ..."]) -> Solution:
-        """Latents at t_max -> data at t_min. z from N(0, prior_std^2 I) gives samples of the model."""
+        """Latents at t_max -> data at t_min.
+
+        z from N(0, prior_std^2 I) gives samples of the model.
+        """
         return self._transport(score_fn, z, self.sde.t_max, self.sde.t_min)
 
     def _transport(self, score_fn, x, start, end):
-        y, nfe, success = self.solve(self.field(score_fn), x / self.scale(start, x.dtype), start, end)
+        y, nfe, success = self.solve(
+            self.field(score_fn), x / self.scale(start, x.dtype), start, end
+        )
         return Solution(y * self.scale(end, x.dtype), nfe, success)
 
     @property
@@ -125,46 +144,26 @@ class Flow:
     ) -> Solution:
         """Integrate d state/dt = field(t, state, data) of each sample from time `start` to `end`.
 
-        `state`: arrays with a leading batch axis, of one floating type. `data`: likewise, constants of each sample; they
-        do not enter the error. `tolerances`: absolute, one for each part of the state; `tolerance` for all where not given.
+        `state`: arrays with a leading batch axis, of one floating type. `data`: likewise, constants
+        of each sample; they do not enter the error. `tolerances`: absolute, one for each part of
+        the state; `tolerance` for all where not given.
         """
         if tolerances is None:
             tolerances = jax.tree.map(lambda _: self.tolerance, state)
-        dtype = jax.tree.leaves(state)[0].dtype
-        ends = jnp.asarray([start, end], dtype)
-        if self.variable == "log_snr":
-            ends = self.sde.log_snr(ends)
-
-        def rate(variable, y, data):
-            if self.variable == "t":
-                return field(variable, y, data)
-            t = self.sde.time_at_log_snr(variable)
-            _, slope = jax.jvp(self.sde.log_snr, (t,), (jnp.ones_like(t),))
-            return jax.tree.map(lambda d: d / slope, field(t, y, data))
-
-        if self.steps:
-            control: Any = diffrax.ConstantStepSize()
-            first = (ends[1] - ends[0]) / self.steps
-            limit = self.steps + 1  # rounding may leave a sliver
-        else:
-            # Growth is limited: of a step much longer than the last the error estimate may be small by accident.
-            control = diffrax.PIDController(
-                0.0,
-                1.0,
-                pcoeff=0.2,
-                icoeff=0.7,
-                factormax=3.0,
-                norm=lambda errors: _worst(errors, tolerances),
-            )
-            first, limit = 1e-3 * (ends[1] - ends[0]), self.max_steps
+        with jax.ensure_compile_time_eval():
+            ends = jnp.asarray([start, end], jax.tree.leaves(state)[0].dtype)
+            if self.variable == "log_snr":
+                ends = self.sde.log_snr(ends)
+            control, first, limit = self._step_control(ends[1] - ends[0], tolerances)
+            times = _as_numbers(ends[0], ends[1], first)
+        rate: Any = self._rate(field)
+        term = diffrax.ODETerm(rate)
 
         def solve_one(y0, data):
             solution = diffrax.diffeqsolve(
-                diffrax.ODETerm(rate),
+                term,
                 self.solver,
-                ends[0],
-                ends[1],
-                first,
+                *times,
                 y0,
                 data,
                 stepsize_controller=control,
@@ -173,16 +172,48 @@ class Flow:
                 throw=False,
             )
             final = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-            finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(final)]))
-            success = (solution.result == diffrax.RESULTS.successful) & finite
+            finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(final)])
+            success = (solution.result == diffrax.RESULTS.successful) & jnp.all(finite)
             return final, self._evaluations(solution.stats["num_steps"]), success
 
         return Solution(*jax.vmap(solve_one)(state, data))
 
+    def _rate(self, field: Field) -> Field:
+        """`field` as the derivative with respect to the variable of integration."""
+        if self.variable == "t":
+            return field
+
+        def rate(log_snr, y, data):
+            t = self.sde.time_at_log_snr(log_snr)
+            _, slope = jax.jvp(self.sde.log_snr, (t,), (jnp.ones_like(t),))
+            return jax.tree.map(lambda d: d / slope, field(t, y, data))
+
+        return rate
+
+    def _step_control(
+        self, length: Float[Array, ""], tolerances: PyTree
+    ) -> tuple[diffrax.AbstractStepSizeController, Float[Array, ""], int]:
+        """(controller, first step, most steps) of an integration over `length`."""
+        if self.steps:
+            # Rounding may leave a sliver, which takes one more step.
+            return diffrax.ConstantStepSize(), length / self.steps, self.steps + 1
+        # Growth is limited: of a step much longer than the last the error estimate may be small
+        # by accident.
+        control = diffrax.PIDController(
+            0.0,
+            1.0,
+            pcoeff=0.2,
+            icoeff=0.7,
+            factormax=3.0,
+            norm=lambda errors: _worst(errors, tolerances),
+        )
+        return control, 1e-3 * length, self.max_steps
+
     def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
         """Evaluations of the field in `steps` steps, accepted or not.
 
-        Where the very first step is rejected, some solvers repeat one evaluation more; it is not counted.
+        Where the very first step is rejected, some solvers repeat one evaluation more; it is not
+        counted.
         """
         if isinstance(self.solver, diffrax.Euler):
             return steps
@@ -193,21 +224,36 @@ class Flow:
         return (stages - reuse) * steps + reuse
 
 
+def _as_numbers(*times: Float[Array, ""]) -> tuple[Any, ...]:
+    """The times as Python numbers, where these stand for the same type.
+
+    Then diffrax checks their order while it is traced. Of arrays it is checked by a call of Python
+    in the compiled program, which keeps the program out of jax's compilation cache.
+    """
+    usual = jnp.result_type(float)
+    if any(isinstance(time, jax.core.Tracer) or time.dtype != usual for time in times):
+        return times
+    return tuple(float(time) for time in times)
+
+
 def _worst(errors: PyTree, tolerances: PyTree) -> Float[Array, ""]:
     """Largest root mean square, by its tolerance, among the parts of a state.
 
     One over all entries would drown a log-density in pixels.
     """
-    parts = jax.tree.map(lambda e, tolerance: jnp.sqrt(jnp.mean(e**2)) / tolerance, errors, tolerances)
+    parts = jax.tree.map(
+        lambda e, tolerance: jnp.sqrt(jnp.mean(e**2)) / tolerance, errors, tolerances
+    )
     return jnp.max(jnp.stack(jax.tree.leaves(parts)))
 
 
 def spherical(
     z0: Float[Array, "batch ..."], z1: Float[Array, "batch ..."], weights: Float[Array, "k"]
 ) -> Float[Array, "k batch ..."]:
-    """Spherical interpolation of latents: sin((1-w) a)/sin(a) z0 + sin(w a)/sin(a) z1, a the angle between them.
+    """Spherical interpolation of latents.
 
-    It keeps the norm of Gaussian latents, where linear interpolation shrinks it (B.5.4, figure B.40). w = 0 is z0.
+    sin((1-w) a)/sin(a) z0 + sin(w a)/sin(a) z1, a the angle between them. It keeps the norm of
+    Gaussian latents, where linear interpolation shrinks it (B.5.4, figure B.40). w = 0 is z0.
     """
     flat0, flat1 = z0.reshape(len(z0), -1), z1.reshape(len(z1), -1)
     norms = jnp.linalg.norm(flat0, axis=1) * jnp.linalg.norm(flat1, axis=1)

@@ -1,7 +1,9 @@
-"""NCSNs configured from data: noise scales and step size without tuning (dissertation chapter 6, techniques 6.1 to 6.5).
+"""NCSNs configured from data: noise scales and step size without tuning.
 
-sigma_1 is the largest distance between training images, the other scales follow in ratios of one overlap, the step size
-makes annealed Langevin dynamics keep the variance of its noise. All numbers are float64 on the host but the distances.
+These are techniques 6.1 to 6.5 of the dissertation's chapter 6. sigma_1 is the largest distance
+between training images, the other scales follow in ratios of one overlap, the step size makes
+annealed Langevin dynamics keep the variance of its noise. All numbers are float64 on the host but
+the distances.
 """
 
 import dataclasses
@@ -16,7 +18,10 @@ from jaxtyping import Array, Float, Int, Int64
 from numpy.typing import ArrayLike
 
 OVERLAP = 0.5668
-"""Overlap that gives every published number of scales; they leave 0.5667 to 0.5669. The text says "about 0.5"."""
+"""Overlap that gives every published number of scales; they leave 0.5667 to 0.5669.
+
+The text says "about 0.5".
+"""
 
 EMA_RATE = 0.999
 """Momentum of the weights' moving average (technique 6.5)."""
@@ -36,8 +41,9 @@ def _two_digits(value: float) -> str:
 def random_subset(count: int, limit: int = 10_000, seed: int = 0) -> Int64[np.ndarray, "chosen"]:
     """Ascending indices of at most `limit` of `count` images, drawn without replacement.
 
-    Published: all of up to 60,000 images, 10,000 of more (B.4.1). Here one rule, 10,000 of any larger set: on CIFAR-10 two
-    seeds give 49.8 and 50.6, all 50,000 training images 53.2, and 50 is published.
+    Published: all of up to 60,000 images, 10,000 of more (B.4.1). Here one rule, 10,000 of any
+    larger set: on CIFAR-10 two seeds give 49.8 and 50.6, all 50,000 training images 53.2, and 50 is
+    published.
     """
     chosen = np.random.default_rng(seed).choice(count, min(count, limit), replace=False)
     return np.sort(chosen).astype(np.int64)
@@ -46,12 +52,14 @@ def random_subset(count: int, limit: int = 10_000, seed: int = 0) -> Int64[np.nd
 def largest_distance(images: ArrayLike, block: int = 1024) -> tuple[float, tuple[int, int]]:
     """Largest Euclidean distance between two images, and the two (technique 6.1).
 
-    |a - b|^2 = |a|^2 + |b|^2 - 2 a.b on centred images, float32 matrix products of block x block images; the distance of
-    the pair found is then taken in float64. What float32 may miss is 1e-6 of the distance.
+    |a - b|^2 = |a|^2 + |b|^2 - 2 a.b on centred images, float32 matrix products of block x block
+    images; the distance of the pair found is then taken in float64. What float32 may miss is 1e-6
+    of the distance.
 
     Args:
         images: (n, ...) integer or floating, n >= 2; the distance has their unit.
-        block: images on either side of a product; device memory is about 4 block (2 D + 2 block) bytes.
+        block: images on either side of a product; device memory is about 4 block (2 D + 2 block)
+            bytes.
 
     Raises:
         ValueError: fewer than two images, a block below 1, or values that are not finite.
@@ -68,7 +76,9 @@ def largest_distance(images: ArrayLike, block: int = 1024) -> tuple[float, tuple
     def rows(start: int) -> Float[np.ndarray, "block d"]:
         # The last block is filled up with its last image: distances that exist anyway.
         with np.errstate(invalid="ignore"):  # infinities are found in the distances
-            return flat[np.minimum(np.arange(start, start + block), n - 1)].astype(np.float32) - center
+            return (
+                flat[np.minimum(np.arange(start, start + block), n - 1)].astype(np.float32) - center
+            )
 
     largest, pair = -math.inf, (0, 0)
     for i in range(0, n, block):
@@ -76,7 +86,9 @@ def largest_distance(images: ArrayLike, block: int = 1024) -> tuple[float, tuple
         for j in range(i, n, block):
             square, index = _farthest(left, left if i == j else jax.device_put(rows(j)))
             if not np.isfinite(square):
-                raise ValueError("images hold values that are not finite; distances need finite ones")
+                raise ValueError(
+                    "images hold values that are not finite; distances need finite ones"
+                )
             if float(square) > largest:
                 first, second = divmod(int(index), block)
                 largest, pair = float(square), (min(i + first, n - 1), min(j + second, n - 1))
@@ -95,26 +107,32 @@ def _farthest(
 
 
 def overlap(ratio: float, dimension: int) -> float:
-    """Phi(sqrt(2 D)(g - 1) + 3 g) - Phi(sqrt(2 D)(g - 1) - 3 g), g = sigma_{i-1}/sigma_i (technique 6.2).
+    """Phi(sqrt(2 D)(g - 1) + 3 g) - Phi(sqrt(2 D)(g - 1) - 3 g) (technique 6.2).
 
-    The part of the radius of N(0, sigma_i^2 I) within three standard deviations of that of N(0, sigma_{i-1}^2 I), in the
-    limit of many dimensions D.
+    g = sigma_{i-1}/sigma_i. The part of the radius of N(0, sigma_i^2 I) within three standard
+    deviations of that of N(0, sigma_{i-1}^2 I), in the limit of many dimensions D.
     """
     shift, reach = math.sqrt(2 * dimension) * (ratio - 1), 3 * ratio
-    return 0.5 * (math.erfc((shift - reach) / math.sqrt(2)) - math.erfc((shift + reach) / math.sqrt(2)))
+    return 0.5 * (
+        math.erfc((shift - reach) / math.sqrt(2)) - math.erfc((shift + reach) / math.sqrt(2))
+    )
 
 
 def ratio_of_scales(dimension: int, target: float = OVERLAP) -> float:
     """g > 1 with overlap(g, dimension) = target, by bisection.
 
     Raises:
-        ValueError: a target outside (0, 0.997), where there is none, or D < 5, where the overlap does not fall with g.
+        ValueError: a target outside (0, 0.997), where there is none, or D < 5, where the overlap
+            does not fall with g.
     """
     if not 0 < target < 0.997:
-        raise ValueError(f"the overlap of neighbouring noise scales must be in (0, 0.997); got {target}")
+        raise ValueError(
+            f"the overlap of neighbouring noise scales must be in (0, 0.997); got {target}"
+        )
     if dimension < 5:
         raise ValueError(
-            f"the overlap of noise scales is a rule for many dimensions, at least 5; got {dimension}"
+            "the overlap of noise scales is a rule for many dimensions, at least 5; got "
+            f"{dimension}"
         )
     low, high = 0.0, 1.0
     while overlap(1 + high, dimension) > target:
@@ -125,8 +143,12 @@ def ratio_of_scales(dimension: int, target: float = OVERLAP) -> float:
     return 1 + high
 
 
-def number_of_scales(sigma_max: float, sigma_min: float, dimension: int, target: float = OVERLAP) -> int:
-    """L nearest to 1 + log(sigma_max/sigma_min)/log(g), g = ratio_of_scales(dimension, target), at least 2.
+def number_of_scales(
+    sigma_max: float, sigma_min: float, dimension: int, target: float = OVERLAP
+) -> int:
+    """L nearest to 1 + log(sigma_max/sigma_min)/log(g), at least 2.
+
+    g = ratio_of_scales(dimension, target).
 
     Args:
         sigma_max, sigma_min: the ends sigma_1 > sigma_L > 0 of the geometric progression.
@@ -139,14 +161,16 @@ def number_of_scales(sigma_max: float, sigma_min: float, dimension: int, target:
 
 
 def variance_ratio(epsilon: ArrayLike, ratio: float, sigma_min: float, steps: int) -> np.ndarray:
-    """s_T^2/sigma_i^2 after T Langevin steps at a noise scale that begin with samples of the one before (eq. 6.4).
+    """s_T^2/sigma_i^2 after T Langevin steps at a noise scale (eq. 6.4).
 
-    With a = epsilon/sigma_L^2: (1 - a)^(2 T) (g^2 - 2/(2 - a)) + 2/(2 - a), the published fraction
-    2 a/(1 - (1 - a)^2) shortened. Taken as 1 + `_excess`, without cancellation as a nears 0. 1 is the exact variance.
+    The steps begin with samples of the scale before. With a = epsilon/sigma_L^2: (1 - a)^(2 T) (g^2
+    - 2/(2 - a)) + 2/(2 - a), the published fraction 2 a/(1 - (1 - a)^2) shortened. Taken as 1 +
+    `_excess`, without cancellation as a nears 0. 1 is the exact variance.
 
     Args:
-        epsilon: step size(s) at sigma_L, 0 < epsilon < 2 sigma_L^2 (at 2 sigma_L^2 the chain becomes unstable), in the
-            convention x + epsilon score + sqrt(2 epsilon) z of algorithm 6.1.
+        epsilon: step size(s) at sigma_L, 0 < epsilon < 2 sigma_L^2 (at 2 sigma_L^2 the chain
+            becomes unstable), in the convention x + epsilon score + sqrt(2 epsilon) z of algorithm
+            6.1.
         ratio: g, of neighbouring scales.
         sigma_min: sigma_L.
         steps: T.
@@ -154,30 +178,37 @@ def variance_ratio(epsilon: ArrayLike, ratio: float, sigma_min: float, steps: in
     a = np.asarray(np.asarray(epsilon, np.float64) / sigma_min**2)
     if not np.all((a > 0) & (a < 2)):
         raise ValueError(
-            f"epsilon must be in (0, 2 sigma_min^2) = (0, {2 * sigma_min**2:.4g}), else the chain diverges; "
-            f"got {np.asarray(epsilon)}"
+            f"epsilon must be in (0, 2 sigma_min^2) = (0, {2 * sigma_min**2:.4g}), else the chain "
+            f"diverges; got {np.asarray(epsilon)}"
         )
     return np.asarray(1 + _excess(a, ratio, steps))
 
 
 def _excess(a: np.ndarray, ratio: float, steps: int) -> np.ndarray:
-    """s_T^2/sigma_i^2 - 1 = q (1 - w) + (g^2 - 1) w with q = a/(2 - a), w = (1 - a)^(2 T): positive throughout."""
+    """s_T^2/sigma_i^2 - 1 = q (1 - w) + (g^2 - 1) w, positive throughout.
+
+    q = a/(2 - a), w = (1 - a)^(2 T).
+    """
     with np.errstate(divide="ignore"):
         log_weight = 2 * steps * np.where(a < 1, np.log1p(-np.minimum(a, 1)), np.log(np.abs(a - 1)))
     stationary = a / (2 - a)
-    return np.asarray(-stationary * np.expm1(log_weight) + (ratio - 1) * (ratio + 1) * np.exp(log_weight))
+    return np.asarray(
+        -stationary * np.expm1(log_weight) + (ratio - 1) * (ratio + 1) * np.exp(log_weight)
+    )
 
 
 def step_size(ratio: float, sigma_min: float, steps: int) -> float:
-    """epsilon that brings eq. 6.4 nearest to 1, by a geometric grid, refined around its best point (technique 6.4).
+    """epsilon that brings eq. 6.4 nearest to 1 (technique 6.4).
 
-    Above sigma_min^2 the ratio only grows, so the grid ends there. The result is right to about 1e-7: the minimum is flat.
+    It is found by a geometric grid, refined around its best point. Above sigma_min^2 the ratio only
+    grows, so the grid ends there. The result is right to about 1e-7: the minimum is flat.
 
     Args: as `variance_ratio`.
     """
     if ratio <= 1 or steps < 1 or sigma_min <= 0:
         raise ValueError(
-            f"need ratio > 1, sigma_min > 0 and steps >= 1; got ratio={ratio}, sigma_min={sigma_min}, steps={steps}"
+            f"need ratio > 1, sigma_min > 0 and steps >= 1; got ratio={ratio}, "
+            f"sigma_min={sigma_min}, steps={steps}"
         )
     low, high = 1e-12, 1.0
     for _ in range(8):
@@ -188,7 +219,10 @@ def step_size(ratio: float, sigma_min: float, steps: int) -> float:
 
 
 def steps_per_scale(n: int) -> int:
-    """T for n scales: 3,200 evaluations of the network in all, but 3 to 5 at each scale. So are the published ones."""
+    """T for n scales: 3,200 evaluations of the network in all, but 3 to 5 at each scale.
+
+    So are the published ones.
+    """
     return min(max(round(3200 / n), 3), 5)
 
 
@@ -217,7 +251,8 @@ class Suggestion:
         _check_scales(self.sigma_max, self.sigma_min)
         if self.n < 2 or self.steps < 1 or self.epsilon <= 0:
             raise ValueError(
-                f"need n >= 2, steps >= 1 and epsilon > 0; got n={self.n}, steps={self.steps}, epsilon={self.epsilon}"
+                f"need n >= 2, steps >= 1 and epsilon > 0; got n={self.n}, steps={self.steps}, "
+                f"epsilon={self.epsilon}"
             )
 
     @property
@@ -232,8 +267,10 @@ class Suggestion:
 
     @property
     def snr(self) -> float:
-        """sqrt(epsilon/2)/sigma_min: the same step size as `steppers.AnnealedLangevin` takes it, whose
-        epsilon is 2 (snr sigma)^2."""
+        """sqrt(epsilon/2)/sigma_min: the step size as `steppers.AnnealedLangevin` takes it.
+
+        Its epsilon is 2 (snr sigma)^2.
+        """
         return math.sqrt(self.epsilon / 2) / self.sigma_min
 
     @property
@@ -275,7 +312,8 @@ class Published:
 
     Args:
         settings: the row, with the printed epsilon.
-        released_epsilon: what the authors' released configuration has, where it differs from the print.
+        released_epsilon: what the authors' released configuration has, where it differs from the
+            print.
     """
 
     settings: Suggestion
@@ -295,8 +333,8 @@ class Published:
             return f"published epsilon {printed:.2g} follows: {given}"
         if self.released_epsilon and abs(self.released_epsilon / ours - 1) < 0.05:
             return (
-                f"published epsilon {printed:.2g} does not follow: {given}; the released configuration has "
-                f"{self.released_epsilon:.2g}, so the print looks like a slip"
+                f"published epsilon {printed:.2g} does not follow: {given}; the released "
+                f"configuration has {self.released_epsilon:.2g}, so the print looks like a slip"
             )
         return f"published epsilon {printed:.2g} does not follow: {given}"
 
@@ -324,7 +362,9 @@ def comparison(
     steps: int | None = None,
     published: Published | None = None,
 ) -> str:
-    """Text table: settings for both overlaps, the one of the published settings and the text's 0.5, and published ones.
+    """Text table of settings for both overlaps, and of published ones.
+
+    The overlaps are the one of the published settings and the text's 0.5.
 
     Args: as `suggest`; `published` a row of `PUBLISHED`, or None.
     """
@@ -337,7 +377,9 @@ def comparison(
     rows = [["", *columns], *([label, *map(show, columns.values())] for label, show in _ROWS)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]
+        )
         for row in rows
     ]
     return "\n".join([*lines, *([published.verdict] if published else [])])

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES, mixture_2d, mixture_16d, reference_mixture, reference_sde
+from mathcases import SDES, mixture_2d, mixture_16d, reference_mixture, stored_sde
 from scipy.stats import multivariate_normal
 
-from golden import assert_close, load
+from golden import assert_close, load, names
 from score_sde.analytic import GaussianMixture
 from score_sde.sde import VP, DiscreteChain
 
@@ -22,7 +22,9 @@ def density(data, process, x, t):
     total, d = 0.0, data.variances.shape[1]
     for k, weight in enumerate(data.weights):
         rotation = np.eye(d) if data.rotations is None else data.rotations[k]
-        covariance = alpha**2 * rotation @ np.diag(data.variances[k]) @ rotation.T + sigma**2 * np.eye(d)
+        covariance = alpha**2 * rotation @ np.diag(
+            data.variances[k]
+        ) @ rotation.T + sigma**2 * np.eye(d)
         total = total + weight * multivariate_normal(alpha * data.means[k].ravel(), covariance).pdf(
             x.reshape(len(x), -1)
         )
@@ -35,7 +37,9 @@ def test_log_prob_against_scipy(sde, x64):
     for data in (mixture_2d(), mixture_16d()):
         x = np.random.default_rng(0).normal(size=(5, *data.event))
         assert_close(
-            data.log_prob(sde, jnp.asarray(x), jnp.asarray(t)), np.log(density(data, sde, x, t)), 1e-10
+            data.log_prob(sde, jnp.asarray(x), jnp.asarray(t)),
+            np.log(density(data, sde, x, t)),
+            1e-10,
         )
 
 
@@ -45,7 +49,11 @@ def test_full_covariances_as_given(x64):
     covariances = factors @ factors.transpose(0, 2, 1) + 0.02 * np.eye(3)
     data = GaussianMixture.full([0.7, 0.3], [[0.0, 1.0, -0.3], [1.0, 0.0, 0.2]], covariances)
     assert not np.allclose(data.rotations, data.rotations.transpose(0, 2, 1), atol=0.1)
-    x, clean, t = np.random.default_rng(0).normal(size=(6, 3)), DiscreteChain.smld(), jnp.asarray(-1.0)
+    x, clean, t = (
+        np.random.default_rng(0).normal(size=(6, 3)),
+        DiscreteChain.smld(),
+        jnp.asarray(-1.0),
+    )
     expected = sum(
         w * multivariate_normal(m, c).pdf(x)
         for w, m, c in zip(data.weights, data.means, covariances, strict=True)
@@ -78,11 +86,13 @@ def test_score_is_the_gradient(sde, data, x64):
     assert_close(again, gradient, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
-def test_reference_scores(name, x64):
-    stored = load(f"math/losses_dsm_{name}")
-    sde = reference_sde(name, stored)
-    score = reference_mixture(stored).score(sde, jnp.asarray(stored["perturbed"]), jnp.asarray(stored["t"]))
+@pytest.mark.parametrize("file", names("math/losses_dsm_*"))
+def test_reference_scores(file, x64):
+    stored = load(file)
+    sde = stored_sde(stored)
+    score = reference_mixture(stored).score(
+        sde, jnp.asarray(stored["perturbed"]), jnp.asarray(stored["t"])
+    )
     assert_close(score, stored["gmm_score"], 1e-9)
 
 
@@ -108,11 +118,15 @@ def test_sample_at(sde):
     alpha, sigma = (float(v) for v in sde.marginal(jnp.asarray(t)))
     mean = data.weights @ data.means
     within = np.einsum("kij,kj,klj->kil", data.rotations, data.variances, data.rotations)
-    second = np.einsum("k,kij->ij", data.weights, within + np.einsum("ki,kj->kij", data.means, data.means))
+    second = np.einsum(
+        "k,kij->ij", data.weights, within + np.einsum("ki,kj->kij", data.means, data.means)
+    )
     covariance = alpha**2 * (second - np.outer(mean, mean)) + sigma**2 * np.eye(2)
     scale = np.sqrt(np.diag(covariance))
     assert np.all(np.abs(x.mean(0) - alpha * mean) < 4.5 * scale / math.sqrt(n))
-    assert np.all(np.abs(np.cov(x.T) - covariance) < 4.5 * np.outer(scale, scale) * math.sqrt(2 / n))
+    assert np.all(
+        np.abs(np.cov(x.T) - covariance) < 4.5 * np.outer(scale, scale) * math.sqrt(2 / n)
+    )
 
 
 @ALL
@@ -148,7 +162,8 @@ def test_tweedie_is_the_posterior_mean(sde, x64):
     alpha, sigma = (float(v) for v in sde.marginal(t))
     x0 = np.linspace(-4, 4, 4001)
     prior = (
-        0.3 * np.exp(-0.5 * ((x0 + 1) / 0.3) ** 2) / 0.3 + 0.7 * np.exp(-0.5 * ((x0 - 0.5) / 0.2) ** 2) / 0.2
+        0.3 * np.exp(-0.5 * ((x0 + 1) / 0.3) ** 2) / 0.3
+        + 0.7 * np.exp(-0.5 * ((x0 - 0.5) / 0.2) ** 2) / 0.2
     )
     for x in (-1.2, 0.0, 0.9):
         posterior = prior * np.exp(-0.5 * ((x - alpha * x0) / sigma) ** 2)
@@ -177,7 +192,10 @@ def test_point_masses_and_events():
             lambda: GaussianMixture.isotropic([0.5, 0.4], [[0.0], [1.0]], 1.0),
             "weights must be positive and sum to 1",
         ),
-        (lambda: GaussianMixture.isotropic([1.5, -0.5], [[0.0], [1.0]], 1.0), "weights must be positive"),
+        (
+            lambda: GaussianMixture.isotropic([1.5, -0.5], [[0.0], [1.0]], 1.0),
+            "weights must be positive",
+        ),
         (
             lambda: GaussianMixture(np.ones(1), np.zeros((2, 1)), np.ones((1, 1))),
             "expected 1 means and variances",
@@ -186,7 +204,10 @@ def test_point_masses_and_events():
             lambda: GaussianMixture(np.ones(1), np.zeros((1, 2)), np.ones((1, 3))),
             r"variances of shape \(1, 2\)",
         ),
-        (lambda: GaussianMixture(np.ones(1), np.zeros((1, 1)), -np.ones((1, 1))), "positive semi-definite"),
+        (
+            lambda: GaussianMixture(np.ones(1), np.zeros((1, 1)), -np.ones((1, 1))),
+            "positive semi-definite",
+        ),
     ],
 )
 def test_messages(make, message):

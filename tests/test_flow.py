@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import mixture_2d, mixture_16d, reference_mixture, reference_sde, slope
+from mathcases import mixture_2d, mixture_16d, reference_mixture, slope, stored_sde
 from scipy.stats import kstest
 
-from golden import assert_close, load, meta
+from golden import assert_close, load, meta, names
 from score_sde.analytic import GaussianMixture
 from score_sde.flow import Flow, spherical
 from score_sde.sde import EDM, VE, VP, SubVP
@@ -21,27 +21,33 @@ def _tight(sde, **more):
 
 
 @pytest.mark.parametrize("variable", ["t", pytest.param("log_snr", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("file", names("math/ode_sample_*"))
 class TestPublished:
-    def test_high_accuracy(self, name, variable, x64):
-        stored = load(f"math/ode_sample_{name}")
-        sde = reference_sde(name, stored, float(stored["eps"]))
+    def test_high_accuracy(self, file, variable, x64):
+        stored = load(file)
+        sde = stored_sde(stored)
         score_fn = reference_mixture(stored).score_fn(sde)
         x, success = _decode(_tight(sde, variable=variable), score_fn, stored)
         assert success
         # The other side is SciPy's DOP853 at 1e-12.
         assert_close(x, stored["derived_x_plain_highacc"], 1e-8)
-        # SciPy's RK45 at 1e-5 is off by exactly the amount the file states: both sides mean the same number.
+        # SciPy's RK45 at 1e-5 is off by exactly the amount the file states: both sides mean the
+        # same number.
         stated = meta(stored)["max_rel_diff_rk45_vs_highacc"]
         assert_close(x, stored["x_plain_float64"], 1.001 * stated)
         with pytest.raises(AssertionError):
             assert_close(x, stored["x_plain_float64"], 0.999 * stated)
 
-    def test_loose(self, name, variable, x64):
-        """The default solver at 1e-5 is no farther from the solution than 1e-4 + three times RK45's own error."""
-        stored = load(f"math/ode_sample_{name}")
-        sde = reference_sde(name, stored, float(stored["eps"]))
-        x, success = _decode(Flow(sde, variable=variable), reference_mixture(stored).score_fn(sde), stored)
+    def test_loose(self, file, variable, x64):
+        """The default solver at 1e-5 is as near to the solution as RK45.
+
+        It is no farther than 1e-4 + three times RK45's own error.
+        """
+        stored = load(file)
+        sde = stored_sde(stored)
+        x, success = _decode(
+            Flow(sde, variable=variable), reference_mixture(stored).score_fn(sde), stored
+        )
         assert success
         stated = meta(stored)["max_rel_diff_rk45_vs_highacc"]
         assert_close(x, stored["derived_x_plain_highacc"], 1e-4 + 3 * stated)
@@ -62,7 +68,9 @@ class TestExactMaps:
         sde, mixture = SDES[name], mixture_16d()
         x = mixture.sample_at(jax.random.key(0), sde, jnp.asarray(sde.t_min), 8, jnp.float64)
         flow, score_fn = Flow(sde, solver, tol, tol, variable=variable), mixture.score_fn(sde)
-        z, back = jax.jit(lambda x: (z := flow.encode(score_fn, x), flow.decode(score_fn, z.state)))(x)
+        z, back = jax.jit(
+            lambda x: (z := flow.encode(score_fn, x), flow.decode(score_fn, z.state))
+        )(x)
         assert bool(jnp.all(z.success & back.success))
         assert float(jnp.max(jnp.abs(z.state - x))) > 0.1
         np.testing.assert_allclose(back.state, x, rtol=0, atol=10 * tol)
@@ -70,7 +78,10 @@ class TestExactMaps:
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
     @pytest.mark.parametrize("name", SDES)
     def test_gaussian_data(self, name, variable, x64):
-        """For N(mu, v I) the flow is the affine map that keeps (x - alpha mu)/std: (7.13) in closed form."""
+        """For N(mu, v I) the flow is the affine map that keeps (x - alpha mu)/std.
+
+        This is (7.13) in closed form.
+        """
         sde, mu, v = SDES[name], np.array([0.3, -0.5]), 0.09
         mixture = GaussianMixture.isotropic([1.0], mu[None], v**0.5)
         x = jnp.asarray([[0.1, 0.2], [-0.4, 0.8], [1.5, -2.0]])
@@ -81,7 +92,9 @@ class TestExactMaps:
             return alpha * mu, np.sqrt(alpha**2 * v + sigma**2)
 
         (m0, s0), (m1, s1) = standard(sde.t_min), standard(sde.t_max)
-        np.testing.assert_allclose(out.state, m1 + s1 * (np.asarray(x) - m0) / s0, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(
+            out.state, m1 + s1 * (np.asarray(x) - m0) / s0, rtol=1e-8, atol=1e-8
+        )
 
     @pytest.mark.parametrize("name", SDES)
     def test_latents_are_standard_normal(self, name):
@@ -128,7 +141,9 @@ class TestCounts:
         return len(calls), int(out.nfe[0])
 
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
-    @pytest.mark.parametrize("solver", [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Dopri8(), diffrax.Heun()])
+    @pytest.mark.parametrize(
+        "solver", [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Dopri8(), diffrax.Heun()]
+    )
     def test_adaptive(self, solver, variable, x64):
         sde, mixture = VP(), mixture_2d()
         x = mixture.sample(jax.random.key(0), 1, jnp.float64)
@@ -160,7 +175,9 @@ class TestCounts:
         sde, mixture = VP(), mixture_2d()
         x = mixture.sample(jax.random.key(0), 2, jnp.float64)
         out = jax.jit(
-            lambda x: Flow(sde, diffrax.Kvaerno5(), 1e-7, 1e-7, variable="t").encode(mixture.score_fn(sde), x)
+            lambda x: Flow(sde, diffrax.Kvaerno5(), 1e-7, 1e-7, variable="t").encode(
+                mixture.score_fn(sde), x
+            )
         )(x)
         assert bool(jnp.all(out.success)) and out.nfe.tolist() == [-1, -1]
         truth = jax.jit(lambda x: _tight(sde, variable="t").encode(mixture.score_fn(sde), x))(x)
@@ -172,7 +189,10 @@ class TestBatch:
     @pytest.mark.parametrize("variable", ["t", "log_snr"])
     @pytest.mark.parametrize("precision", ["float32", "float64"])
     def test_alone_or_together(self, precision, variable, steps, request):
-        """To rounding. In float32 that of log-SNR as a function of t moves adaptive steps in it, by up to two here."""
+        """To rounding.
+
+        In float32 that of log-SNR as a function of t moves adaptive steps in it, by up to two here.
+        """
         if precision == "float64":
             request.getfixturevalue("x64")
         sde, mixture = VP(), mixture_2d()
@@ -207,13 +227,25 @@ class TestBatch:
         x = jnp.concatenate([mixture.sample(jax.random.key(0), 3), 100 * jnp.ones((1, 2))])
 
         def broken(x, t):
-            return jnp.where(jnp.max(x, axis=1, keepdims=True) > 50, jnp.nan, mixture.score(sde, x, t))
+            return jnp.where(
+                jnp.max(x, axis=1, keepdims=True) > 50, jnp.nan, mixture.score(sde, x, t)
+            )
 
         flow = Flow(sde, steps=steps, max_steps=200)
         out = jax.jit(lambda x: flow.encode(broken, x))(x)
         assert out.success.tolist() == [True, True, True, False]
         sound = jax.jit(lambda x: flow.encode(mixture.score_fn(sde), x))(x[:3])
         np.testing.assert_allclose(out.state[:3], sound.state, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+@pytest.mark.parametrize("variable", ["t", "log_snr"])
+def test_the_program_calls_no_python(variable, steps):
+    """A program that does is compiled anew by every process."""
+    flow, z = Flow(VP(), variable=variable, steps=steps), jnp.ones((2, 3))
+    for solve in (flow.encode, flow.decode):
+        program = str(jax.make_jaxpr(lambda z, solve=solve: solve(lambda x, t: -x, z))(z))
+        assert "while" in program and "callback" not in program
 
 
 @pytest.mark.parametrize(
@@ -245,13 +277,17 @@ class TestSpherical:
 
     def test_keeps_the_norm(self, x64):
         z0, z1 = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 1), jnp.float64)
-        z0, z1 = (z / jnp.linalg.norm(z.reshape(3, -1), axis=1).reshape(3, 1, 1, 1) for z in (z0, z1))
+        z0, z1 = (
+            z / jnp.linalg.norm(z.reshape(3, -1), axis=1).reshape(3, 1, 1, 1) for z in (z0, z1)
+        )
         out = spherical(z0, z1, jnp.linspace(0, 1, 7)).reshape(7, 3, -1)
         np.testing.assert_allclose(jnp.linalg.norm(out, axis=2), np.ones((7, 3)), rtol=1e-12)
         # Equal weights: equal angles to both ends.
         middle = out[3]
         np.testing.assert_allclose(
-            jnp.sum(middle * z0.reshape(3, -1), 1), jnp.sum(middle * z1.reshape(3, -1), 1), rtol=1e-10
+            jnp.sum(middle * z0.reshape(3, -1), 1),
+            jnp.sum(middle * z1.reshape(3, -1), 1),
+            rtol=1e-10,
         )
 
     def test_parallel(self):

@@ -1,8 +1,9 @@
-"""From integer images to points of their cells: u in [0, 1] with its density q(u | image) (dissertation 9.5.2).
+"""From integer images to points of their cells: u in [0, 1] with density q(u | image).
 
-`dequantizer(keys, images) -> (u, log_q)`: u (batch, h, w, c) and log q(u | image) in nats, (batch,). The image's point is
-x = `PixelRange.dequantize(images, u)`, and E_q[log p(x) - log q(u | image)] bounds its log-probability from below (eq. 9.13; the
-bits/dim of it are `PixelRange.bits_per_dim`, for any number of levels and any range). Both kinds are pytrees.
+Source: dissertation 9.5.2. `dequantizer(keys, images) -> (u, log_q)`: u (batch, h, w, c) and log
+q(u | image) in nats, (batch,). The image's point is x = `PixelRange.dequantize(images, u)`, and
+E_q[log p(x) - log q(u | image)] bounds its log-probability from below (eq. 9.13; the bits/dim of it
+are `PixelRange.bits_per_dim`, for any number of levels and any range). Both kinds are pytrees.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key, PyTree
 
-from score_sde.types import normal
+from score_sde.arrays import normal
 
 Images = Integer[Array, "batch h w c"]
 Cells = tuple[Float[Array, "batch h w c"], Float[Array, "batch"]]
@@ -38,7 +39,8 @@ class Variational(flax.struct.PyTreeNode):
 
     Args:
         params: the flow's parameters; their type is that of u.
-        flow: flax module, (eps, image with levels scaled to [0, 1]) -> (u, log q(u | image)), like `networks.FlowPP`.
+        flow: flax module, (eps, image with levels scaled to [0, 1]) -> (u, log q(u | image)), like
+            `networks.FlowPP`.
         levels: number of levels of a pixel.
     """
 
@@ -49,4 +51,6 @@ class Variational(flax.struct.PyTreeNode):
     def __call__(self, keys: Key[Array, "batch"], images: Images) -> Cells:
         dtype = jnp.result_type(*jax.tree.leaves(self.params))
         eps = normal(keys, images.shape, dtype)
-        return self.flow.apply({"params": self.params}, eps, images.astype(dtype) / (self.levels - 1))
+        return self.flow.apply(
+            {"params": self.params}, eps, images.astype(dtype) / (self.levels - 1)
+        )

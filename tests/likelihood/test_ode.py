@@ -1,19 +1,21 @@
-"""Exact likelihood: true log-densities of mixtures, Hutchinson's estimate and its error, published numbers."""
+"""Exact likelihood: true log-densities, Hutchinson's estimate, published numbers."""
+
+import math
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import mixture_2d, mixture_16d, reference_mixture, reference_sde
+from mathcases import mixture_2d, mixture_16d, reference_mixture, stored_sde
 
-from golden import assert_close, load
+from golden import assert_close, load, meta, names
 from score_sde.analytic import GaussianMixture
+from score_sde.arrays import sample_keys
 from score_sde.data.pixels import PixelRange
 from score_sde.flow import Flow
 from score_sde.likelihood import ODELikelihood
 from score_sde.sde import EDM, VE, VP, SubVP
-from score_sde.types import sample_keys
 
 SDES = {"ve": VE(), "vp": VP(), "subvp": SubVP(), "edm": EDM()}
 
@@ -36,12 +38,15 @@ def _log_prob(likelihood, mixture, x, key=None):
 def _errors(likelihood, mixture, x):
     """Log-density by the ODE less the true one.
 
-    The method takes N(0, prior_std^2 I) for p_{t_max}: that difference, which no solver can mend, is taken out.
+    The method takes N(0, prior_std^2 I) for p_{t_max}: that difference, which no solver can mend,
+    is taken out.
     """
     sde = likelihood.flow.sde
     out = _log_prob(likelihood, mixture, x)
     assert bool(jnp.all(out.success))
-    corrected = out.logp - sde.prior_logp(out.z) + mixture.log_prob(sde, out.z, jnp.asarray(sde.t_max))
+    corrected = (
+        out.logp - sde.prior_logp(out.z) + mixture.log_prob(sde, out.z, jnp.asarray(sde.t_max))
+    )
     return np.asarray(corrected - mixture.log_prob(sde, x, jnp.asarray(sde.t_min)))
 
 
@@ -79,7 +84,10 @@ class TestExactness:
         assert np.abs(_errors(likelihood, mixture, _data(mixture, sde, 32))).max() < 1e-4
 
     def test_more_probes_do_not_loosen_the_tolerance(self, x64):
-        """The directions are constants of the path and take no part in the error: basis vectors 1 or 20 times."""
+        """The directions are constants of the path and take no part in the error.
+
+        So basis vectors 1 or 20 times give one answer.
+        """
         mixture, sde = mixture_2d(), VP()
         x = _data(mixture, sde, 4)
         score_fn = mixture.score_fn(sde)
@@ -93,7 +101,9 @@ class TestExactness:
 
     def test_float32(self):
         mixture, sde = mixture_16d(), VP()
-        errors = _errors(ODELikelihood(Flow(sde), probes=0), mixture, _data(mixture, sde, 8, jnp.float32))
+        errors = _errors(
+            ODELikelihood(Flow(sde), probes=0), mixture, _data(mixture, sde, 8, jnp.float32)
+        )
         assert np.abs(errors).max() < 1e-2
 
     def test_wrong_score_is_seen(self, x64):
@@ -138,7 +148,9 @@ class TestHutchinson:
         assert all(np.isnan(run.standard_error).all() for run in runs)
         values = np.stack([run.logp for run in runs])
         np.testing.assert_allclose(out.logp, values.mean(0), atol=1e-6)
-        np.testing.assert_allclose(out.standard_error, values.std(0, ddof=1) / np.sqrt(probes), atol=1e-6)
+        np.testing.assert_allclose(
+            out.standard_error, values.std(0, ddof=1) / np.sqrt(probes), atol=1e-6
+        )
 
     def test_exact_trace_is_the_sum_over_the_basis(self, x64):
         mixture, sde = mixture_2d(), SubVP()
@@ -173,7 +185,9 @@ class TestHutchinson:
         flat = normal.transpose(1, 0, 2, 3, 4).reshape(6, -1)
         assert np.abs(np.corrcoef(flat) - np.eye(6)).max() < 5 / np.sqrt(flat.shape[1])
 
-    @pytest.mark.parametrize("settings", [{"probes": -1}, {"tolerance": 0.0}, {"distribution": "sphere"}])
+    @pytest.mark.parametrize(
+        "settings", [{"probes": -1}, {"tolerance": 0.0}, {"distribution": "sphere"}]
+    )
     def test_refusals(self, settings):
         # The type checker of the tests would refuse a wrong literal before the class does.
         with pytest.raises(Exception if "distribution" in settings else ValueError):
@@ -185,8 +199,9 @@ class TestBatch:
     def test_any_batching(self, precision, steps, request):
         """One key for each sample: alone, in threes or all together, the same numbers to rounding.
 
-        Programs for different batches round differently. An adaptive solve at 1e-5 in single precision amplifies that,
-        since its error estimate is a small difference: then the same to its tolerance, some 1e-4 nats.
+        Programs for different batches round differently. An adaptive solve at 1e-5 in single
+        precision amplifies that, since its error estimate is a small difference: then the same to
+        its tolerance, some 1e-4 nats.
         """
         if precision == "float64":
             request.getfixturevalue("x64")
@@ -217,44 +232,58 @@ class TestBatch:
         np.testing.assert_allclose(out.logp[:3], sound.logp, rtol=1e-6, atol=1e-6)
 
 
+RANGES = {"identity": (0.0, 1.0), "centered": (-1.0, 1.0)}
+"""Pixel ranges of the published inverse scalers."""
+
+
 @pytest.mark.parametrize("variable", ["t", pytest.param("log_snr", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])
+@pytest.mark.parametrize("file", names("math/ode_likelihood_*"))
 class TestPublished:
-    def _solve(self, name, variable, probes, tol):
-        stored = load(f"math/ode_likelihood_{name}")
-        sde = reference_sde(name, stored, float(stored["eps"]))
+    def _solve(self, file, variable, probes, tol):
+        stored = load(file)
+        sde = stored_sde(stored)
         likelihood = ODELikelihood(Flow(sde, diffrax.Dopri8(), tol, tol, variable=variable), probes)
         mixture, x = reference_mixture(stored), jnp.asarray(stored["x"])
         run = jax.jit(lambda v: likelihood.with_probes(mixture.score_fn(sde), x, v))
         return stored, sde, run, likelihood, x
 
-    def test_exact_divergence(self, name, variable, x64):
-        stored, sde, run, likelihood, x = self._solve(name, variable, 0, 1e-10)
+    def test_exact_divergence(self, file, variable, x64):
+        stored, sde, run, likelihood, x = self._solve(file, variable, 0, 1e-10)
         out = run(likelihood.draw(jax.random.key(0), x))
         assert bool(jnp.all(out.success))
         assert_close(out.z, stored["derived_z_highacc"], 1e-8)
-        assert_close(out.logp - sde.prior_logp(out.z), stored["derived_delta_logp_exact_divergence"], 1e-7)
+        assert_close(
+            out.logp - sde.prior_logp(out.z), stored["derived_delta_logp_exact_divergence"], 1e-7
+        )
         assert_close(out.logp, stored["derived_logp_exact_divergence"], 1e-7)
 
-    def test_stored_probes(self, name, variable, x64):
-        """SciPy's RK45 at 1e-5 is itself off the exact latents by `off`; the integral is held to that, times its size.
+    def test_stored_probes(self, file, variable, x64):
+        """SciPy's RK45 at 1e-5 is itself off the exact latents by `off`.
 
-        A wrong factor or sign of the divergence changes it by more than 8 nats.
+        The integral is held to that, times its size. A wrong factor or sign of the divergence
+        changes it by more than 8 nats.
         """
-        stored, sde, run, _, _ = self._solve(name, variable, 1, 1e-10)
-        for kind in ("rademacher", "gaussian"):
+        stored, sde, run, _, _ = self._solve(file, variable, 1, 1e-10)
+        offsets = meta(stored)["bpd_offset"]
+        kinds = [key.removeprefix("hutchinson_") for key in stored if key.startswith("hutchinson_")]
+        assert kinds and offsets
+        for kind in kinds:
             out = run(jnp.asarray(stored[f"hutchinson_{kind}"], jnp.float64)[:, None])
             reference_z = stored[f"z_{kind}_float64"]
             off = np.abs(reference_z - stored["derived_z_highacc"]).max()
             np.testing.assert_allclose(out.z, reference_z, rtol=0, atol=1.01 * off)
             # The prior is the same function: checked at the reference's latents, to rounding.
             assert_close(
-                sde.prior_logp(jnp.asarray(reference_z)), stored[f"prior_logp_{kind}_float64"], 1e-10
+                sde.prior_logp(jnp.asarray(reference_z)),
+                stored[f"prior_logp_{kind}_float64"],
+                1e-10,
             )
             delta = np.asarray(out.logp - sde.prior_logp(out.z))
             assert_close(delta, stored[f"delta_logp_{kind}_float64"], 2e-3, kind)
             dims = int(np.prod(stored["x"].shape[1:]))
-            for (low, high), offset in (((0.0, 1.0), "identity"), ((-1.0, 1.0), "centered")):
+            for offset, bits_of_offset in offsets.items():
+                low, high = RANGES[offset]
+                assert math.log2(256 / (high - low)) == bits_of_offset
                 bits = PixelRange(256, low, high).bits_per_dim(out.logp, dims)
                 assert_close(bits, stored[f"bpd_{kind}_{offset}_float64"], 3e-4)
                 # The same arithmetic from the reference's own parts, to rounding.
