@@ -1,4 +1,7 @@
-"""Sets of images to measure, as functions of their numbers: folders, npz files, and labelled images by name."""
+"""Sets of images to measure, as functions of their numbers.
+
+They are folders, npz files, and labelled images by name.
+"""
 
 import dataclasses
 import os
@@ -10,12 +13,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Integer, UInt8
 
-from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, in_memory, scan_folder, take
+from score_sde.data.folders import FolderSource, UnusableImages, scan_folder
+from score_sde.data.sources import Source, digits, in_memory, take
+from score_sde.data.tfds import TFDSSource
 from score_sde.errors import UserError
 from score_sde.files import reading
 
 KEYS = ("images", "arr_0")
-"""Entries of an npz file that are images: as `--mode sample` writes them, and as np.savez calls an array without a name."""
+"""Entries of an npz file that are images.
+
+As `--mode sample` writes them, and as np.savez calls an array without a name.
+"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +69,8 @@ def source_set(source: Source, split: str = "") -> ImageSet:
     """The images of a source; raises UserError where their sizes differ."""
     if source.shape is None:
         raise UserError(
-            f"images of {source.name!r} have different sizes; they can only be compared when of one size"
+            f"images of {source.name!r} have different sizes; they can only be compared when of "
+            "one size"
         )
 
     def read(numbers):
@@ -73,24 +82,34 @@ def source_set(source: Source, split: str = "") -> ImageSet:
 def open_images(path: Path) -> ImageSet:
     """The images of a folder (with its sub-folders), or of an npz file with `images` or `arr_0`.
 
-    npz: integers (n, height, width, channels), `levels` of them where given, else 256. Arrays that np.savez wrote are read as
-    they are needed, those of np.savez_compressed are held in memory.
+    npz: integers (n, height, width, channels), `levels` of them where given, else 256. Arrays that
+    np.savez wrote are read as they are needed, those of np.savez_compressed are held in memory.
 
     Raises:
-        UserError: nothing there, damaged or unreadable images (named), different sizes, an empty folder; npz files without
-            images, of another rank or type, outside their levels, or with samples that were marked as not finite.
+        UserError: nothing there, damaged or unreadable images (named), different sizes, an empty
+            folder; npz files without images, of another rank or type, outside their levels, or with
+            samples that were marked as not finite.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; name a folder of images or an npz file")
     if path.is_dir():
         scan_folder(path.absolute(), "Name the folder that holds your images")
-        advice = "Remove these files or make them 8-bit images of one size; statistics are of images as they are, not resized."
-        whole = source_set(FolderSource(path, split="all", held_out=0.0, advice=advice))
+        try:
+            whole = source_set(FolderSource(path, split="all"))
+        except UnusableImages as error:
+            raise UserError(
+                f"{error.problems}\nRemove these files or make them 8-bit images of one size; "
+                "statistics are of images as they are, not resized."
+            ) from error
         return dataclasses.replace(whole, name=str(path))
     if path.suffix.lower() != ".npz":
         raise UserError(
             f"{path} is neither a folder of images nor an npz file"
-            + ("; write its array by np.savez(FILE, images=...)" if path.suffix.lower() == ".npy" else "")
+            + (
+                "; write its array by np.savez(FILE, images=...)"
+                if path.suffix.lower() == ".npy"
+                else ""
+            )
         )
     with reading(path):
         return _open_npz(path)
@@ -102,8 +121,8 @@ def _open_npz(path: Path) -> ImageSet:
         key = next((key for key in KEYS if key in names), None)
         if key is None:
             raise UserError(
-                f"{path} holds no images: an entry `images` or `arr_0` of integers (n, height, width, channels) is looked for; "
-                f"it holds {', '.join(names) or 'nothing'}"
+                f"{path} holds no images: an entry `images` or `arr_0` of integers (n, height, "
+                f"width, channels) is looked for; it holds {', '.join(names) or 'nothing'}"
             )
         load = _array(path, archive, key)
     with np.load(path, allow_pickle=False) as file:
@@ -121,7 +140,8 @@ def _open_npz(path: Path) -> ImageSet:
 def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Callable[[], np.ndarray]:
     """A function that gives an array of an npz file, whose checksum is right.
 
-    It is mapped where it is stored as it is, each time anew, so that what has been read is let go; else it is in memory.
+    It is mapped where it is stored as it is, each time anew, so that what has been read is let go;
+    else it is in memory.
     """
     info = archive.getinfo(f"{key}.npy")
     with archive.open(info) as stream:
@@ -135,7 +155,10 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Callable[[], np.nd
         lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what follows it
         file.seek(int(lengths.sum()), os.SEEK_CUR)
         version = np.lib.format.read_magic(file)
-        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         shape, fortran, dtype = header[version](file)
         if dtype.hasobject:
             raise ValueError("an array of Python objects")
@@ -151,7 +174,8 @@ def _check(
     what, images = f"`{key}` in {path}", load()
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         raise UserError(
-            f"{what} has shape {images.shape}; it must be (n, height, width, channels) with 1 or 3 channels"
+            f"{what} has shape {images.shape}; it must be (n, height, width, channels) with 1 or 3 "
+            "channels"
             + ("; for grey images write images[..., None]" if images.ndim == 3 else "")
             + (
                 "; write images.transpose(0, 2, 3, 1)"
@@ -177,18 +201,19 @@ def _check(
     high = max(int(part.max()) for part in _parts(load))
     if low < 0 or high >= int(levels):
         raise UserError(
-            f"{what} has values {low} .. {high}, and its levels are 0 .. {int(levels) - 1}; say how many there are in an entry "
-            "`levels`, or scale them"
+            f"{what} has values {low} .. {high}, and its levels are 0 .. {int(levels) - 1}; say "
+            "how many there are in an entry `levels`, or scale them"
         )
     if int(levels) == 256 and 0 < high < 64:
         warnings.warn(
-            f"the brightest pixel of {what} is {high} of 255; if these are levels 0 .. {high}, say so in an entry `levels`",
+            f"the brightest pixel of {what} is {high} of 255; if these are levels 0 .. {high}, say "
+            "so in an entry `levels`",
             stacklevel=2,
         )
     if finite.dtype == bool and not finite.all():
         raise UserError(
-            f"{int((~finite).sum())} of {len(images)} samples in {path} are not finite (its entry `finite` says which); sample "
-            "again, with more steps or a smaller config.sampling.snr"
+            f"{int((~finite).sum())} of {len(images)} samples in {path} are not finite (its entry "
+            "`finite` says which); sample again, with more steps or a smaller config.sampling.snr"
         )
 
 
@@ -200,7 +225,7 @@ def _parts(load: Callable[[], np.ndarray], size: int = 1024) -> Iterator[np.ndar
 def labelled_images(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Integer[np.ndarray, "n"]]:
-    """Training images, 0 .. 255, and labels of the data set that the classifier `name` is trained on: "digits" or "mnist".
+    """Training images, 0 .. 255, and labels for the classifier `name`: "digits" or "mnist".
 
     Args:
         name: of the classifier.
@@ -215,11 +240,14 @@ def labelled_images(
             whole = in_memory(TFDSSource(name, "train", data_dir))
         except UserError as error:
             raise UserError(
-                "the classifier 'mnist' is trained on MNIST's training images when first used, which cannot be read "
-                f"({str(error).partition('. ')[0]}). Set TFDS_DATA_DIR to the folder with TFDS's prepared mnist, or name the "
-                "classifier's file of another machine, ~/.cache/score_sde/extractors/mnist-1.npz there, with --weights or "
+                "the classifier 'mnist' is trained on MNIST's training images when first used, "
+                f"which cannot be read ({str(error).partition('. ')[0]}). Set TFDS_DATA_DIR to the "
+                "folder with TFDS's prepared mnist, or name the classifier's file of another "
+                "machine, ~/.cache/score_sde/extractors/mnist-1.npz there, with --weights or "
                 "config.quality.weights"
             ) from error
     else:
-        raise UserError(f"no data set is known to train a classifier {name!r} on; there are digits, mnist")
+        raise UserError(
+            f"no data set is known to train a classifier {name!r} on; there are digits, mnist"
+        )
     return to_bytes(whole.images, whole.levels), whole.labels

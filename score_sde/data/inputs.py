@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Integer, Num
 
-from score_sde.data.sources import check_file, read_image, scan_folder
+from score_sde.data.folders import check_file, read_image, scan_folder
 from score_sde.errors import UserError
 from score_sde.files import read_npz
 
@@ -19,8 +19,9 @@ KEYS = {"images": "integer pixel levels", "z": "latents"}
 class Inputs(NamedTuple):
     """Things of one kind that were read together.
 
-    names: a file's name, below its folder; an npz file's `names`, or FILE[i]. kind: "images" or "z". values: (n, height,
-    width, channels): integer levels of images, float32 latents. files: whether 8-bit image files were mapped to levels.
+    names: a file's name, below its folder; an npz file's `names`, or FILE[i]. kind: "images" or
+    "z". values: (n, height, width, channels): integer levels of images, float32 latents. files:
+    whether 8-bit image files were mapped to levels.
     labels: (n,), zeros where there are none.
     """
 
@@ -34,7 +35,9 @@ class Inputs(NamedTuple):
 def join(parts: Sequence[Inputs]) -> Inputs:
     """Parts of one kind as one."""
     names = [name for part in parts for name in part.names]
-    values, labels = (np.concatenate(arrays) for arrays in zip(*((p.values, p.labels) for p in parts)))
+    values, labels = (
+        np.concatenate(arrays) for arrays in zip(*((p.values, p.labels) for p in parts))
+    )
     return Inputs(names, parts[0].kind, values, labels, any(part.files for part in parts))
 
 
@@ -47,8 +50,9 @@ def read_inputs(
 ) -> list[Inputs]:
     """Read image files, folders of images and npz files, in the order given.
 
-    A file's 8-bit value v becomes level round(v (levels - 1)/255). Images are never cropped, resized or made grey: what goes
-    in shall be what the model maps. Transparency is composited onto white, palettes are looked up.
+    A file's 8-bit value v becomes level round(v (levels - 1)/255). Images are never cropped,
+    resized or made grey: what goes in shall be what the model maps. Transparency is composited onto
+    white, palettes are looked up.
 
     Args:
         paths: what to read.
@@ -58,13 +62,16 @@ def read_inputs(
         prior_std: of the model; latents that name another are refused.
 
     Raises:
-        UserError: missing, unreadable or empty inputs, another size, channels or range, 16-bit or floating-point images,
-            npz files without the entry, with other shapes or types, or values that are not finite. Files are named.
+        UserError: missing, unreadable or empty inputs, another size, channels or range, 16-bit or
+            floating-point images, npz files without the entry, with other shapes or types, or
+            values that are not finite. Files are named.
     """
     return [_read(path.expanduser(), shape, levels, accept, prior_std) for path in paths]
 
 
-def _read(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None) -> Inputs:
+def _read(
+    path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None
+) -> Inputs:
     if not path.exists():
         raise UserError(f"input {path} does not exist")
     if path.suffix.lower() == ".npz":
@@ -78,10 +85,12 @@ def _read(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: flo
 
 
 def read_mask(text: str, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w 1"]:
-    """Known pixels of images of `shape`: the left, right, top or bottom half, or what is bright in an image file.
+    """Known pixels of images of `shape`: a half, or what is bright in an image file.
 
-    Raises UserError for a file that is missing, unreadable or of another size, and for a mask that leaves nothing known or
-    nothing to fill in.
+    `text` is left, right, top or bottom for that half, or the path of the file.
+
+    Raises UserError for a file that is missing, unreadable or of another size, and for a mask that
+    leaves nothing known or nothing to fill in.
     """
     height, width, _ = shape
     known = np.zeros((height, width, 1), bool)
@@ -98,14 +107,16 @@ def read_mask(text: str, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w 1
         if not path.is_file():
             raise UserError(f"--mask {text} is no file, and none of the words {', '.join(halves)}")
         try:
-            grey = _read_pixels(path.parent, path.name, (height, width, 3)).mean(axis=-1, keepdims=True)
+            grey = _read_pixels(path.parent, path.name, (height, width, 3)).mean(
+                axis=-1, keepdims=True
+            )
         except UserError as error:
             raise UserError(f"--mask {text}: {error}") from error
         known = grey >= 128
     if known.all() or not known.any():
         raise UserError(
-            f"--mask {text} says that {'everything' if known.all() else 'nothing'} is known; known pixels are white "
-            "(128 .. 255), those to fill in are black"
+            f"--mask {text} says that {'everything' if known.all() else 'nothing'} is known; known "
+            "pixels are white (128 .. 255), those to fill in are black"
         )
     return known
 
@@ -120,14 +131,17 @@ def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], level
     if problems:
         more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UserError(
-            f"{len(problems)} of {len(names)} images in {root} cannot be used:{''.join(problems[:10])}{more}\n"
-            f"The model takes 8-bit images of shape {shape} (height, width, channels). Convert or remove them."
+            f"{len(problems)} of {len(names)} images in {root} cannot be "
+            f"used:{''.join(problems[:10])}{more}\n"
+            f"The model takes 8-bit images of shape {shape} (height, width, channels). Convert or "
+            "remove them."
         )
     values = np.stack(pixels)
     if levels < 256 and 0 < values.max() < levels:
         raise UserError(
-            f"the brightest pixel in {root} is {values.max()}: these look like levels 0 .. {levels - 1}, but image files are "
-            f"read as 0 (black) .. 255 (white). Stretch them by 255/{levels - 1}, or pass levels as `images` of an npz file."
+            f"the brightest pixel in {root} is {values.max()}: these look like levels 0 .. "
+            f"{levels - 1}, but image files are read as 0 (black) .. 255 (white). Stretch them by "
+            f"255/{levels - 1}, or pass levels as `images` of an npz file."
         )
     scaled = np.rint(values * ((levels - 1) / 255)).astype(np.uint8 if levels <= 256 else np.uint16)
     return Inputs(list(names), "images", scaled, np.zeros(len(names), np.int32), files=True)
@@ -151,7 +165,9 @@ def _read_pixels(root: Path, name: str, shape: tuple[int, int, int]) -> np.ndarr
     return pixels[..., :1]
 
 
-def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None) -> Inputs:
+def _read_npz(
+    path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None
+) -> Inputs:
     entries = read_npz(path)
     kind = next((kind for kind in accept if kind in entries), None)
     if kind is None:
@@ -160,8 +176,8 @@ def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std:
     values = entries[kind]
     if values.shape[1:] != shape or not len(values):
         raise UserError(
-            f"`{kind}` in {path} has shape {values.shape}; the model takes (n, {', '.join(map(str, shape))}) with n >= 1: "
-            "(number, height, width, channels)"
+            f"`{kind}` in {path} has shape {values.shape}; the model takes (n, "
+            f"{', '.join(map(str, shape))}) with n >= 1: (number, height, width, channels)"
         )
     if kind == "images":
         _check_levels(path, values, levels, _scalar(path, entries, "levels"))
@@ -180,7 +196,8 @@ def _read_npz(path: Path, shape, levels: int, accept: Sequence[Kind], prior_std:
         labels = np.zeros(len(values), np.int32)
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"`label` in {path} is {labels.dtype}; labels are integers. Number them, or leave it out"
+            f"`label` in {path} is {labels.dtype}; labels are integers. Number them, or leave it "
+            "out"
         )
     return Inputs([str(name) for name in names], kind, values, labels.astype(np.int32))
 
@@ -192,7 +209,8 @@ def _scalar(path: Path, entries: Mapping[str, np.ndarray], name: str) -> float |
     entry = entries[name]
     if entry.size != 1 or entry.dtype.kind not in "iuf":
         raise UserError(
-            f"`{name}` in {path} is {entry.dtype} of shape {entry.shape}; it must be one number. Correct it, or leave it out"
+            f"`{name}` in {path} is {entry.dtype} of shape {entry.shape}; it must be one number. "
+            "Correct it, or leave it out"
         )
     return float(entry.item())
 
@@ -200,28 +218,35 @@ def _scalar(path: Path, entries: Mapping[str, np.ndarray], name: str) -> float |
 def _check_levels(path: Path, values: np.ndarray, levels: int, theirs: float | None) -> None:
     if not np.issubdtype(values.dtype, np.integer):
         floating = np.issubdtype(values.dtype, np.floating)
-        bad = " with values that are not finite" if floating and not np.isfinite(values).all() else ""
+        bad = (
+            " with values that are not finite" if floating and not np.isfinite(values).all() else ""
+        )
         raise UserError(
-            f"`images` in {path} are {values.dtype}{bad}; they must be integer levels 0 .. {levels - 1}. Round them first"
+            f"`images` in {path} are {values.dtype}{bad}; they must be integer levels 0 .. "
+            f"{levels - 1}. Round them first"
         )
     if theirs is not None and theirs != levels:
         raise UserError(f"`images` in {path} have {theirs:g} levels; the model's have {levels}")
     if values.min() < 0 or values.max() >= levels:
         raise UserError(
-            f"`images` in {path} have values {values.min()} .. {values.max()}; the model's levels are 0 .. {levels - 1}"
+            f"`images` in {path} have values {values.min()} .. {values.max()}; the model's levels "
+            f"are 0 .. {levels - 1}"
         )
 
 
-def _check_latents(path: Path, values: np.ndarray, prior_std: float | None, theirs: float | None) -> None:
+def _check_latents(
+    path: Path, values: np.ndarray, prior_std: float | None, theirs: float | None
+) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         raise UserError(f"`z` in {path} is {values.dtype}; latents are floating-point numbers")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2, 3)))
     if len(bad):
         raise UserError(
-            f"{len(bad)} of {len(values)} latents in {path} are not finite (numbers {bad[:5].tolist()}); remove them"
+            f"{len(bad)} of {len(values)} latents in {path} are not finite (numbers "
+            f"{bad[:5].tolist()}); remove them"
         )
     if theirs is not None and prior_std is not None and not np.isclose(theirs, prior_std):
         raise UserError(
-            f"the latents in {path} are of a process with prior_std={theirs:g}, this model's has {prior_std:g}; "
-            "encode the images with this model"
+            f"the latents in {path} are of a process with prior_std={theirs:g}, this model's has "
+            f"{prior_std:g}; encode the images with this model"
         )

@@ -1,14 +1,14 @@
-"""Crops and antialiased resizes as the published data sets were prepared. HWC integers in, HWC integers out.
+"""Crops and antialiased resizes as the published data sets were prepared.
 
-| data set | published preparation | here |
-|---|---|---|
-| CelebA 64 | centre 140 x 140, then bilinear to 64 | `crop_resize(image, 64, crop=140, method="bilinear")` |
-| LSUN 256 | central square, then bicubic | `crop_resize(image, 256)` |
-| LSUN 96 and 128 (NCSNv2) | shorter side to the size, then the central square | `resize_crop(image, 128)` |
+HWC integers in, HWC integers out. | data set | published preparation | here | |---|---|---| |
+CelebA 64 | centre 140 x 140, then bilinear to 64 | `crop_resize(image, 64, crop=140,
+method="bilinear")` | | LSUN 256 | central square, then bicubic | `crop_resize(image, 256)` | | LSUN
+96 and 128 (NCSNv2) | shorter side to the size, then the central square | `resize_crop(image, 128)`
+|
 
-All filters widen with the reduction (antialiasing) and work in floating point, like the published codes.
-Those train on the floating-point result; here it is rounded to integer levels again, and clipped where the
-bicubic filter overshoots.
+All filters widen with the reduction (antialiasing) and work in floating point, like the published
+codes. Those train on the floating-point result; here it is rounded to integer levels again, and
+clipped where the bicubic filter overshoots.
 
 Source: dissertation, appendix B.4 (data sets of chapter 6) and B.5.8.
 """
@@ -40,8 +40,8 @@ def center_crop(image: Picture, size: int | tuple[int, int]) -> Picture:
     height, width = _pair(size)
     if height > image.shape[0] or width > image.shape[1]:
         raise ValueError(
-            f"cannot crop {height} x {width} (height x width) out of an image of {image.shape[0]} x "
-            f"{image.shape[1]}; ask for a smaller crop or leave the small images out"
+            f"cannot crop {height} x {width} (height x width) out of an image of {image.shape[0]} "
+            f"x {image.shape[1]}; ask for a smaller crop or leave the small images out"
         )
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
@@ -74,12 +74,20 @@ def resize(
 def crop_resize(
     image: Picture, size: int, crop: int | None = None, method: str = "bicubic", levels: int = 256
 ) -> Picture:
-    """The central square of side `crop` (default: the shorter side), then `resize` it to `size` x `size`."""
-    return resize(center_crop(image, min(image.shape[:2]) if crop is None else crop), size, method, levels)
+    """The central square of side `crop`, resized to `size` x `size`.
+
+    `crop` is by default the shorter side.
+    """
+    return resize(
+        center_crop(image, min(image.shape[:2]) if crop is None else crop), size, method, levels
+    )
 
 
 def resize_crop(image: Picture, size: int, method: str = "bilinear", levels: int = 256) -> Picture:
-    """`resize` so that the shorter side is `size`, keeping the proportions, then the central square."""
+    """`resize` so that the shorter side is `size`, then the central square.
+
+    The proportions stay.
+    """
     height, width = image.shape[:2]
     ratio = size / min(height, width)
     scaled = (max(size, round(height * ratio)), max(size, round(width * ratio)))

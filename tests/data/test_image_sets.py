@@ -8,7 +8,14 @@ from PIL import Image
 
 from golden import data_root
 from score_sde.data import ArraySource, digits
-from score_sde.data.image_sets import ImageSet, _array, labelled_images, open_images, source_set, to_bytes
+from score_sde.data.image_sets import (
+    ImageSet,
+    _array,
+    labelled_images,
+    open_images,
+    source_set,
+    to_bytes,
+)
 from score_sde.errors import UserError
 from score_sde.files import read_npz
 
@@ -102,9 +109,18 @@ NAN = np.where(np.arange(7)[:, None, None, None] < 2, np.nan, GREY / 255)
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"images": GREY / 255.0}, r"`images` in .*a.npz is float64; it must be integer levels, 0 \.\. 255"),
-        ({"images": NAN}, "is float64, and 2 of 7 images are not finite; it must be integer levels"),
-        ({"images": GREY[..., 0]}, r"shape \(7, 6, 5\); .* for grey images write images\[\.\.\., None\]"),
+        (
+            {"images": GREY / 255.0},
+            r"`images` in .*a.npz is float64; it must be integer levels, 0 \.\. 255",
+        ),
+        (
+            {"images": NAN},
+            "is float64, and 2 of 7 images are not finite; it must be integer levels",
+        ),
+        (
+            {"images": GREY[..., 0]},
+            r"shape \(7, 6, 5\); .* for grey images write images\[\.\.\., None\]",
+        ),
         ({"images": GREY[0, 0]}, r"shape \(5, 1\); it must be \(n, height, width, channels\)"),
         ({"images": np.zeros((2, 4, 4, 4), np.uint8)}, "with 1 or 3 channels"),
         ({"images": GREY[:0]}, "holds no images: its shape is"),
@@ -132,7 +148,9 @@ def test_damaged_npz_files(tmp_path, save) -> None:
     flipped[len(good) // 2] ^= 255
     for data in (b"", b"hello", good[: len(good) // 2], good[:-20], bytes(flipped)):
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r"a.npz is no readable npz file: empty, damaged or cut off"):
+        with pytest.raises(
+            UserError, match=r"a.npz is no readable npz file: empty, damaged or cut off"
+        ):
             open_images(path)
     path.write_bytes(b"hello")
     with pytest.raises(UserError) as caught:
@@ -144,7 +162,9 @@ def test_damaged_npz_files(tmp_path, save) -> None:
 
 
 def test_folders_that_are_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="none does not exist; name a folder of images or an npz file"):
+    with pytest.raises(
+        UserError, match="none does not exist; name a folder of images or an npz file"
+    ):
         open_images(tmp_path / "none")
     folder = pngs(tmp_path / "a", GREY)
     with pytest.raises(UserError, match=r"0.png is neither a folder of images nor an npz file"):
@@ -162,7 +182,11 @@ def test_folders_that_are_refused(tmp_path) -> None:
         open_images(folder)
     text = str(caught.value)
     assert "3 of 10 images in" in text
-    for line in ("small.png: 4 x 5 pixels", "broken.png: not a readable image", "empty.jpg: empty (0 bytes)"):
+    for line in (
+        "small.png: 4 x 5 pixels",
+        "broken.png: not a readable image",
+        "empty.jpg: empty (0 bytes)",
+    ):
         assert line in text
     assert "Remove these files" in text and "config" not in text and "train" not in text
     (tmp_path / "empty").mkdir()
@@ -170,7 +194,9 @@ def test_folders_that_are_refused(tmp_path) -> None:
     with pytest.raises(UserError) as caught:
         open_images(tmp_path / "empty")
     assert "holds no images" in str(caught.value) and "config" not in str(caught.value)
-    assert str(caught.value).endswith("found 1 other file(s). Name the folder that holds your images")
+    assert str(caught.value).endswith(
+        "found 1 other file(s). Name the folder that holds your images"
+    )
 
 
 def test_labelled_images_of_classifiers(tmp_path) -> None:

@@ -28,7 +28,9 @@ def npz(path: Path, **arrays) -> Path:
     return path
 
 
-def refused(message: str, path: Path, shape=GREY, levels: int = 256, accept=("images", "z"), **more) -> None:
+def refused(
+    message: str, path: Path, shape=GREY, levels: int = 256, accept=("images", "z"), **more
+) -> None:
     with pytest.raises(UserError, match=message):
         read_inputs([path], shape, levels, accept, **more)
 
@@ -38,7 +40,9 @@ def test_files_and_folders_in_the_order_given(tmp_path: Path) -> None:
     save(tmp_path / "in" / "sub" / "a.png", grey(200))
     one = save(tmp_path / "one.png", grey(50))
     found = join(read_inputs([one, tmp_path / "in"], GREY, 256, ["images"]))
-    assert found.names == ["one.png", "b.png", "sub/a.png"] and found.files and found.kind == "images"
+    assert (
+        found.names == ["one.png", "b.png", "sub/a.png"] and found.files and found.kind == "images"
+    )
     np.testing.assert_array_equal(found.values[..., 0], [grey(50), grey(100), grey(200)])
     np.testing.assert_array_equal(found.labels, [0, 0, 0])
 
@@ -75,7 +79,8 @@ def test_unusable_files_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "empty.jpg").write_bytes(b"")
     refused(
-        r"(?s)4 of 5 images.*broken.png.*deep.png: not an 8-bit image \(mode I;16\).*empty.jpg: empty.*"
+        r"(?s)4 of 5 images.*broken.png.*deep.png: not an 8-bit image \(mode I;16\).*"
+        r"empty.jpg: empty.*"
         r"large.png: 5 x 6 pixels, not 4 x 6.*shape \(4, 6, 1\)",
         tmp_path,
     )
@@ -102,7 +107,9 @@ def test_places_without_images(tmp_path: Path) -> None:
 def test_npz_files_of_levels_and_latents(tmp_path: Path) -> None:
     z = np.random.default_rng(0).normal(size=(2, *GREY))
     levels = np.full((3, *GREY), 16)
-    both = npz(tmp_path / "both.npz", z=z, images=levels, names=["p", "q"], prior_std=2.0, levels=17)
+    both = npz(
+        tmp_path / "both.npz", z=z, images=levels, names=["p", "q"], prior_std=2.0, levels=17
+    )
     (found,) = read_inputs([both], GREY, 17, ["z", "images"], prior_std=2.0)
     assert found.kind == "z" and found.values.dtype == np.float32 and found.names == ["p", "q"]
     np.testing.assert_allclose(found.values, z, rtol=1e-6)
@@ -111,7 +118,9 @@ def test_npz_files_of_levels_and_latents(tmp_path: Path) -> None:
     assert found.names == ["both[0]", "both[1]", "both[2]"]  # two names are not of three images
     np.testing.assert_array_equal(found.values, levels)
     labelled = npz(tmp_path / "labels.npz", images=levels, label=np.arange(3))
-    np.testing.assert_array_equal(read_inputs([labelled], GREY, 17, ["images"])[0].labels, [0, 1, 2])
+    np.testing.assert_array_equal(
+        read_inputs([labelled], GREY, 17, ["images"])[0].labels, [0, 1, 2]
+    )
     refused("prior_std=2, this model's has 1; encode the images", both, accept=["z"], prior_std=1.0)
     refused("`images` in .* have 17 levels; the model's have 256", both, accept=["images"])
 
@@ -119,16 +128,31 @@ def test_npz_files_of_levels_and_latents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": np.zeros(3)}, r"no entry `images` \(integer pixel levels\) or `z` \(latents\); it holds x"),
-        ({"images": np.full((1, *GREY), np.nan)}, "are float64 with values that are not finite; .*integer"),
+        (
+            {"x": np.zeros(3)},
+            r"no entry `images` \(integer pixel levels\) or `z` \(latents\); it holds x",
+        ),
+        (
+            {"images": np.full((1, *GREY), np.nan)},
+            "are float64 with values that are not finite; .*integer",
+        ),
         ({"images": np.zeros((1, *GREY))}, "are float64; they must be integer levels 0 .. 255"),
-        ({"images": np.full((1, *GREY), 300)}, "values 300 .. 300; the model's levels are 0 .. 255"),
+        (
+            {"images": np.full((1, *GREY), 300)},
+            "values 300 .. 300; the model's levels are 0 .. 255",
+        ),
         ({"images": np.full((1, *GREY), -1)}, "values -1 .. -1"),
-        ({"images": np.zeros((1, *COLOUR), int)}, r"shape \(1, 4, 6, 3\); the model takes \(n, 4, 6, 1\)"),
+        (
+            {"images": np.zeros((1, *COLOUR), int)},
+            r"shape \(1, 4, 6, 3\); the model takes \(n, 4, 6, 1\)",
+        ),
         ({"z": np.zeros((0, *GREY))}, "shape .*with n >= 1"),
         ({"z": np.zeros(GREY)}, "the model takes"),
         ({"z": np.zeros((1, *GREY), int)}, "`z` in .* is int64; latents are floating-point"),
-        ({"z": np.stack([np.zeros(GREY), np.full(GREY, np.inf)])}, r"1 of 2 latents .* \(numbers \[1\]\)"),
+        (
+            {"z": np.stack([np.zeros(GREY), np.full(GREY, np.inf)])},
+            r"1 of 2 latents .* \(numbers \[1\]\)",
+        ),
     ],
 )
 def test_npz_files_that_do_not_fit(tmp_path: Path, arrays: dict, message: str) -> None:
@@ -142,7 +166,10 @@ def test_npz_files_that_do_not_fit(tmp_path: Path, arrays: dict, message: str) -
         ({"levels": 256.5}, "have 256.5 levels; the model's have 256"),
         ({"levels": "many"}, r"`levels` in .* is <U4 of shape \(\); it must be one number"),
         ({"label": ["cat"]}, "`label` in .* is <U3; labels are integers"),
-        ({"images": np.full((1, *GREY), "x")}, "`images` in .* are <U1; they must be integer levels"),
+        (
+            {"images": np.full((1, *GREY), "x")},
+            "`images` in .* are <U1; they must be integer levels",
+        ),
     ],
 )
 def test_entries_beside_images_that_make_no_sense(tmp_path: Path, more: dict, message: str) -> None:

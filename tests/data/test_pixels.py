@@ -70,7 +70,8 @@ def test_quantize_clips():
 
 def test_unit_is_for_display():
     np.testing.assert_allclose(
-        PixelRange(low=-1.0).unit(np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 3.0])), [0, 0, 0.5, 0.75, 1, 1]
+        PixelRange(low=-1.0).unit(np.array([-3.0, -1.0, 0.0, 0.5, 1.0, 3.0])),
+        [0, 0, 0.5, 0.75, 1, 1],
     )
 
 
@@ -112,7 +113,9 @@ def test_bits_per_dim_of_a_density_that_is_constant_on_each_cell():
     for low, high in [(0.0, 1.0), (-1.0, 1.0), (2.0, 7.0)]:
         pixels = PixelRange(4, low, high)
         logp = np.log(probability * 4 / (high - low))
-        np.testing.assert_allclose((probability * pixels.bits_per_dim(logp, 1)).sum(), entropy, rtol=1e-12)
+        np.testing.assert_allclose(
+            (probability * pixels.bits_per_dim(logp, 1)).sum(), entropy, rtol=1e-12
+        )
 
 
 def test_bits_per_dim_does_not_depend_on_the_range():

@@ -13,7 +13,10 @@ def picture(height, width, channels=3):
 
 
 def filter_matrix(size: int, new: int, method: str) -> np.ndarray:
-    """Antialiased resampling along one axis from its definition: a filter widened by the reduction."""
+    """Antialiased resampling along one axis from its definition.
+
+    The filter is widened by the reduction.
+    """
 
     def kernel(x):
         x = np.abs(x)
@@ -73,7 +76,9 @@ def test_resize_to_the_same_size_changes_nothing():
 )
 def test_center_crop(height, width, top, left):
     image = picture(height, width)
-    np.testing.assert_array_equal(center_crop(image, 140), image[top : top + 140, left : left + 140])
+    np.testing.assert_array_equal(
+        center_crop(image, 140), image[top : top + 140, left : left + 140]
+    )
 
 
 def test_center_crop_of_unequal_sides():
@@ -102,7 +107,9 @@ def test_resize_crop_scales_the_shorter_side():
 def test_impossible_requests_are_refused():
     with pytest.raises(ValueError, match=r"cannot crop 140 x 140 .* 100 x 200"):
         center_crop(picture(100, 200), 140)
-    with pytest.raises(ValueError, match="unknown resize method 'cubic'; known: nearest, box, bilinear"):
+    with pytest.raises(
+        ValueError, match="unknown resize method 'cubic'; known: nearest, box, bilinear"
+    ):
         resize(picture(4, 4), 2, "cubic")
     with pytest.raises(ValueError, match="must be positive; got 0"):
         resize(picture(4, 4), 0)

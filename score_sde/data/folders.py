@@ -1,0 +1,297 @@
+"""Folders of your own images as sources: which files can be used, and their pixels."""
+
+import functools
+import hashlib
+import os
+import unicodedata
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from score_sde.data.sources import NO_NETWORK, Example, Shape, check_split, threads
+from score_sde.data.transforms import crop_resize
+from score_sde.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+PASS_FOLDER = f"Pass the folder of your images with --config.data.path=DIR. {NO_NETWORK}"
+
+
+class FolderSource:
+    """Your own images: every png, jpg, jpeg, webp, bmp and gif below a folder, in sorted order.
+
+    Of a gif the first frame counts. Hidden files and folders (names that begin with a dot) are left
+    out. Pixels: the EXIF orientation is applied; transparency is composited onto white, since the
+    colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
+    16-bit and floating-point images count as unusable: convert them to 8 bits first.
+
+    All files are checked once before any work (cached while the process lives and the files do not
+    change): PNG files by their checksums, the others by decoding them, JPEG at reduced resolution.
+
+    Held-out images are chosen by a hash of the file's relative name. So adding files does not move
+    the others from one side to the other. With at least two images each side has at least one.
+
+    Args:
+        path: the folder.
+        image_size: crop the central square and resize it to this side (antialiased bicubic); None
+            takes the images as they are, which must then all have one size.
+        channels: 1, 3, or None: 1 if all images are grey, else 3.
+        split: "train", "test" (the held-out part) or "all".
+        held_out: fraction that is held out, in [0, 1).
+        skip_bad: leave out broken, empty and (with image_size=None) differently sized images with a
+            warning that names them, instead of refusing.
+
+    Attributes:
+        files: the paths of this split, in the order of the examples.
+
+    Raises:
+        UserError: no such folder, no images in it, unusable images (named; `UnusableImages`), an
+            empty split, impossible arguments.
+    """
+
+    levels = 256
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        image_size: int | None = None,
+        channels: int | None = None,
+        split: str = "train",
+        held_out: float = 0.1,
+        skip_bad: bool = False,
+    ) -> None:
+        check_split(split, ("train", "test", "all"), "image folder")
+        if image_size is not None and image_size < 1:
+            raise UserError(
+                f"image_size must be at least 1 pixel, or None; got image_size={image_size}"
+            )
+        if channels not in (None, 1, 3):
+            raise UserError(
+                f"channels must be 1 (grey), 3 (colour) or None (from the files); got {channels}"
+            )
+        if not 0.0 <= held_out < 1.0:
+            raise UserError(f"held_out is a fraction in [0, 1); got held_out={held_out}")
+        root = _image_folder(path)
+        usable = _usable(root, scan_folder(root), same_size=image_size is None, skip_bad=skip_bad)
+        chosen = _split_files(usable, split, held_out)
+        if not chosen:
+            raise UserError(
+                f"split {split!r} of image folder {root} is empty: the folder has {len(usable)} "
+                f"usable image(s) and held_out={held_out}. Add images, change held_out, or ask for "
+                "another split"
+            )
+        self.files = [root / f.name for f in chosen]
+        self._channels = channels or (1 if all(f.grey for f in usable) else 3)
+        self._image_size = image_size
+        height, width = usable[0].size if image_size is None else (image_size, image_size)
+        self.shape: Shape | None = (height, width, self._channels)
+        self.name = root.name or "folder"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Example:
+        try:
+            image = read_image(self.files[i], self._channels)
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise UserError(
+                f"cannot read {self.files[i]} any more ({error}); it was readable when the folder "
+                "was checked. Start again to check the folder anew"
+            ) from error
+        if self._image_size is not None:
+            image = crop_resize(image, self._image_size)
+        return {"image": image, "label": np.int32(0), "index": np.int32(i)}
+
+
+class UnusableImages(UserError):
+    """Images that cannot be used. problems: which and why, without what is to be done."""
+
+    def __init__(self, problems: str, advice: str) -> None:
+        super().__init__(f"{problems}\n{advice}")
+        self.problems = problems
+
+
+class ScannedFile(NamedTuple):
+    """What the check of one file found."""
+
+    name: str  # relative to the folder, with forward slashes
+    size: tuple[int, int]  # (height, width) after the EXIF orientation
+    grey: bool
+    problem: str  # "" for a good file
+
+
+def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...]:
+    """Check every image file below `root`, sorted by name.
+
+    An unchanged folder is checked once per process.
+
+    Args:
+        root: the folder.
+        advice: last sentence of the message about a folder without images.
+
+    Raises:
+        UserError: no image files, or a sub-folder that cannot be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"cannot list {error.filename}: {error.strerror}. Check its permissions"
+        ) from error
+
+    listing = []
+    others = 0
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [s for s in subfolders if not s.startswith(".")]
+        for name in (n for n in names if not n.startswith(".")):
+            if not name.lower().endswith(EXTENSIONS):
+                others += 1
+                continue
+            file = Path(folder, name)
+            stat = file.stat() if file.exists() else None
+            state = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
+            listing.append((file.relative_to(root).as_posix(), *state))
+    if not listing:
+        raise UserError(
+            f"image folder {root} holds no images: looked in it and in all its sub-folders for "
+            f"names that end in {', '.join(EXTENSIONS)} (any case) and found {others} other "
+            f"file(s). {advice}"
+        )
+    return _scan(root, tuple(sorted(listing)))
+
+
+@functools.lru_cache(maxsize=8)
+def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[ScannedFile, ...]:
+    with ThreadPoolExecutor(threads()) as pool:
+        return tuple(pool.map(lambda entry: check_file(root, entry[0]), listing))
+
+
+def check_file(root: Path, name: str) -> ScannedFile:
+    """Check one file: 8 bits a channel, and readable as far as can be told.
+
+    A PNG is not decoded: its checksums tell.
+    """
+    file = root / name
+    try:
+        if not file.exists():
+            return ScannedFile(name, (0, 0), False, "a link to a file that does not exist")
+        if file.stat().st_size == 0:
+            return ScannedFile(name, (0, 0), False, "empty (0 bytes)")
+        with Image.open(file) as image:
+            image.verify()
+        with Image.open(file) as image:  # verify() uses the file up
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the axes
+                width, height = height, width
+            mode = image.mode
+            grey = mode in ("1", "L", "LA", "La")
+            if mode == "F" or mode.startswith("I"):
+                return ScannedFile(name, (height, width), grey, f"not an 8-bit image (mode {mode})")
+            if image.format != "PNG":  # verify() has checked the checksums of a PNG
+                image.draft(image.mode, (image.width // 8, image.height // 8))
+                image.load()
+    except (
+        Exception
+    ) as error:  # decoders raise many types on damaged input; whatever it is, the file is unusable
+        reason = (
+            "not a readable image"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else f"broken: {error}"
+        )
+        return ScannedFile(name, (0, 0), False, reason)
+    return ScannedFile(name, (height, width), grey, "")
+
+
+def _image_folder(path: str | os.PathLike) -> Path:
+    if not os.fspath(path):
+        raise UserError(
+            "no image folder was given; pass the folder of your images with "
+            f"--config.data.path=DIR. {NO_NETWORK}"
+        )
+    root = Path(path).expanduser().absolute()
+    if not root.exists():
+        raise UserError(
+            f"image folder {root} does not exist; pass the folder of your images with "
+            f"--config.data.path=DIR. {NO_NETWORK}"
+        )
+    if not root.is_dir():
+        raise UserError(f"{root} is a file, not a folder; pass the folder that holds your images")
+    return root
+
+
+def _usable(
+    root: Path, files: tuple[ScannedFile, ...], same_size: bool, skip_bad: bool
+) -> list[ScannedFile]:
+    """The files to train on; the others are refused by name, or left out with a warning."""
+    good = [f for f in files if not f.problem]
+    bad = [(f.name, f.problem) for f in files if f.problem]
+    odd = []
+    if same_size and good:
+        counts = Counter(f.size for f in good)
+        size = max(counts, key=lambda s: (counts[s], s))
+        most = f"{size[0]} x {size[1]}"
+        odd = [
+            (f.name, f"{f.size[0]} x {f.size[1]} pixels (height x width), the others are {most}")
+            for f in good
+            if f.size != size
+        ]
+        good = [f for f in good if f.size == size]
+    if not bad and not odd:
+        return good
+    problems = sorted(bad + odd)
+    listed = "".join(f"\n  {name}: {reason}" for name, reason in problems[:10])
+    if len(problems) > 10:
+        listed += f"\n  ... and {len(problems) - 10} more"
+    count = f"{len(problems)} of {len(files)} images in {root}"
+    if skip_bad and good:
+        warnings.warn(f"left out {count}:{listed}", stacklevel=3)
+        return good
+    advice = "Repair or remove them"
+    if good:
+        advice += f", or train on the {len(good)} good ones only with data.skip_bad=True"
+    if odd:
+        advice += (
+            ". Images of any size can be used by asking for one: data.image_size=64 resizes "
+            "central squares"
+        )
+    raise UnusableImages(f"{count} cannot be used:{listed}", f"{advice}.")
+
+
+def _split_files(files: list[ScannedFile], split: str, held_out: float) -> list[ScannedFile]:
+    if split == "all":
+        return files
+    place = {f.name: _place(f.name) for f in files}
+    test = {name for name, p in place.items() if p < held_out}
+    if held_out > 0 and len(files) >= 2:
+        test |= {min(place, key=place.__getitem__)}
+    if len(test) == len(files):
+        test -= {max(place, key=place.__getitem__)}
+    return [f for f in files if (f.name in test) == (split == "test")]
+
+
+def _place(name: str) -> float:
+    """A fixed pseudo-random number in [0, 1) for a file name, the same on every system."""
+    normal = unicodedata.normalize("NFC", name)
+    return (
+        int.from_bytes(
+            hashlib.sha256(normal.encode("utf-8", "surrogateescape")).digest()[:6], "big"
+        )
+        / 2**48
+    )
+
+
+def read_image(file: Path, channels: int) -> np.ndarray:
+    """Pixels (height, width, channels) uint8, upright, on white where transparent.
+
+    With channels=1 colour becomes grey by its luma.
+    """
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels[..., None] if channels == 1 else pixels
