@@ -1,4 +1,4 @@
-"""Training objectives: `(key, score_fn, x0) -> per-example loss`."""
+"""Training objectives: `(keys, score_fn, x0) -> losses (batch,)`, keys one or one per example."""
 
 from score_sde.objectives.denoising import (
     DenoisingScoreMatching,

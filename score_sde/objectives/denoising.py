@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
+from score_sde.arrays import Keys, ScoreFn, Time, fold_in, left_broadcast, normal
 from score_sde.objectives.times import TimeSampler
 from score_sde.sde import GaussianSDE, Perturbation
-from score_sde.types import ScoreFn, Time, left_broadcast
 
 Weight = Callable[[Time], Time]
 
@@ -26,10 +25,11 @@ def likelihood_weight(sde: GaussianSDE) -> Weight:
 
 
 def interpolated_weight(sde: GaussianSDE, likelihood_weighting: float) -> Weight:
-    """lambda(t) = sigma(t)^(2 (1 - k)) g(t)^(2 k): from `variance_weight` (k = 0) to `likelihood_weight` (k = 1).
+    """lambda(t) = sigma(t)^(2 (1 - k)) g(t)^(2 k): between the other two weights.
 
-    Between the ends it trades likelihood for sample quality (section 9.5.3). For VE g^2/sigma^2 is constant, and k
-    without effect but for that constant.
+    k = 0 is `variance_weight`, k = 1 is `likelihood_weight`. Between the ends it trades likelihood
+    for sample quality (section 9.5.3). For VE g^2/sigma^2 is constant, and k without effect but for
+    that constant.
 
     Args:
         sde: gives sigma and g.
@@ -41,7 +41,8 @@ def interpolated_weight(sde: GaussianSDE, likelihood_weighting: float) -> Weight
     k = likelihood_weighting
     if not 0 <= k <= 1:
         raise ValueError(
-            f"likelihood_weighting must be in [0, 1], from variance (0) to likelihood weighting (1); got {k}"
+            "likelihood_weighting must be in [0, 1], from variance (0) to likelihood weighting "
+            f"(1); got {k}"
         )
     variance, likelihood = variance_weight(sde), likelihood_weight(sde)
     return lambda t: variance(t) ** (1 - k) * likelihood(t) ** k
@@ -49,16 +50,16 @@ def interpolated_weight(sde: GaussianSDE, likelihood_weighting: float) -> Weight
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingScoreMatching:
-    """lambda(t) R(|score(x_t, t) + z/sigma(t)|^2) with x_t = alpha x_0 + sigma z (dissertation eq. 7.7, 5.5).
+    """lambda(t) R(|score(x_t, t) + z/sigma(t)|^2) with x_t = alpha x_0 + sigma z.
 
-    With a `DiscreteChain` and `UniformIndex` times this is SMLD's objective (eq. 7.1) or, since its score is -F/sigma,
-    DDPM's |F - z|^2 (eq. 7.3).
+    Dissertation eq. 7.7, 5.5. With a `DiscreteChain` and `UniformIndex` times this is SMLD's
+    objective (eq. 7.1) or, since its score is -F/sigma, DDPM's |F - z|^2 (eq. 7.3).
 
     Args:
         process: the perturbation.
         times: time sampler; its w multiplies the loss.
-        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones, `interpolated_weight`
-            lies between them.
+        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones,
+            `interpolated_weight` lies between them.
         reduce: R over the D dimensions: "mean", or "sum" for half the sum (both as published).
     """
 
@@ -72,13 +73,12 @@ class DenoisingScoreMatching:
             raise ValueError(f"reduce must be 'mean' or 'sum'; got {self.reduce!r}")
 
     def __call__(
-        self, key: Key[Array, ""], score_fn: ScoreFn, x0: Float[Array, "batch ..."]
+        self, keys: Keys, score_fn: ScoreFn, x0: Float[Array, "batch ..."]
     ) -> Float[Array, "batch"]:
-        """Loss of each example at a random time and noise."""
-        key_time, key_noise = jax.random.split(key)
-        t, w = self.times(key_time, x0.shape[0])
+        """Loss of each example at a random time and noise; keys: one, or one for each example."""
+        t, w = self.times(fold_in(keys, 0), x0.shape[0])
         t, w = t.astype(x0.dtype), w.astype(x0.dtype)
-        return w * self.at(score_fn, x0, t, jax.random.normal(key_noise, x0.shape, x0.dtype))
+        return w * self.at(score_fn, x0, t, normal(fold_in(keys, 1), x0.shape, x0.dtype))
 
     def at(
         self,
@@ -87,9 +87,13 @@ class DenoisingScoreMatching:
         t: Float[Array, "batch"],
         z: Float[Array, "batch ..."],
     ) -> Float[Array, "batch"]:
-        """Loss of each example at times t with noise z, without w; as lambda/sigma^2 R(|sigma score + z|^2)."""
+        """Loss of each example at times t with noise z, without the factor w.
+
+        It is computed as lambda/sigma^2 R(|sigma score + z|^2).
+        """
         _, sigma = self.process.marginal(t)
         residual = left_broadcast(sigma, x0) * score_fn(self.process.perturb(x0, t, z), t) + z
         squares = (residual**2).reshape(len(x0), -1)
-        reduced = jnp.mean(squares, axis=1) if self.reduce == "mean" else 0.5 * jnp.sum(squares, axis=1)
+        mean = self.reduce == "mean"
+        reduced = jnp.mean(squares, axis=1) if mean else 0.5 * jnp.sum(squares, axis=1)
         return self.weight(t) / sigma**2 * reduced

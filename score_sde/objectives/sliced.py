@@ -1,27 +1,29 @@
-"""Sliced score matching: the score of the data themselves, from random projections of its derivative."""
+"""Sliced score matching: the score of the data, from random projections of its derivative."""
 
 import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from score_sde.types import ScoreFn, Time, batch_time
+from score_sde.arrays import Keys, ScoreFn, Time, batch_time, fold_in, normal
 
 Projections = Float[Array, "projections batch ..."]
 
 
 @dataclasses.dataclass(frozen=True)
 class SlicedScoreMatching:
-    """mean over v of v^T J v, plus |score|^2/2 or the mean of (v^T score)^2/2: with J = d score/dx (dissertation eq. 5.3).
+    """mean over v of v^T J v, plus |score|^2/2 or the mean of (v^T score)^2/2.
 
-    Its mean over the data is E|score - grad log p|^2/2 up to a constant, where E v v^T = I. J v is a forward-mode pass.
-    The score is that of unperturbed data, unless the batch is perturbed; so it is taken at one time.
+    Dissertation eq. 5.3. Here J = d score/dx, and J v is a forward-mode pass. The mean over the
+    data is E|score - grad log p|^2/2 up to a constant, where E v v^T = I. The score is that of
+    unperturbed data, unless the batch is perturbed; so it is taken at one time.
 
     Args:
         projections: number of v per example, M >= 1.
-        kind: of v: "rademacher" signs, "gaussian", or "sphere" of radius sqrt(D); all have E v v^T = I.
+        kind: of v: "rademacher" signs, "gaussian", or "sphere" of radius sqrt(D); all have E v v^T
+            = I.
         variance_reduced: |score|^2/2, which is the exact mean over v, in place of (v^T score)^2/2.
         time: passed to the score function.
     """
@@ -35,13 +37,19 @@ class SlicedScoreMatching:
         if self.projections < 1:
             raise ValueError(f"projections must be at least 1; got projections={self.projections}")
         if self.kind not in ("rademacher", "gaussian", "sphere"):
-            raise ValueError(f"kind must be 'rademacher', 'gaussian' or 'sphere'; got {self.kind!r}")
+            raise ValueError(
+                f"kind must be 'rademacher', 'gaussian' or 'sphere'; got {self.kind!r}"
+            )
 
     def __call__(
-        self, key: Key[Array, ""], score_fn: ScoreFn, x0: Float[Array, "batch ..."]
+        self, keys: Keys, score_fn: ScoreFn, x0: Float[Array, "batch ..."]
     ) -> Float[Array, "batch"]:
-        """Loss of each example with random projections."""
-        gauss = jax.random.normal(key, (self.projections, *x0.shape), x0.dtype)
+        """Loss of each example with random projections; keys: one, or one for each example."""
+
+        def draw(i):
+            return normal(fold_in(keys, i), x0.shape, x0.dtype)
+
+        gauss = jax.vmap(draw)(jnp.arange(self.projections))
         return self.at(score_fn, x0, jnp.asarray(self.time, x0.dtype), self.vectors(gauss))
 
     def vectors(self, gauss: Projections) -> Projections:

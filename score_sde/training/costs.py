@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from score_sde.training.step import ScoreModel, Trainer
+from score_sde.arrays import sample_keys
+from score_sde.data import Batch
+from score_sde.training.step import ScoreMatching, Trainer, mean_loss
 
 
 def count(tree: PyTree) -> int:
@@ -21,26 +23,30 @@ def count_bytes(tree: PyTree) -> int:
 
 
 def estimate(
-    trainer: Trainer, model: ScoreModel, shape: tuple[int, int, int], batch_size: int
+    trainer: Trainer, task: ScoreMatching, shape: tuple[int, int, int], batch_size: int
 ) -> dict[str, Any]:
-    """Costs of training `model` on a batch of one device.
+    """Costs of training a score model on a batch of one device.
 
     Returns:
-        parameters: number of weights. state_bytes: weights, moving average and optimizer. activation_bytes: what the forward
-        pass keeps for the backward pass (an upper bound: the compiler may compute some again). forward_flops: one network
-        evaluation on one image, as XLA counts them before optimizing. step_flops: three times that, for the batch.
+        parameters: number of weights.
+        state_bytes: weights, moving averages and optimizer.
+        activation_bytes: what the forward pass keeps for the backward pass. It is an upper bound:
+            the compiler may compute some again.
+        forward_flops: one network evaluation on one image, as XLA counts them before optimizing.
+        step_flops: three times that, for the batch.
     """
-    state = jax.eval_shape(lambda: trainer.init(jax.random.key(0), shape))
-    one, two = (jax.ShapeDtypeStruct((n, *shape), jnp.float32) for n in (1, 2))
+    state = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
 
-    def residuals(params, images):
-        return jax.vjp(lambda p: trainer.loss(p, jax.random.key(0), images), params)[1]
+    def residuals(params, batch):
+        keys = sample_keys(jax.random.key(0), jnp.asarray(batch.index))
+        return jax.vjp(lambda params: mean_loss(params, task, keys, batch), params)[1]
 
-    def forward(params, images):
-        return model.score_fn(params)(images, jnp.full((1,), 0.5))
+    def forward(params, batch):
+        return task.model.score_fn(params, batch.given)(batch.image, jnp.full((1,), 0.5))
 
+    one, two = (_shapes(n, shape, task.model.given) for n in (1, 2))
     # What does not grow with the batch are weights.
-    kept = [count_bytes(jax.eval_shape(residuals, state.params, images)) for images in (one, two)]
+    kept = [count_bytes(jax.eval_shape(residuals, state.params, batch)) for batch in (one, two)]
     analysis: Any = jax.jit(forward).lower(state.params, one).cost_analysis()
     flops = analysis["flops"]
     return {
@@ -50,3 +56,11 @@ def estimate(
         "forward_flops": flops,
         "step_flops": 3 * flops * batch_size,
     }
+
+
+def _shapes(n: int, shape: tuple[int, int, int], given: Any) -> Batch:
+    """A batch of n examples, as shapes."""
+    number = jax.ShapeDtypeStruct((n,), jnp.int32)
+    rows: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape), a.dtype), given)
+    image: Any = jax.ShapeDtypeStruct((n, *shape), jnp.float32)
+    return Batch(image, number, number, rows)  # type: ignore[arg-type]

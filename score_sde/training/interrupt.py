@@ -1,14 +1,15 @@
-"""Stopping on request: SIGTERM (schedulers) and SIGINT (Ctrl-C) end the loop at the next step boundary."""
+"""Stopping on request: SIGTERM (schedulers) and SIGINT (Ctrl-C) end the loop after a step."""
 
 import signal
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from score_sde.devices import any_process, processes
 
 
 class Interrupt:
-    """Context manager; `requested()` says whether a signal has come, to any process. A second Ctrl-C acts at once."""
+    """Context manager; `requested()` says whether a signal has come, to any process.
+
+    A second Ctrl-C acts at once.
+    """
 
     def __enter__(self) -> "Interrupt":
         self._signal = 0
@@ -27,9 +28,9 @@ class Interrupt:
     def requested(self, agree: bool = True) -> bool:
         """Whether to stop now.
 
-        Several processes must stop at the same step: they agree on it where `agree` is True (all must ask then), and go on
-        elsewhere.
+        Several processes must stop at the same step: they agree on it where `agree` is True (all
+            must ask then), and go on elsewhere.
         """
-        if jax.process_count() == 1:
+        if processes()[1] == 1:
             return bool(self._signal)
-        return agree and bool(multihost_utils.process_allgather(np.asarray(self._signal)).any())
+        return agree and any_process(bool(self._signal))

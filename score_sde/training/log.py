@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a live progress bar."""
+"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a progress bar."""
 
 import json
 import time
@@ -15,9 +15,9 @@ from score_sde.files import write_whole
 class MetricsLog:
     """Writes `metrics.jsonl` and `tensorboard/` in a working directory.
 
-    Per-step losses are averaged over windows of `every` steps, aligned to multiples of it. The open window is part of the
-    run's state (`window`, kept in checkpoints), and rows behind a resumed step are cut off, so a killed and resumed run
-    leaves the rows of an uninterrupted one.
+    Per-step losses are averaged over windows of `every` steps, aligned to multiples of it. The open
+    window is part of the run's state (`window`, kept in checkpoints). Rows behind a resumed step
+    are cut off. So a killed and resumed run leaves the rows of an uninterrupted one.
     """
 
     def __init__(
@@ -37,9 +37,16 @@ class MetricsLog:
         self._path = workdir / "metrics.jsonl"
         _cut(self._path, step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+        )
         self._bar = tqdm(
-            total=total, initial=step, unit="step", disable=quiet, dynamic_ncols=True, mininterval=0.5
+            total=total,
+            initial=step,
+            unit="step",
+            disable=quiet,
+            dynamic_ncols=True,
+            mininterval=0.5,
         )
 
     def steps(self, first: int, metrics: dict[str, np.ndarray]) -> None:
@@ -49,16 +56,20 @@ class MetricsLog:
             for name, values in metrics.items():
                 self.window.setdefault(name, []).append(float(values[offset]))
             if step % self.every == 0:
-                self.row(step, {name: float(np.mean(values)) for name, values in self.window.items()})
+                self.row(
+                    step, {name: float(np.mean(values)) for name, values in self.window.items()}
+                )
                 self._speed(step)
                 self.window = {}
         self._bar.update(len(metrics["loss"]))
 
     def _speed(self, step: int) -> None:
-        """Steps per second since the last row, for TensorBoard alone: the rows of a run are the same every time."""
+        """Steps per second since the last row; for TensorBoard alone, as rows are reproducible."""
         before, self._clock = self._clock, (step, time.perf_counter())
         if before is not None:
-            self._board.add_scalar("steps_per_s", (step - before[0]) / (self._clock[1] - before[1]), step)
+            self._board.add_scalar(
+                "steps_per_s", (step - before[0]) / (self._clock[1] - before[1]), step
+            )
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Write values of a step."""
@@ -66,7 +77,9 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()}, refresh=False)
+        self._bar.set_postfix(
+            {name: f"{value:.4g}" for name, value in values.items()}, refresh=False
+        )
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Show a picture (height, width, 3) in TensorBoard."""
@@ -80,14 +93,15 @@ class MetricsLog:
 
 
 def check_finite(first: int, metrics: dict[str, np.ndarray]) -> None:
-    """Raises UserError that names the first of the steps first+1, first+2, ... with a value that is not finite."""
+    """Raises UserError that names the first of these steps whose value is not finite."""
     for name, values in metrics.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise UserError(
-                f"the training {name} at step {first + bad[0] + 1} is {values[bad[0]]}. Training stops here; the last "
-                "checkpoint is intact. Train again in another --workdir with a lower config.optim.lr, a smaller "
-                "config.optim.grad_clip or config.model.dtype=float32."
+                f"the training {name} at step {first + bad[0] + 1} is {values[bad[0]]}. Training "
+                "stops here; the last checkpoint is intact. Train again in another --workdir with "
+                "a lower config.optim.lr, a smaller config.optim.grad_clip or "
+                "config.model.dtype=float32."
             )
 
 

@@ -1,60 +1,75 @@
-"""The training loop: steps, held-out losses, pictures and checkpoints until a number of steps, or a signal."""
+"""The training loop: steps, held-out losses, pictures and checkpoints, to the end or a signal."""
 
-import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from score_sde.training import sharding
+from score_sde.devices import Placement, leads, say
 from score_sde.training.checkpoint import QUALITY, Checkpoints
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
-from score_sde.training.step import Trainer
+from score_sde.training.step import Task, Trainer
+
+Evaluate = Callable[[PyTree], np.ndarray]
+"""First average of the weights -> held-out losses."""
+Picture = Callable[[PyTree, int, MetricsLog | None], object]
+"""Called with the first average, the step and the log."""
+Measure = Callable[[PyTree, int], float | None]
+"""First average, step -> Frechet distance of some samples; None: it cannot be measured."""
+
+INTERVALS = ("log_every", "eval_every", "sample_every", "quality_every", "checkpoint_every")
 
 
 class Loop:
-    """`begin`, then `run`; a loop begun anew in the same folder goes on where the last one saved, bit for bit.
+    """`begin`, then `run`.
+
+    Begun anew in the same folder, it goes on where the last one saved, bit for bit.
 
     Args:
         folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
-        trainer: what is trained.
-        settings: steps, steps_per_call, log_every, eval_every, sample_every, checkpoint_every (0: never), keep, keep_every,
-            and where the samples are measured quality_every.
-        batches: endless batches with a position, from `data.batches`.
-        mesh: devices; batches are split over them.
-        frozen: see `Trainer`.
-        how: what the measure of samples depends on; see `Checkpoints`.
+        trainer: how to train.
+        task: what to train; its frozen weights lie on the mesh.
+        settings: steps, steps_per_call, log_every, eval_every, sample_every, checkpoint_every,
+            keep, keep_every, and where the samples are measured quality_every. An interval of 0 is
+            never.
+        batches: endless batches with a position, from `pipeline.read`.
+        place: devices; batches are split over them.
     """
 
     def __init__(
         self,
         folder: Path,
         trainer: Trainer,
+        task: Task,
         settings: Mapping[str, int],
         batches: Any,
-        mesh: Mesh,
-        frozen: PyTree = None,
-        how: str = "",
+        place: Placement,
     ):
-        self.folder, self.trainer, self.settings = folder, trainer, settings
-        self.batches, self.mesh, self.frozen = batches, mesh, frozen
-        self.how, self.step = how, 0
+        self.folder, self.trainer, self.task = folder, trainer, task
+        self.settings, self.batches, self.place = settings, batches, place
+        self.step = 0
 
-    def begin(self, key: Key[Array, ""], shape: tuple[int, ...]) -> bool:
-        """Fresh weights, or those of the last checkpoint; False where nothing is left to train."""
-        make = jax.jit(self.trainer.init, static_argnums=1, out_shardings=sharding.replicated(self.mesh))
-        self.state, self._window = make(key, shape), {}
+    def begin(self, key: Key[Array, ""], shape: tuple[int, ...], how: str = "") -> bool:
+        """Fresh weights, or those of the last checkpoint; False where nothing is left to train.
+
+        Args:
+            key: of the fresh weights.
+            shape: (height, width, channels) of an image.
+            how: what the measure of samples depends on; see `Checkpoints`.
+        """
+        placed = self.place.whole
+        make = jax.jit(self.trainer.init, static_argnums=2, out_shardings=placed)
+        self.state, self._window = make(self.task, key, shape), {}
         self._checkpoints = Checkpoints(
             self.folder / "checkpoints",
             self.settings["keep"],
             self.settings["keep_every"],
             measured=bool(self.settings.get("quality_every")),
-            how=self.how,
+            how=how,
         )
         if self._checkpoints.steps():
             self.state, host = self._checkpoints.restore(self.state)
@@ -69,80 +84,100 @@ class Loop:
     def run(
         self,
         key: Key[Array, ""],
-        evaluate: Callable[[PyTree], np.ndarray],
-        picture: Callable[[PyTree, int, MetricsLog | None], object] | None = None,
-        measure: Callable[[PyTree, int], float | None] | None = None,
+        evaluate: Evaluate,
+        picture: Picture | None = None,
+        measure: Measure | None = None,
     ) -> bool:
         """Train to the end, or until a signal (then False); the state is saved in both cases.
 
         Args:
             key: the run's; a step's own follows from it and the number of the step.
-            evaluate: averaged weights -> held-out losses.
-            picture: called with averaged weights, step and log every `sample_every` steps.
-            measure: averaged weights, step -> Frechet distance of some samples, every `quality_every` steps and in the end. Such
-                a step is saved, and the one with the smallest distance is kept. None: these weights cannot be measured.
+            evaluate: gives held-out losses, every `eval_every` steps and in the end.
+            picture: called every `sample_every` steps.
+            measure: called every `quality_every` steps and in the end. What it measures is saved,
+                and the one with the smallest distance is kept.
         """
         settings, total = self.settings, self.settings["steps"]
-        lead = jax.process_index() == 0
-        log = MetricsLog(self.folder, settings["log_every"], total, self.step, self._window) if lead else None
-        train_steps = jax.jit(self.trainer.steps, donate_argnums=0)
-        pending = None
+        log = None
+        if leads():
+            log = MetricsLog(self.folder, settings["log_every"], total, self.step, self._window)
+        train = jax.jit(self.trainer.steps, donate_argnums=1)
+        pending, stop = None, False
         with Interrupt() as interrupt:
             try:
-                while self.step < total:
-                    count = min(settings["steps_per_call"], total - self.step)
-                    images = np.stack([next(self.batches)["image"] for _ in range(count)])
-                    before, self.step = self.step, self.step + count
-                    batch = sharding.put_batch(images, self.mesh, axis=1)
-                    self.state, metrics = train_steps(self.state, key, batch, self.frozen)
+                while self.step < total and not stop:
+                    before, metrics = self.step, self._advance(train, key)
                     _record(log, pending)  # of the call before, while this one runs
-                    pending = (before, metrics)
-                    crossed = functools.partial(_crossed, before, self.step)
-                    stop = interrupt.requested(agree=crossed(settings["log_every"]))
-                    last = stop or self.step == total
-                    intervals = ("checkpoint_every", "eval_every", "quality_every")
-                    if last or any(crossed(settings.get(name, 0)) for name in intervals):
+                    pending, due = (before, metrics), self._due(before)
+                    stop = interrupt.requested(agree="log_every" in due)
+                    if stop:
+                        due = due - {"sample_every", "quality_every"} | {"checkpoint_every"}
+                    if due & {"eval_every", "quality_every", "checkpoint_every"}:
                         _record(log, pending)
                         pending = None
-                    if crossed(settings["eval_every"]) or (self.step == total and settings["eval_every"]):
-                        losses = evaluate(self.state.ema_params)
-                        if log:
-                            log.row(self.step, {"eval_loss": float(np.mean(losses))})
-                    if picture and crossed(settings["sample_every"]) and not stop:
-                        picture(self.state.ema_params, self.step, log)
-                    measured = None
-                    if measure and not stop and (crossed(settings["quality_every"]) or self.step == total):
-                        measured = measure(self.state.ema_params, self.step)
-                        if log and measured is not None:
-                            log.row(self.step, {QUALITY: measured})
-                    if last or crossed(settings["checkpoint_every"]) or measured is not None:
-                        self._save(log, measured)
-                    if stop:
-                        break
+                    self._look(due, log, evaluate, picture, measure)
             finally:
                 self._checkpoints.close()
                 if log:
                     log.close()
         if self.step < total:
-            print(f"stopped by a signal at step {self.step}, saved; the same command goes on from there.")
+            say(
+                f"stopped by a signal at step {self.step}, saved; the same command goes on from "
+                "there."
+            )
         return self.step == total
 
-    def _save(self, log: MetricsLog | None, measured: float | None) -> None:
-        window = log.window if log else {}
-        host = {"data": self.batches.get_state(), "window": window}
-        self._checkpoints.save(self.state, host, measured)
+    def _advance(self, train: Callable, key: Key[Array, ""]) -> dict[str, Array]:
+        """The steps of one call; their metrics."""
+        count = min(self.settings["steps_per_call"], self.settings["steps"] - self.step)
+        batches = [next(self.batches) for _ in range(count)]
+        stacked = jax.tree.map(lambda *rows: np.stack(rows), *batches)
+        placed = self.place.put_part(stacked, axis=1)
+        self.state, metrics = train(self.task, self.state, key, placed)
+        self.step += count
+        return metrics
+
+    def _due(self, before: int) -> set[str]:
+        """The intervals with a multiple in (before, step]; the last step is one of most of them."""
+        wanted = {name: self.settings[name] for name in INTERVALS if self.settings.get(name)}
+        due = {name for name, every in wanted.items() if self.step // every > before // every}
+        if self.step == self.settings["steps"]:
+            due |= {"checkpoint_every", "quality_every"} | ({"eval_every"} & wanted.keys())
+        return due
+
+    def _look(
+        self,
+        due: set[str],
+        log: MetricsLog | None,
+        evaluate: Evaluate,
+        picture: Picture | None,
+        measure: Measure | None,
+    ) -> None:
+        """What is due after some steps: losses, a picture, a measure, a checkpoint."""
+        average, measured = self.state.averages[0], None
+        if "eval_every" in due:
+            losses = evaluate(average)
+            if log:
+                log.row(self.step, {"eval_loss": float(np.mean(losses))})
+        if picture and "sample_every" in due:
+            picture(average, self.step, log)
+        if measure and "quality_every" in due:
+            measured = measure(average, self.step)
+            if log and measured is not None:
+                log.row(self.step, {QUALITY: measured})
+        if "checkpoint_every" in due or measured is not None:
+            host = {"data": self.batches.get_state(), "window": log.window if log else {}}
+            self._checkpoints.save(self.state, host, measured)
 
 
 def _record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:
-    """Log the metrics of a finished call; raises UserError, on every process, where they are not finite."""
+    """Log the metrics of a finished call.
+
+    Raises UserError, on every process, where they are not finite.
+    """
     if pending:
         first, metrics = pending
         values = {name: np.asarray(value) for name, value in metrics.items()}
         check_finite(first, values)
         if log:
             log.steps(first, values)
-
-
-def _crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]; never for every = 0."""
-    return bool(every) and after // every > before // every

@@ -1,21 +1,25 @@
-"""One training step, several of them in one call, and the held-out loss: pure functions for `jax.jit`."""
+"""One training step, or several in one call: pure functions for `jax.jit`."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from score_sde.arrays import Keys, ScoreFn, fold_in, sample_keys
+from score_sde.data import Batch
 from score_sde.parameterize import Parameterization
-from score_sde.training.ema import ema_decay, ema_update
+from score_sde.training import dropout
+from score_sde.training.ema import Average, ema_update
 from score_sde.training.state import TrainState
-from score_sde.types import ScoreFn
 
-Objective = Callable[[Key[Array, ""], ScoreFn, Float[Array, "batch ..."]], Float[Array, "batch"]]
+Objective = Callable[[Keys, ScoreFn, Float[Array, "batch ..."]], Float[Array, "batch"]]
+"""`(keys, score_fn, x0) -> losses (batch,)`; keys: one, or one for each example."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,144 +27,155 @@ class ScoreModel:
     """A network and what turns its output into a score.
 
     Args:
-        network: flax module called as network(x, labels, train).
+        network: flax module, called as network(x, labels, train=...). A conditional one is called
+            as network(x, labels, given, train=...).
         parameterization: turns its output into a score.
+        given: what a conditional network is given of one example, as shapes: a pytree of
+            `jax.ShapeDtypeStruct` without the batch axis. `()` is nothing.
     """
 
     network: nn.Module
     parameterization: Parameterization
+    given: Any = ()
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters for images of `shape` (height, width, channels)."""
-        return self.network.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
+        given = jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), self.given)
+        arguments = (jnp.zeros((1, *shape)), jnp.ones((1,)), *_third(given))
+        return self.network.init(key, *arguments)["params"]
 
-    def score_fn(self, params: PyTree, dropout_key: Key[Array, ""] | None = None) -> ScoreFn:
-        """The network's score; with a dropout key in training mode, else in evaluation mode."""
-        train = dropout_key is not None
-        rngs: Any = {"dropout": dropout_key} if train else None
+    def score_fn(
+        self, params: PyTree, given: Any = (), keys: Key[Array, "batch"] | None = None
+    ) -> ScoreFn:
+        """The network's score.
+
+        Args:
+            params: the network's.
+            given: what a conditional network is given, with one row an example; `()` is nothing.
+            keys: one an example, turn dropout on (`flax.linen.Dropout`). The mask of an example
+                depends on its key alone.
+        """
 
         def network(x, labels):
-            return self.network.apply({"params": params}, x, labels, train=train, rngs=rngs)
+            arguments = ({"params": params}, x, labels, *_third(given))
+            if keys is None:
+                return self.network.apply(*arguments, train=False)
+            return dropout.apply(self.network, keys, *arguments)
 
         return self.parameterization.score_fn(network)
 
 
+def _third(given: Any) -> tuple:
+    """`given` as a further positional argument, unless it is `()`."""
+    return () if isinstance(given, tuple) and not given else (given,)
+
+
+@runtime_checkable
 class Task(Protocol):
-    """What is trained: parameters and a loss for each image."""
+    """What is trained: parameters and a loss of each example.
+
+    A task is a frozen pytree. Its arrays are frozen weights, which the losses need and nobody
+    trains. They reach a compiled step as arguments. What is no array is static and hashable.
+    """
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters for images of `shape` (height, width, channels)."""
         ...
 
     def losses(
-        self,
-        params: PyTree,
-        key: Key[Array, ""],
-        images: Float[Array, "batch h w c"],
-        frozen: PyTree = None,
-        train: bool = False,
+        self, params: PyTree, keys: Key[Array, "batch"], batch: Batch, train: bool
     ) -> Float[Array, "batch"]:
-        """Loss of each image. `frozen`: what it needs and does not train. `train`: with dropout."""
+        """Loss of each example, with the example's own key; `train` turns dropout on.
+
+        The loss of an example does not depend on the others in the batch.
+        """
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ScoreMatching:
-    """The task of fitting a score model by an objective (key, score_fn, x0) -> per-example loss."""
+class ScoreMatching(flax.struct.PyTreeNode):
+    """The task of fitting a score model by an objective."""
 
-    model: ScoreModel
-    objective: Objective
+    model: ScoreModel = flax.struct.field(pytree_node=False)
+    objective: Objective = flax.struct.field(pytree_node=False)
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters of the network."""
         return self.model.init(key, shape)
 
     def losses(
-        self,
-        params: PyTree,
-        key: Key[Array, ""],
-        images: Float[Array, "batch h w c"],
-        frozen: PyTree = None,
-        train: bool = False,
+        self, params: PyTree, keys: Key[Array, "batch"], batch: Batch, train: bool
     ) -> Float[Array, "batch"]:
-        """The objective; nothing is frozen."""
-        if not train:
-            return self.objective(key, self.model.score_fn(params), images)
-        key_dropout, key_objective = jax.random.split(key)
-        return self.objective(key_objective, self.model.score_fn(params, key_dropout), images)
+        """The objective, at the same times and noise with and without dropout."""
+        score_fn = self.model.score_fn(params, batch.given, fold_in(keys, 1) if train else None)
+        return self.objective(fold_in(keys, 0), score_fn, jnp.asarray(batch.image))
+
+
+def mean_loss(
+    params: PyTree, task: Task, keys: Key[Array, "batch"], batch: Batch
+) -> Float[Array, ""]:
+    """Mean training loss of a batch."""
+    return jnp.mean(task.losses(params, keys, batch, True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """A task and its optimizer, joined.
+    """How the parameters of a task are trained, and which averages of them are kept.
+
+    The task is an argument of every function. So its frozen weights are inputs of
+    `jax.jit(trainer.step)`, not constants.
 
     Args:
-        task: gives parameters and losses.
         optimizer: optax transformation.
-        ema_rate, ema_warmup: see `ema_decay`.
+        averages: profiles of the moving averages, at least one.
+
+    Raises:
+        ValueError: no average.
     """
 
-    task: Task
     optimizer: optax.GradientTransformation
-    ema_rate: float
-    ema_warmup: bool = True
+    averages: tuple[Average, ...]
 
-    def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> TrainState:
+    def __post_init__(self):
+        if not self.averages:
+            raise ValueError(
+                "averages is empty, but evaluation and sampling use the first average; give one, "
+                "such as Average(0.999), or Average(0.0) for the weights themselves"
+            )
+
+    def init(self, task: Task, key: Key[Array, ""], shape: tuple[int, ...]) -> TrainState:
         """Fresh state for images of `shape` (height, width, channels)."""
-        params = self.task.init(key, shape)
-        copy = jax.tree.map(jnp.copy, params)  # a buffer may be donated once only
-        return TrainState(jnp.zeros((), jnp.int32), params, copy, self.optimizer.init(params))
-
-    def loss(
-        self,
-        params: PyTree,
-        key: Key[Array, ""],
-        images: Float[Array, "batch h w c"],
-        frozen: PyTree = None,
-    ) -> Float[Array, ""]:
-        """Mean training loss of a batch."""
-        return jnp.mean(self.task.losses(params, key, images, frozen, train=True))
+        params = task.init(key, shape)
+        # Copies, because a buffer may be donated once only.
+        averages = tuple(jax.tree.map(jnp.copy, params) for _ in self.averages)
+        return TrainState(jnp.zeros((), jnp.int32), params, averages, self.optimizer.init(params))
 
     def step(
-        self,
-        state: TrainState,
-        key: Key[Array, ""],
-        images: Float[Array, "batch h w c"],
-        frozen: PyTree = None,
+        self, task: Task, state: TrainState, key: Key[Array, ""], batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update with the run's `key`; returns the new state and {"loss", "grad_norm"}."""
-        key = jax.random.fold_in(key, state.step)
-        loss, grads = jax.value_and_grad(self.loss)(state.params, key, images, frozen)
+        """One update with the run's `key`; returns the new state and {"loss", "grad_norm"}.
+
+        Example i of the global batch has the key fold_in(fold_in(key, step), i).
+        """
+        keys = sample_keys(jax.random.fold_in(key, state.step), jnp.arange(batch.image.shape[0]))
+        loss, grads = jax.value_and_grad(mean_loss)(state.params, task, keys, batch)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = ema_decay(state.step + 1, self.ema_rate, self.ema_warmup)
-        ema_params = ema_update(state.ema_params, params, decay)
+        averages = tuple(
+            ema_update(average, params, profile.decay(state.step + 1))
+            for average, profile in zip(state.averages, self.averages, strict=True)
+        )
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        return TrainState(state.step + 1, params, averages, opt_state), metrics
 
     def steps(
-        self,
-        state: TrainState,
-        key: Key[Array, ""],
-        images: Float[Array, "steps batch h w c"],
-        frozen: PyTree = None,
+        self, task: Task, state: TrainState, key: Key[Array, ""], batches: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update per leading entry of `images`, in one call; metrics (steps,).
+        """One update for each of the stacked `batches`, in one call; metrics (steps,).
 
-        Several steps per call hide the dispatch on accelerators. On CPUs they are to be avoided: XLA computes gradients of
-        convolutions in a loop body some twenty times slower.
+        Several steps in a call hide the dispatch on accelerators. On CPUs they are to be avoided:
+        XLA computes gradients of convolutions in a loop body some twenty times slower.
         """
-        if images.shape[0] == 1:
-            state, metrics = self.step(state, key, images[0], frozen)
+        if batches.image.shape[0] == 1:
+            state, metrics = self.step(task, state, key, jax.tree.map(lambda a: a[0], batches))
             return state, {name: value[None] for name, value in metrics.items()}
-        return jax.lax.scan(lambda state, batch: self.step(state, key, batch, frozen), state, images)
-
-    def eval_losses(
-        self,
-        params: PyTree,
-        key: Key[Array, ""],
-        images: Float[Array, "batch h w c"],
-        frozen: PyTree = None,
-    ) -> Float[Array, "batch"]:
-        """Loss of each image without dropout; the same key gives the same times and noise."""
-        return self.task.losses(params, key, images, frozen)
+        return jax.lax.scan(lambda state, batch: self.step(task, state, key, batch), state, batches)

@@ -4,40 +4,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES, reference_sde
+from mathcases import SDES, stored_sde
 from scipy.integrate import quad
+from scipy.stats import kstest
 
-from golden import assert_close, load
+from golden import assert_close, load, names
+from score_sde.arrays import sample_keys
 from score_sde.objectives import LogSNRUniform, UniformIndex, UniformTime
 from score_sde.sde import VP, DiscreteChain
 
 
-@pytest.mark.parametrize("eps", ["1e-5", "1e-3"])
-@pytest.mark.parametrize("name", ["vp", "subvp"])
-def test_reference_importance_sampling(name, eps, x64):
-    stored = load(f"math/sde_flow_{name}")
+@pytest.mark.parametrize("file", names("math/sde_flow_*"))
+def test_reference_importance_sampling(file, x64):
+    stored = load(file)
+    starts = [key for key in stored if key.startswith(("Z_exact__eps", "derived_Z__eps"))]
+    assert starts
+    for key in starts:
+        start, eps = key.split("__eps")
+        sampler = LogSNRUniform(stored_sde(stored, t_min=float(eps)))
+        np.testing.assert_allclose(sampler.normalizer(jnp.float64), stored[key], rtol=1e-10)
+        if start == "derived_Z":  # g^2/sigma^2 is constant: uniform time
+            t, w = sampler.at(jnp.asarray(stored["derived_u"]))
+            assert_close(t, stored[f"derived_t_inverse__eps{eps}"], 1e-10)
+            assert_close(w, np.ones_like(t), 1e-10)
+        else:
+            _check_inverse(sampler, lambda key, eps=eps: stored[f"{key}__eps{eps}"])
 
-    def get(key):
-        return stored[f"{key}__eps{eps}"]
 
-    sampler = LogSNRUniform(reference_sde(name, stored, t_min=float(eps)))
-    z = float(sampler.normalizer(jnp.float64))
-    np.testing.assert_allclose(z, get("Z_exact"), rtol=1e-10)
+def _check_inverse(sampler, get):
     t, w = sampler.at(jnp.asarray(get("cdf_exact") / get("Z_exact")))
     np.testing.assert_allclose(t, get("cdf_t"), rtol=1e-7)
     rate = np.gradient(get("cdf_exact"), get("cdf_t"))[1:-1]  # g^2/sigma^2, coarsely
-    assert np.corrcoef(np.log(z / w[1:-1]), np.log(rate))[0, 1] > 0.99
-    # The reference's own inverse uses ln(B) for ln(exp(B)-1) below B = 1e-3: the same to that precision.
+    assert np.corrcoef(np.log(get("Z_exact") / w[1:-1]), np.log(rate))[0, 1] > 0.99
+    # The reference's own inverse uses ln(B) for ln(exp(B)-1) below B = 1e-3: the same to that
+    # precision.
     np.testing.assert_allclose(sampler.at(jnp.asarray(get("u")))[0], get("t_inverse"), rtol=3e-3)
-
-
-def test_reference_ve(x64):
-    stored = load("math/sde_flow_ve")
-    sampler = LogSNRUniform(reference_sde("ve", stored))
-    assert_close(sampler.normalizer(jnp.float64), stored["derived_Z__eps1e-5"], 1e-12)
-    t, w = sampler.at(jnp.asarray(stored["derived_u"]))
-    assert_close(t, stored["derived_t_inverse__eps1e-5"], 1e-10)
-    assert_close(w, np.ones(16), 1e-10)  # g^2/sigma^2 is constant: uniform time
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -55,7 +56,9 @@ def test_density_and_weight(name, precision, request):
         t[[0, -1]], [sde.t_min, sde.t_max], rtol=1e-6 if precision == "float64" else 1e-4
     )
     slope = np.gradient(t, np.asarray(u, np.float64))[200:-200:100]
-    np.testing.assert_allclose(slope, (sde.t_max - sde.t_min) * w[200:-200:100], rtol=max(tol, 1e-4))
+    np.testing.assert_allclose(
+        slope, (sde.t_max - sde.t_min) * w[200:-200:100], rtol=max(tol, 1e-4)
+    )
 
     # E[w h] is the mean of h over the interval.
     def h(t):
@@ -63,6 +66,29 @@ def test_density_and_weight(name, precision, request):
 
     mean = quad(h, sde.t_min, sde.t_max)[0] / (sde.t_max - sde.t_min)
     assert np.trapezoid(w * h(t), np.asarray(u, np.float64)) == pytest.approx(mean, rel=1e-3)
+
+
+CHAIN = DiscreteChain.smld(n=7)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [UniformTime(VP()), LogSNRUniform(VP()), UniformIndex(CHAIN)],
+    ids=lambda s: type(s).__name__,
+)
+def test_keys_of_examples(sampler):
+    """With one key per example a time depends on its own key alone; the law is that of one key."""
+    keys, n = sample_keys(jax.random.key(5), jnp.arange(20000)), 20000
+    t, w = sampler(keys, n)
+    few = sampler(keys[40:43], 3)
+    for ours, theirs in zip(few, (t[40:43], w[40:43]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    one, weights = sampler(jax.random.key(6), n)
+    if isinstance(sampler, UniformIndex):
+        np.testing.assert_array_equal(np.unique(t), np.arange(7))
+    assert kstest(np.asarray(t), np.asarray(one)).pvalue > 1e-3
+    assert t.dtype == one.dtype and w.dtype == weights.dtype
+    assert abs(np.corrcoef(t[1:], t[:-1])[0, 1]) < 4 / np.sqrt(n)
 
 
 def test_draws():
@@ -75,7 +101,9 @@ def test_draws():
     assert float(jnp.max(t)) > 0.999
     wide = SDES["edm"]
     t, _ = UniformTime(wide)(key, n)
-    assert abs(float(jnp.mean(t)) - 0.5 * (wide.t_min + wide.t_max)) < 4 * wide.t_max / np.sqrt(12 * n)
+    assert abs(float(jnp.mean(t)) - 0.5 * (wide.t_min + wide.t_max)) < 4 * wide.t_max / np.sqrt(
+        12 * n
+    )
 
     t, w = LogSNRUniform(sde)(key, n)
     log_snr = np.asarray(sde.log_snr(t))

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
-from training.tiny import SHAPE, trainer
+from training.tiny import SHAPE, of, task, trainer
 
+from score_sde.devices import Placement
 from score_sde.errors import UserError
-from score_sde.training import sharding
 from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.ema import Average
 from score_sde.training.state import TrainState
 
 # Orbax leaves behind unfinished reads where one of many fails.
@@ -29,14 +32,12 @@ def unfinished_reads_end_here() -> Iterator[None]:
 HOST = {"data": {"next_index": 7}, "window": {"loss": [0.1, 1 / 3]}}
 
 
-def state(step: int = 3, **leaves: Any) -> TrainState:
-    params = {"w": jnp.arange(6.0).reshape(2, 3) / 7, "b": jnp.full(2, 1 / 3, jnp.bfloat16), **leaves}
-    return TrainState(
-        jnp.asarray(step, jnp.int32),
-        params,
-        jax.tree.map(lambda a: 2 * a, params),
-        (jnp.asarray(9, jnp.int32), None),
-    )
+def state(step: int = 3, averages: int = 1, **leaves: Any) -> TrainState:
+    w, b = jnp.arange(6.0).reshape(2, 3) / 7, jnp.full(2, 1 / 3, jnp.bfloat16)
+    params = {"w": w, "b": b, **leaves}
+    scaled = (jax.tree.map(lambda a, n=n: (n + 2) * a, params) for n in range(averages))
+    rest = (jnp.asarray(9, jnp.int32), None)
+    return TrainState(jnp.asarray(step, jnp.int32), params, tuple(scaled), rest)
 
 
 def written(folder: Path, *steps: int, **settings: Any) -> Path:
@@ -51,34 +52,107 @@ def blank(like: TrainState) -> TrainState:
     return jax.tree.map(jnp.zeros_like, like)
 
 
-def test_restores_exactly(tmp_path: Path) -> None:
-    found, host = Checkpoints(written(tmp_path, 3)).restore(blank(state()))
-    assert host == HOST
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state(3)), strict=True):
+def assert_equal(found: Any, expected: Any) -> None:
+    """Types included."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def test_restores_exactly(tmp_path: Path) -> None:
+    found, host = Checkpoints(written(tmp_path, 3)).restore(blank(state()))
+    assert host == HOST
+    assert_equal(found, state(3))
+
+
 def test_state_of_a_trainer_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    small, key = trainer(), jax.random.key(0)
-    batch = jax.random.normal(key, (8, *SHAPE))
+    profiles = (Average(0.9), Average(0.5, warmup=False))
+    small, fit, key = trainer(averages=profiles), task(), jax.random.key(0)
+    batch = of(jax.random.normal(key, (8, *SHAPE)))
     step = jax.jit(small.step)
-    half, _ = step(small.init(key, SHAPE), key, batch)
+    half, _ = step(fit, small.init(fit, key, SHAPE), key, batch)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half, HOST)
     checkpoints.close()
-    again, _ = Checkpoints(tmp_path).restore(small.init(jax.random.key(9), SHAPE))
-    for a, b in zip(
-        jax.tree.leaves(step(half, key, batch)), jax.tree.leaves(step(again, key, batch)), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+    again, _ = Checkpoints(tmp_path).restore(small.init(fit, jax.random.key(9), SHAPE))
+    assert len(again.averages) == 2
+    assert_equal(step(fit, again, key, batch), step(fit, half, key, batch))
+
+
+class OneAverage(flax.struct.PyTreeNode):
+    """The train state as it was before there were several averages."""
+
+    step: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def written_before(folder: Path) -> TrainState:
+    """A checkpoint of that time; what it has to be read as."""
+    now = state(3)
+    then = OneAverage(now.step, now.params, now.averages[0], now.opt_state)
+    types = [str(leaf.dtype) for leaf in jax.tree.leaves(then)]
+    manager = ocp.CheckpointManager(folder)
+    host = ocp.args.JsonSave({**HOST, "types": types})
+    manager.save(3, args=ocp.args.Composite(state=ocp.args.StandardSave(then), host=host))
+    manager.close()
+    return now
+
+
+def test_checkpoints_of_one_average_are_read(tmp_path: Path) -> None:
+    expected = written_before(tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    found, host = checkpoints.restore(blank(state()))
+    assert host == HOST and isinstance(found, TrainState)
+    assert_equal(found, expected)
+    assert (found.averages[0]["w"] != found.params["w"])[0, 1:].all()
+    checkpoints.save(state(8), HOST)  # and training goes on, in the present form
+    checkpoints.wait()
+    assert_equal(checkpoints.restore(blank(state()))[0], state(8))
+    assert_equal(checkpoints.restore(blank(state()), 3)[0], expected)
+
+
+def test_a_foreign_checkpoint_of_one_average_is_refused(tmp_path: Path) -> None:
+    written_before(tmp_path)
+    for leaf in ({"w": jnp.zeros((4, 3))}, {"w": jnp.zeros((2, 3), jnp.bfloat16)}):
+        with pytest.raises(UserError, match=r"checkpoint 3 .* cannot be read"):
+            Checkpoints(tmp_path).restore(blank(state(**leaf)))
+
+
+def test_averages_are_kept_as_a_list(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(3, averages=2), HOST)
+    checkpoints.close()
+    stored = ocp.StandardCheckpointer().metadata(tmp_path / "3" / "state").item_metadata
+    assert set(stored) == {"step", "params", "averages", "opt_state"}
+    assert isinstance(stored["averages"], list) and len(stored["averages"]) == 2
+    found, _ = Checkpoints(tmp_path).restore(blank(state(averages=2)))
+    assert_equal(found, state(3, averages=2))
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), ("ema_params", 2)])
+def test_another_number_of_averages_is_refused(tmp_path: Path, before: Any, after: int) -> None:
+    if before == "ema_params":
+        written_before(tmp_path)
+    else:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(state(3, averages=before), HOST)
+        checkpoints.close()
+    there = 1 if before == "ema_params" else before
+    with pytest.raises(UserError, match=rf"it has {there} averages .* {after} are asked for"):
+        Checkpoints(tmp_path).restore(blank(state(averages=after)))
 
 
 def test_last_and_regular_ones_are_kept(tmp_path: Path) -> None:
     steps = range(10, 90, 10)
     assert Checkpoints(written(tmp_path / "a", *steps)).steps() == [70, 80]
     assert Checkpoints(written(tmp_path / "b", *steps, keep=1)).steps() == [80]
-    assert Checkpoints(written(tmp_path / "c", *steps, keep=1, keep_every=30)).steps() == [30, 60, 80]
+    assert Checkpoints(written(tmp_path / "c", *steps, keep=1, keep_every=30)).steps() == [
+        30,
+        60,
+        80,
+    ]
 
 
 def test_step_that_is_saved_already_is_left_alone(tmp_path: Path) -> None:
@@ -112,9 +186,8 @@ def test_chosen_step(tmp_path: Path) -> None:
 )
 def test_another_network_is_refused(tmp_path: Path, name: str, leaf: dict) -> None:
     checkpoints = Checkpoints(written(tmp_path, 3, 8))
-    with pytest.raises(
-        UserError, match=r"checkpoint 8 .* cannot be read .*network.*Other checkpoints: \[3\]"
-    ):
+    message = r"checkpoint 8 .* cannot be read .*network.*Other checkpoints: \[3\]"
+    with pytest.raises(UserError, match=message):
         checkpoints.restore(blank(state(**leaf)))
 
 
@@ -139,7 +212,9 @@ def test_damaged_files_are_refused_and_others_offered(tmp_path: Path, kind: str)
         for f in data:
             f.write_bytes(f.read_bytes()[: f.stat().st_size // 2])
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(UserError, match=r"checkpoint 8 .* cannot be read .*Other checkpoints: \[3\]"):
+    with pytest.raises(
+        UserError, match=r"checkpoint 8 .* cannot be read .*Other checkpoints: \[3\]"
+    ):
         checkpoints.restore(blank(state()))
     assert checkpoints.restore(blank(state()), 3)[0].step == 3
 
@@ -166,7 +241,7 @@ def test_reading_makes_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])
 def test_restores_onto_another_number_of_devices(tmp_path: Path, before: int, after: int) -> None:
-    meshes = {n: sharding.replicated(sharding.make_mesh(jax.devices()[:n])) for n in (before, after)}
+    meshes = {n: Placement.of(jax.devices()[:n]).whole for n in (before, after)}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(jax.device_put(state(), meshes[before]), HOST)
     checkpoints.close()

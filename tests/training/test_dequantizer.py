@@ -1,4 +1,4 @@
-"""Training a dequantizer: its loss against published values, and the best dequantizer of a density that is known."""
+"""Training a dequantizer: published losses, and the best dequantizer of a known density."""
 
 import flax.linen as nn
 import jax
@@ -6,19 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from mathcases import reference_mixture, reference_sde
+from mathcases import reference_mixture, stored_sde
 from networks.weights import FAST_COMPILE
 from scipy.stats import norm
+from training.tiny import keys, of
 
-from golden import load
+from golden import load, meta, names
 from score_sde import VP, GaussianMixture
-from score_sde.data import PixelRange
+from score_sde.arrays import fold_in
+from score_sde.data import Batch, PixelRange
 from score_sde.likelihood import Bound, Uniform, Variational
 from score_sde.networks import FlowPP
 from score_sde.objectives import LogSNRUniform, UniformTime
 from score_sde.training.dequantizer import Dequantization
+from score_sde.training.ema import Average
 from score_sde.training.step import Trainer
-from score_sde.types import fold_in, sample_keys
 
 
 class Elementwise(nn.Module):
@@ -37,27 +39,34 @@ class Elementwise(nn.Module):
         return nn.sigmoid(y), jnp.sum(log_normal - slopes, axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["vp", "subvp"])
+@pytest.mark.parametrize("file", names("math/ode_dequant_*"))
 @pytest.mark.parametrize("times", ["iw", "uniform"])
-def test_published_loss(name: str, times: str, x64: None) -> None:
+def test_published_loss(file: str, times: str, x64: None) -> None:
     """The bound's pieces at the published noise, log q of the published flow, and their sum.
 
-    The published loss draws x_T and, at a time of its own, the divergence of the drift, by a random probe; here both
-    expectations are in closed form. So the stored values are compared after taking these two terms at the published draws
-    (the divergence of a linear drift needs none of the probe's values, only its time). At uniform times the published code
-    takes the length of the interval, 1 - 1e-5, for 1.
+    The published loss draws x_T and, at a time of its own, the divergence of the drift, by a random
+    probe; here both expectations are in closed form. So the stored values are compared after taking
+    these two terms at the published draws (the divergence of a linear drift needs none of the
+    probe's values, only its time). At uniform times the published code takes the length of the
+    interval, 1 - 1e-5, for 1.
     """
-    a = load(f"math/ode_dequant_{name}")
-    sde, data = reference_sde(name, a), reference_mixture(a)
+    a = load(file)
+    sde, data = stored_sde(a, t_min=float(meta(a)["eps"])), reference_mixture(a)
     score_fn = data.score_fn(sde)
     flow = Elementwise(float(a["deq_a"]), float(a["deq_b"]), float(a["deq_c"]))
     levels, pixels = jnp.asarray(a["image_uint8"]), PixelRange(256, -1.0, 1.0)
-    z = {key: jnp.asarray(a[key], jnp.float64) for key in a if key.endswith("_noise") or key == "u_deq"}
+    z = {
+        key: jnp.asarray(a[key], jnp.float64)
+        for key in a
+        if key.endswith("_noise") or key == "u_deq"
+    }
 
     unit = levels.astype(jnp.float64) / 255
     params = flow.init(jax.random.key(0), z["u_deq"], unit)
     u, log_q = flow.apply(params, z["u_deq"], unit)
-    np.testing.assert_allclose(u, a["deq_noise"], rtol=1e-6)  # the stored image/255 is rounded to float32
+    np.testing.assert_allclose(
+        u, a["deq_noise"], rtol=1e-6
+    )  # the stored image/255 is rounded to float32
     np.testing.assert_allclose(-log_q, a["deq_neg_logq"], rtol=1e-6)
     x = jnp.asarray(pixels.dequantize(levels, u))
     np.testing.assert_allclose(x, a["dequantised_data"], atol=1e-8)
@@ -66,7 +75,9 @@ def test_published_loss(name: str, times: str, x64: None) -> None:
     t, w = bound.times.at(jnp.asarray(a["u_time"]))
     dimensions, length = x[0].size, sde.t_max - sde.t_min
     f, _ = sde.coefficients(t)
-    matching = bound.integrand(score_fn, x, t, z["score_noise"], jnp.zeros_like(x)) + 2 * dimensions * f
+    matching = (
+        bound.integrand(score_fn, x, t, z["score_noise"], jnp.zeros_like(x)) + 2 * dimensions * f
+    )
     integral = 0.5 * w * matching * (length if times == "iw" else 1.0)
     t_drift = sde.t_min + length * jnp.asarray(a["u_time_drift"])
     drift = dimensions * sde.coefficients(t_drift)[0]
@@ -83,7 +94,9 @@ def test_published_loss(name: str, times: str, x64: None) -> None:
 
 PIXELS = PixelRange(levels=4, low=-1.0, high=1.0)
 WEIGHTS, MEANS, STDS = (0.6, 0.4), (-0.6, 0.45), (0.1, 0.15)
-ONE = FlowPP(filters=8, components=4, blocks=1, heads=0, couplings=2, context_filters=8, context_layers=1)
+ONE = FlowPP(
+    filters=8, components=4, blocks=1, heads=0, couplings=2, context_filters=8, context_layers=1
+)
 EDGES = np.linspace(-1, 1, 5)
 
 
@@ -101,7 +114,10 @@ def log_density(keys, score_fn, x):
 
 
 def test_trained_dequantizer_closes_the_gap_to_the_discrete_probability() -> None:
-    """One pixel of a mixture with detail inside the cells: -log2 P(k) by the distribution function, uniform by quadrature."""
+    """One pixel of a mixture with detail inside the cells.
+
+    -log2 P(k) is known by the distribution function, that of uniform noise by quadrature.
+    """
     cdf = sum(w * norm.cdf(EDGES, m, s) for w, m, s in zip(WEIGHTS, MEANS, STDS))
     exact = -np.log2(np.diff(cdf))
     fine = (np.arange(2000) + 0.5) / 2000
@@ -109,48 +125,62 @@ def test_trained_dequantizer_closes_the_gap_to_the_discrete_probability() -> Non
     uniform = -np.log2(density(cells) * 0.5).mean(axis=1)
     assert (uniform - exact > 0.4).all()
 
-    task = Dequantization(ONE, log_density, PIXELS, lambda frozen: None)
-    trainer = Trainer(task, optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.02, momentum=0.9)), 0.9)
-    state = jax.jit(trainer.init, static_argnums=1)(jax.random.key(0), (1, 1, 1))
-    levels = np.tile(np.arange(4), 64)[:, None, None, None]
-    images = jnp.asarray(PIXELS.encode(levels))
-    step = jax.jit(trainer.step)
+    task = Dequantization((), ONE, log_density, PIXELS, lambda frozen: None)
+    descent = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.02, momentum=0.9))
+    trainer = Trainer(descent, (Average(0.9),))
+    state = jax.jit(trainer.init, static_argnums=2)(task, jax.random.key(0), (1, 1, 1))
+    step, images = jax.jit(trainer.step), encoded(np.tile(np.arange(4), 64))
     for _ in range(500):
-        state, _ = step(state, jax.random.key(1), images)
-    many = jnp.asarray(PIXELS.encode(np.tile(np.arange(4), 4000)[:, None, None, None]))
-    found = jax.jit(task.losses)(state.ema_params, jax.random.key(2), many).reshape(-1, 4).mean(axis=0)
-    gap = np.asarray(found) - exact
+        state, _ = step(task, state, jax.random.key(1), images)
+    many, own = encoded(np.tile(np.arange(4), 4000)), keys(jax.random.key(2), 16000)
+    losses = jax.jit(task.losses, static_argnums=3)(state.averages[0], own, many, False)
+    gap = np.asarray(losses).reshape(-1, 4).mean(axis=0) - exact
     assert (gap > -0.02).all()  # a bound, but for the mean over 4000 draws
     assert (gap < 0.1).all(), gap
 
-    keys = sample_keys(jax.random.key(3), jnp.arange(4000))
-    u, _ = Variational(state.ema_params, ONE, 4)(keys, jnp.full((4000, 1, 1, 1), 1))
-    quantiles = np.interp([0.1, 0.5, 0.9], np.cumsum(density(cells[1])) / density(cells[1]).sum(), fine)
+    ones = jnp.full((4000, 1, 1, 1), 1)
+    u, _ = Variational(state.averages[0], ONE, 4)(keys(jax.random.key(3), 4000), ones)
+    quantiles = np.interp(
+        [0.1, 0.5, 0.9], np.cumsum(density(cells[1])) / density(cells[1]).sum(), fine
+    )
     np.testing.assert_allclose(np.quantile(np.asarray(u), [0.1, 0.5, 0.9]), quantiles, atol=0.05)
+
+
+def encoded(levels: np.ndarray) -> Batch:
+    """One-pixel images of these levels."""
+    return of(jnp.asarray(PIXELS.encode(levels[:, None, None, None]), jnp.float32))
 
 
 def test_loss_is_that_of_the_frozen_score_and_trains_the_flow_alone() -> None:
     sde = VP(t_min=1e-4)
     model = GaussianMixture.isotropic([1.0], np.full((1, 2, 2, 1), 0.1), 0.5)
     bound = Bound(sde, LogSNRUniform(sde))
-    task = Dequantization(ONE, bound, PIXELS, lambda f: lambda x, t: f["one"] * model.score_fn(sde)(x, t))
-    fresh = jax.jit(task.init, static_argnums=1, compiler_options=FAST_COMPILE)(jax.random.key(0), (2, 2, 1))
-    params, frozen, key = jax.tree.map(lambda a: a + 0.2, fresh), {"one": jnp.ones(())}, jax.random.key(5)
+
+    def score_fn(frozen):
+        return lambda x, t: frozen["one"] * model.score_fn(sde)(x, t)
+
+    frozen, own = {"one": jnp.ones(())}, keys(jax.random.key(5), 8)
+    task = Dequantization(frozen, ONE, bound, PIXELS, score_fn)
+    assert jax.tree.leaves(task) == [frozen["one"]]
+    init = jax.jit(task.init, static_argnums=1, compiler_options=FAST_COMPILE)
+    params = jax.tree.map(lambda a: a + 0.2, init(jax.random.key(0), (2, 2, 1)))
     levels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (8, 2, 2, 1)))
-    images = jnp.asarray(PIXELS.encode(levels))
+    images = of(jnp.asarray(PIXELS.encode(levels)))
 
     def losses(params, frozen):
-        return task.losses(params, key, images, frozen)
+        return task.replace(score_params=frozen).losses(params, own, images, True)
 
     found, pullback = jax.vjp(losses, params, frozen)
-    own, others = pullback(jnp.ones(8))
-    assert others["one"] == 0.0 and optax.global_norm(own) > 0.1
-    keys = sample_keys(key, jnp.arange(8))
-    u, log_q = Variational(params, ONE, 4)(fold_in(keys, 0), levels)
-    nats = bound(fold_in(keys, 1), model.score_fn(sde), jnp.asarray(PIXELS.dequantize(levels, u)))
-    np.testing.assert_allclose(found, (nats + log_q) / (4 * np.log(2)) + 1.0, rtol=1e-4)  # cells of width 1/2
+    gradient, others = pullback(jnp.ones(8))
+    assert others["one"] == 0.0 and optax.global_norm(gradient) > 0.1
+    u, log_q = Variational(params, ONE, 4)(fold_in(own, 0), levels)
+    nats = bound(fold_in(own, 1), model.score_fn(sde), jnp.asarray(PIXELS.dequantize(levels, u)))
+    # Cells of width 1/2.
+    np.testing.assert_allclose(found, (nats + log_q) / (4 * np.log(2)) + 1.0, rtol=1e-4)
     assert np.abs(log_q).mean() > 0.3
     assert np.abs(losses(params, {"one": jnp.zeros(())}) - found).min() > 1e-3
+    alone = task.losses(params, own[3:4], jax.tree.map(lambda rows: rows[3:4], images), True)
+    np.testing.assert_allclose(alone[0], found[3], rtol=1e-4)
 
 
 def test_dequantizers_draw_by_the_image_s_own_key() -> None:
@@ -158,15 +188,15 @@ def test_dequantizers_draw_by_the_image_s_own_key() -> None:
     params = jax.jit(ONE.init, compiler_options=FAST_COMPILE)(
         jax.random.key(0), jnp.zeros((1, 3, 3, 1)), jnp.zeros((1, 3, 3, 1))
     )["params"]
-    keys = sample_keys(jax.random.key(3), jnp.arange(6))
+    own = keys(jax.random.key(3), 6)
     for dequantizer in (Uniform(), Variational(params, ONE, 4)):
         call = jax.jit(dequantizer.__call__)
-        (u, log_q), (few, log_few) = call(keys, levels), call(keys[4:5], levels[4:5])
+        (u, log_q), (few, log_few) = call(own, levels), call(own[4:5], levels[4:5])
         assert log_q.shape == (6,) and (u >= 0).all() and (u <= 1).all()
         np.testing.assert_allclose(few[0], u[4], atol=1e-6)
         np.testing.assert_allclose(log_few[0], log_q[4], atol=1e-4)
         assert np.abs(u[1:] - u[:-1]).min() > 1e-7
-    assert (Uniform()(keys, levels)[1] == 0).all()
+    assert (Uniform()(own, levels)[1] == 0).all()
 
 
 class Echo(nn.Module):
@@ -179,6 +209,6 @@ class Echo(nn.Module):
 
 def test_the_flow_sees_levels_scaled_to_the_unit_interval() -> None:
     levels = jnp.asarray([0, 2, 3])[:, None, None, None]
-    keys = sample_keys(jax.random.key(0), jnp.arange(3))
-    u, _ = Variational({"one": jnp.ones(())}, Echo(), 4)(keys, levels)
+    own = keys(jax.random.key(0), 3)
+    u, _ = Variational({"one": jnp.ones(())}, Echo(), 4)(own, levels)
     np.testing.assert_allclose(u.ravel(), [0, 2 / 3, 1], rtol=1e-6)

@@ -15,7 +15,10 @@ def log(folder: Path, every: int = 4, step: int = 0, window: dict | None = None)
 
 
 def metrics(*losses: float) -> dict[str, np.ndarray]:
-    return {"loss": np.asarray(losses, np.float32), "grad_norm": 10 * np.asarray(losses, np.float32)}
+    return {
+        "loss": np.asarray(losses, np.float32),
+        "grad_norm": 10 * np.asarray(losses, np.float32),
+    }
 
 
 def rows(folder: Path) -> list[dict]:
@@ -39,7 +42,9 @@ def test_rows_are_means_of_windows_at_multiples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 3, 4, 5, 6, 9])
-def test_killed_and_resumed_run_writes_the_rows_of_an_uninterrupted_one(tmp_path: Path, cut: int) -> None:
+def test_killed_and_resumed_run_writes_the_rows_of_an_uninterrupted_one(
+    tmp_path: Path, cut: int
+) -> None:
     losses = np.random.default_rng(0).normal(size=12).astype(np.float32)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -58,7 +63,9 @@ def test_killed_and_resumed_run_writes_the_rows_of_an_uninterrupted_one(tmp_path
     assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("torn", ['{"step": 8, "lo', '{"step": 8, "loss": 1.0}\n{"st', "\x00\x00\x00"])
+@pytest.mark.parametrize(
+    "torn", ['{"step": 8, "lo', '{"step": 8, "loss": 1.0}\n{"st', "\x00\x00\x00"]
+)
 def test_torn_last_line_is_cut_off(tmp_path: Path, torn: str) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 4, "loss": 1.5}\n' + torn)
     log(tmp_path, step=4).close()
@@ -71,7 +78,9 @@ def test_started_anew_without_a_checkpoint_the_rows_are_cut_off(tmp_path: Path) 
     assert rows(tmp_path) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("loss", np.nan), ("loss", np.inf), ("grad_norm", np.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("loss", np.nan), ("loss", np.inf), ("grad_norm", np.nan)]
+)
 def test_what_is_not_finite_is_refused_with_its_step(name: str, value: float) -> None:
     values = metrics(1, 2, 3)
     check_finite(40, values)

@@ -1,4 +1,4 @@
-"""A trainer so small that its step compiles in a second: a two-layer network on 4 x 4 images."""
+"""Training so small that its step compiles in a second: a two-layer network on 4 x 4 images."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from score_sde import objectives, parameterize
+from score_sde.arrays import sample_keys
+from score_sde.data import Batch
 from score_sde.sde import VP
+from score_sde.training.ema import Average
 from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
 SHAPE = (4, 4, 1)
@@ -31,29 +34,38 @@ class Dense(nn.Module):
 
 def model(network: nn.Module | None = None) -> ScoreModel:
     """A noise predictor on the VP process."""
-    return ScoreModel(network or Dense(), parameterize.noise_prediction(VP(), parameterize.time_label))
+    label = parameterize.time_label
+    return ScoreModel(network or Dense(), parameterize.noise_prediction(VP(), label))
 
 
-def trainer(
-    dropout: float = 0.0,
-    optimizer: Any = None,
-    network: nn.Module | None = None,
-    objective: Any = None,
-    **settings: Any,
-) -> Trainer:
-    """Fits `model` or another network. (optax's Adam mixes types, which the tests forbid.)"""
+def task(
+    dropout: float = 0.0, network: nn.Module | None = None, objective: Any = None
+) -> ScoreMatching:
+    """Fits `model` or another network."""
     sde = VP()
-    objective = objective or objectives.DenoisingScoreMatching(
+    usual = objectives.DenoisingScoreMatching(
         sde, objectives.UniformTime(sde), objectives.variance_weight(sde)
     )
-    return Trainer(
-        task=ScoreMatching(model(network or Dense(dropout=dropout)), objective),
-        optimizer=optimizer or optax.sgd(0.1, momentum=0.9),
-        **{"ema_rate": 0.9, **settings},
-    )
+    return ScoreMatching(model(network or Dense(dropout=dropout)), objective or usual)
 
 
-def images(*shape: int) -> jax.Array:
-    """Images of one simple kind: +-1, all pixels alike."""
+def trainer(optimizer: Any = None, averages: tuple[Average, ...] = (Average(0.9),)) -> Trainer:
+    """Momentum. (optax's Adam mixes types, which the tests forbid.)"""
+    return Trainer(optimizer or optax.sgd(0.1, momentum=0.9), averages)
+
+
+def batch(*shape: int) -> Batch:
+    """Images of one kind, +-1 with all pixels alike; `shape` is (batch,) or (steps, batch)."""
     signs = jax.random.rademacher(jax.random.key(7), (*shape, 1, 1, 1)).astype(jnp.float32)
-    return jnp.broadcast_to(signs, (*shape, *SHAPE))
+    return of(jnp.broadcast_to(signs, (*shape, *SHAPE)))
+
+
+def of(images: Any) -> Batch:
+    """A batch of these images, or several stacked ones, without labels and numbered from 0."""
+    number = jnp.broadcast_to(jnp.arange(images.shape[-4], dtype=jnp.int32), images.shape[:-3])
+    return Batch(images, jnp.zeros_like(number), number)
+
+
+def keys(key: jax.Array, count: int) -> jax.Array:
+    """The keys of the first examples."""
+    return sample_keys(key, jnp.arange(count))

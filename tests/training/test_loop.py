@@ -1,0 +1,115 @@
+"""The loop on the smallest network: what it does when, and that it goes on bit for bit."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from training.tiny import SHAPE, task, trainer
+
+from score_sde.data import ArraySource, PixelRange, pipeline
+from score_sde.devices import Placement
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.ema import Average
+from score_sde.training.loop import Loop
+from score_sde.training.state import TrainState
+
+KEY = jax.random.key(1)
+PIXELS = PixelRange(17, -1.0, 1.0)
+IMAGES = np.random.default_rng(0).integers(0, 17, (40, *SHAPE))
+SMALL, FIT = trainer(averages=(Average(0.9), Average(0.5))), task(dropout=0.3)
+SETTINGS = {
+    "steps": 12,
+    "steps_per_call": 1,
+    "log_every": 2,
+    "checkpoint_every": 4,
+    "eval_every": 6,
+    "sample_every": 5,
+    "quality_every": 0,
+    "keep": 5,
+    "keep_every": 0,
+}
+
+
+class Watch:
+    """What the loop calls, by step; the weights are those of the first average."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+        self.weights: list = []
+
+    def evaluate(self, average) -> np.ndarray:
+        self.weights.append(average)
+        self.calls.append(("evaluate",))
+        return np.asarray([1.0, 3.0])
+
+    def picture(self, average, step, log) -> None:
+        self.calls.append(("picture", step))
+
+    def measure(self, average, step) -> float:
+        self.calls.append(("measure", step))
+        return 100.0 - step
+
+
+def run(folder: Path, measure: bool = False, **changes: int) -> tuple[Loop, Watch]:
+    batches = pipeline.Batches(ArraySource(IMAGES, levels=17), PIXELS, 16, seed=3, train=True)
+    settings, watch = SETTINGS | changes, Watch()
+    loop = Loop(folder, SMALL, FIT, settings, pipeline.read(batches), Placement.of())
+    assert loop.begin(KEY, SHAPE, how="this way")
+    assert loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
+    return loop, watch
+
+
+def saved(folder: Path, step: int | None = None) -> TrainState:
+    like = jax.eval_shape(lambda: SMALL.init(FIT, KEY, SHAPE))
+    whole = Placement.of().whole
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), like)
+    return Checkpoints(folder / "checkpoints", read_only=True).restore(like, step)[0]
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_everything_is_done_when_it_is_due(tmp_path: Path) -> None:
+    loop, watch = run(tmp_path)
+    assert loop.step == 12
+    pictures = [("picture", 5), ("picture", 10)]
+    assert watch.calls == [pictures[0], ("evaluate",), pictures[1], ("evaluate",)]
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).steps() == [4, 8, 12]
+    found = rows(tmp_path)
+    assert [row["step"] for row in found if "loss" in row] == [2, 4, 6, 8, 10, 12]
+    assert [(r["step"], r["eval_loss"]) for r in found if "eval_loss" in r] == [(6, 2.0), (12, 2.0)]
+    first = saved(tmp_path).averages[0]
+    jax.tree.map(np.testing.assert_array_equal, watch.weights[-1], first)
+
+
+def test_the_end_has_a_loss_a_measure_and_a_checkpoint(tmp_path: Path) -> None:
+    changes = {"steps": 5, "eval_every": 3, "quality_every": 4, "sample_every": 0}
+    _, watch = run(tmp_path, measure=True, **changes)
+    expected = [("evaluate",), ("measure", 4), ("evaluate",), ("measure", 5)]
+    assert watch.calls == expected
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert checkpoints.steps() == [4, 5] and checkpoints.best() == 5
+    assert [row["fid"] for row in rows(tmp_path) if "fid" in row] == [96.0, 95.0]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4])
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, steps_per_call: int) -> None:
+    run(tmp_path / "whole", steps_per_call=steps_per_call)
+    run(tmp_path / "parts", steps_per_call=steps_per_call, steps=8)
+    run(tmp_path / "parts", steps_per_call=steps_per_call)
+    whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
+    assert int(parts.step) == 12 and len(parts.averages) == 2
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+    losses = [[row for row in rows(tmp_path / n) if "loss" in row] for n in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_has_nothing_left(tmp_path: Path) -> None:
+    run(tmp_path)
+    batches = pipeline.Batches(ArraySource(IMAGES, levels=17), PIXELS, 16, seed=3, train=True)
+    arguments = SETTINGS, pipeline.read(batches), Placement.of()
+    loop = Loop(tmp_path, SMALL, FIT, *arguments)
+    assert not loop.begin(KEY, SHAPE) and loop.step == 12
