@@ -6,7 +6,12 @@ from score_sde.metrics.image import psnr, ssim
 from score_sde.metrics.inception_score import ScoreSums
 from score_sde.metrics.kernel import kernel_distance
 from score_sde.metrics.manifold import density_coverage, precision_recall
-from score_sde.metrics.neighbors import NeighborDistances, Neighbors, nearest_neighbors, neighbor_distances
+from score_sde.metrics.neighbors import (
+    NeighborDistances,
+    Neighbors,
+    nearest_neighbors,
+    neighbor_distances,
+)
 from score_sde.metrics.two_sample import energy_test
 
 __all__ = [

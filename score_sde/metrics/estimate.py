@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 
 class Estimate(NamedTuple):
-    """An estimate from a sample. value: the number; standard_error: the standard deviation it has over such samples."""
+    """An estimate from a sample.
+
+    value: the number; standard_error: the standard deviation it has over such samples.
+    """
 
     value: float
     standard_error: float

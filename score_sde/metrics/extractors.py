@@ -24,14 +24,16 @@ def make_extractor(
     """The extractor called `name`.
 
     Args:
-        name: "inception"; "mnist" or "digits", small classifiers that are trained on first use; "pixels", averaged to at
-            most 16 x 16; or FILE.py:FUNCTION, a function of yours of uint8 images (n, height, width, channels) that gives
-            features (n, d) or a pair of them and logits (n, classes), as numpy arrays.
+        name: "inception"; "mnist" or "digits", small classifiers that are trained on first use;
+            "pixels", averaged to at most 16 x 16; or FILE.py:FUNCTION, a function of yours. It gets
+            uint8 images (n, height, width, channels). It gives numpy arrays: features (n, d), or
+            the pair of features and logits (n, classes).
         weights: a weights file for "inception" or a classifier.
         load_data: name of a classifier -> its training images, levels 0 .. 255, and labels.
 
     Raises:
-        UserError: unknown names, weights for an extractor without any, and whatever is wrong with a file.
+        UserError: unknown names, weights for an extractor without any, and whatever is wrong with a
+            file.
     """
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py"):
@@ -44,7 +46,8 @@ def make_extractor(
         def load() -> Labelled:
             if load_data is None:
                 raise UserError(
-                    f"extractor {name!r} must be trained first, and there are no images to train it on"
+                    f"extractor {name!r} must be trained first, and there are no images to train "
+                    "it on"
                 )
             return load_data(name)
 
@@ -52,9 +55,12 @@ def make_extractor(
     if name == "pixels":
         _refuse_weights(name, weights)
         text = "levels 0 .. 255 divided by 255, averaged over squares to at most 16 x 16"
-        return Extractor(name, hashlib.sha256(text.encode()).hexdigest(), text, _pixels, compiled=False)
+        return Extractor(
+            name, hashlib.sha256(text.encode()).hexdigest(), text, _pixels, compiled=False
+        )
     raise UserError(
-        f"no extractor is called {name!r}; there are {', '.join(NAMES)}, and FILE.py:FUNCTION for your own"
+        f"no extractor is called {name!r}; there are {', '.join(NAMES)}, and FILE.py:FUNCTION for "
+        "your own"
     )
 
 
@@ -80,7 +86,9 @@ def _users(path: Path, name: str) -> Extractor:
         raise UserError(f"extractor file {path} cannot be run ({_said(error)}); mend it") from error
     function = getattr(module, name, None)
     if not callable(function):
-        there = ", ".join(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
+        there = ", ".join(
+            key for key, value in vars(module).items() if callable(value) and key[0] != "_"
+        )
         raise UserError(f"extractor file {path} has no function {name!r}; it has {there or 'none'}")
 
     def fn(images) -> Features:
@@ -93,7 +101,8 @@ def _users(path: Path, name: str) -> Extractor:
         pair = found if isinstance(found, tuple) else (found, None)
         if len(pair) != 2:
             raise UserError(
-                f"{path}:{name} must give features or (features, logits); it gave {len(pair)} things"
+                f"{path}:{name} must give features or (features, logits); it gave {len(pair)} "
+                "things"
             )
         return Features(
             _checked(f"{path}:{name}: features", pair[0], len(images)),
@@ -107,10 +116,15 @@ def _users(path: Path, name: str) -> Extractor:
 
 def _checked(what: str, array: Any, n: int) -> np.ndarray:
     values = np.asarray(array)
-    if values.ndim != 2 or len(values) != n or not values.shape[1] or values.dtype.kind not in "fiu":
+    if (
+        values.ndim != 2
+        or len(values) != n
+        or not values.shape[1]
+        or values.dtype.kind not in "fiu"
+    ):
         raise UserError(
-            f"{what} must be numbers of shape (n, d), a row for each of the {n} images; they are {values.dtype} of shape "
-            f"{values.shape}"
+            f"{what} must be numbers of shape (n, d), a row for each of the {n} images; they are "
+            f"{values.dtype} of shape {values.shape}"
         )
     return values.astype(np.float32)
 

@@ -1,7 +1,9 @@
-"""The network of FID and Inception score: InceptionV3 as TF-Slim's graph of December 2015 has it, for inference only.
+"""The network of FID and Inception score, for inference only.
 
-It differs from the network of the paper and of torchvision: average pooling leaves the padding out, the last mixed block
-pools by the maximum, and there are 1008 classes. Its blocks are data (`NETWORK`), its names those of the weights file.
+It is InceptionV3 as TF-Slim's graph of December 2015 has it. It differs from the network of the
+paper and of torchvision: average pooling leaves the padding out, the last mixed block pools by the
+maximum, and there are 1008 classes. Its blocks are data (`NETWORK`), its names those of the weights
+file.
 """
 
 from collections.abc import Mapping
@@ -40,14 +42,20 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Over 3 x 3 pixels: with stride 1 as many as before (padding never counts), with stride 2 without padding."""
+    """Over 3 x 3 pixels.
+
+    With stride 1 as many as before (padding never counts), with stride 2 without padding.
+    """
 
     kind: Literal["average", "max"]
     stride: int = 1
 
 
 class Mixed(NamedTuple):
-    """Branches beside each other, their channels joined in this order. What is in a fork has its block's name."""
+    """Branches beside each other, their channels joined in this order.
+
+    What is in a fork has its block's name.
+    """
 
     name: str
     branches: tuple[tuple["Step", ...], ...]
@@ -107,7 +115,9 @@ def _block_d(name: str) -> Mixed:
 
 def _block_e(name: str, kind: Literal["average", "max"]) -> Mixed:
     fork = Mixed("", ((Conv("branch3x3_2a", 384, (1, 3)),), (Conv("branch3x3_2b", 384, (3, 1)),)))
-    double = Mixed("", ((Conv("branch3x3dbl_3a", 384, (1, 3)),), (Conv("branch3x3dbl_3b", 384, (3, 1)),)))
+    double = Mixed(
+        "", ((Conv("branch3x3dbl_3a", 384, (1, 3)),), (Conv("branch3x3dbl_3b", 384, (3, 1)),))
+    )
     branch3 = (Conv("branch3x3_1", 384), fork)
     double3 = (Conv("branch3x3dbl_1", 448), Conv("branch3x3dbl_2", 384, (3, 3)), double)
     pool = (Pool(kind), Conv("branch_pool", 192))
@@ -150,13 +160,16 @@ class Outputs(NamedTuple):
 
 
 class InceptionV3(nn.Module):
-    """InceptionV3 in the variant of FID. Batch normalization is in the kernels and biases already (`fold`).
+    """InceptionV3 in the variant of FID.
+
+    Batch normalization is in the kernels and biases already (`fold`).
 
     Args (call):
         x: images (n, 299, 299, 3) in [-1, 1), from `prepare`.
     Returns:
         `Outputs`.
-    Source: Szegedy et al. 2016 (Rethinking the Inception architecture); the variant: Heusel et al. 2017 (FID).
+    Source: Szegedy et al. 2016 (Rethinking the Inception architecture); the variant: Heusel et al.
+    2017 (FID).
     """
 
     @nn.compact
@@ -171,7 +184,9 @@ class InceptionV3(nn.Module):
         for step in steps:
             match step:
                 case Conv(name, features, kernel, stride, padding):
-                    conv = nn.Conv(features, kernel, stride, padding, precision=HIGHEST, name=block + name)
+                    conv = nn.Conv(
+                        features, kernel, stride, padding, precision=HIGHEST, name=block + name
+                    )
                     x = nn.relu(conv(x))
                 case Pool("max", stride):
                     x = nn.max_pool(x, (3, 3), (stride, stride), "SAME" if stride == 1 else "VALID")
@@ -179,30 +194,34 @@ class InceptionV3(nn.Module):
                     x = nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
                 case Mixed(name, branches):
                     inner = f"{name}." if name else block
-                    x = jnp.concatenate([self._chain(branch, inner, x) for branch in branches], axis=-1)
+                    x = jnp.concatenate(
+                        [self._chain(branch, inner, x) for branch in branches], axis=-1
+                    )
         return x
 
 
 def prepare(images: Array | np.ndarray) -> Float[Array, "n 299 299 3"]:
     """What the network sees of 8-bit images: (resized - 128)/128.
 
-    Bilinear as TensorFlow 1 has it by default (corners not aligned, no half-pixel centres): row i of 299 is at i height/299 of
-    the image, beyond the last row is the last row, and nothing is averaged where it shrinks. Positions are in single precision as
-    there.
+    Bilinear as TensorFlow 1 has it by default (corners not aligned, no half-pixel centres). Row i
+    of 299 is at i height/299 of the image, and beyond the last row is the last row. Nothing is
+    averaged where an image shrinks. Positions are in single precision as there.
 
     Args:
         images: (n, height, width, 1 or 3), uint8, of any size.
+
     Raises:
         UserError: for other types and shapes.
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape[1:]:
         raise UserError(
-            f"Inception's features are of images (n, height, width, 1 or 3); got shape {tuple(images.shape)}"
+            "Inception's features are of images (n, height, width, 1 or 3); got shape "
+            f"{tuple(images.shape)}"
         )
     if images.dtype != np.uint8:
         raise UserError(
-            f"Inception's features are of 8-bit images, 0 .. 255 as uint8; got {images.dtype}. Convert them, say "
-            "values of [0, 1] by round(255 x)"
+            f"Inception's features are of 8-bit images, 0 .. 255 as uint8; got {images.dtype}. "
+            "Convert them, say values of [0, 1] by round(255 x)"
         )
     x = _resize(_resize(jnp.asarray(images).astype(jnp.float32), 2), 1)
     return jnp.broadcast_to((x - 128) / 128, (*x.shape[:-1], 3))
@@ -219,14 +238,16 @@ def _resize(x: Array, axis: int) -> Array:
 
 
 def inception(weights: Path | None = None, cache: Path | None = None) -> Extractor:
-    """The extractor "inception": pool3 features, and the logits that the Inception score is made of, without bias.
+    """The extractor "inception": pool3 features, and the logits of the Inception score.
 
-    The published code of the Inception score (Salimans et al. 2016) multiplies pool3 with the last layer's weights and leaves
-    the bias out; so do the codes after it.
+    The logits are without bias. The published code of the Inception score (Salimans et al. 2016)
+    multiplies pool3 with the last layer's weights and leaves the bias out; so do the codes after
+    it.
 
     Args:
-        weights: a file in the layout of pytorch-fid and torch-fidelity; None for theirs, which is fetched once. Numbers of a
-            file whose checksum does not begin with `weights.PUBLISHED_PREFIX` are not comparable with published ones.
+        weights: a file in the layout of pytorch-fid and torch-fidelity; None for theirs, which is
+            fetched once. Numbers of a file whose checksum does not begin with
+            `weights.PUBLISHED_PREFIX` are not comparable with published ones.
         cache: the folder it is fetched into, default ~/.cache/score_sde.
     Raises:
         UserError: the file cannot be fetched or read, or is not of this network.
@@ -247,7 +268,8 @@ def inception(weights: Path | None = None, cache: Path | None = None) -> Extract
 def read_weights(path: Path) -> dict[str, Any]:
     """Parameters of `InceptionV3` from a file with a PyTorch state dict; nothing in it is executed.
 
-    Raises UserError for files that cannot be read, and where names or shapes are not those of the network.
+    Raises UserError for files that cannot be read, and where names or shapes are not those of the
+    network.
     """
     try:
         _, state = read_file(path)
@@ -255,7 +277,8 @@ def read_weights(path: Path) -> dict[str, Any]:
         raise UserError(f"{error}. Weights of Inception are {weight_files.ADVICE}") from error
     if not isinstance(state, Mapping) or not all(isinstance(a, np.ndarray) for a in state.values()):
         raise UserError(
-            f"{path} is no dictionary of arrays: weights of Inception are a state dict, {weight_files.ADVICE}"
+            f"{path} is no dictionary of arrays: weights of Inception are a state dict, "
+            f"{weight_files.ADVICE}"
         )
     try:
         return fold(state)
@@ -264,9 +287,10 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def fold(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of `InceptionV3` from a state dict, the batch normalization folded into them, in double precision:
+    """Parameters of `InceptionV3` from a state dict.
 
-    kernel <- kernel w/sqrt(variance + 1e-3),  bias <- b - mean w/sqrt(variance + 1e-3).
+    The batch normalization is folded into them, in double precision: kernel <- kernel
+    w/sqrt(variance + 1e-3), bias <- b - mean w/sqrt(variance + 1e-3).
 
     Raises UserError where names or shapes are not those of the network, or a result is not finite.
     """
@@ -278,16 +302,32 @@ def fold(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     like = {"fc": shapes["fc"], "fc.bias": shapes["fc.bias"]}
     for name in convs:
         table.append(Entry(f"{name}/kernel", None, f"{name}.conv.weight", "conv"))
-        table += [Entry(f"{name}/{ours}", None, f"{name}.bn.{theirs}") for ours, theirs in fields.items()]
-        like[name] = {"kernel": shapes[name]["kernel"]} | dict.fromkeys(fields, shapes[name]["bias"])
-    given = {name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
+        table += [
+            Entry(f"{name}/{ours}", None, f"{name}.bn.{theirs}") for ours, theirs in fields.items()
+        ]
+        like[name] = {"kernel": shapes[name]["kernel"]} | dict.fromkeys(
+            fields, shapes[name]["bias"]
+        )
+    given = {
+        name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")
+    }
     params = from_torch(table, given, like)
     for name in convs:
-        params[name] = _fold(**{key: value.astype(np.float64) for key, value in params[name].items()})
-    params = jax.tree.map(lambda value: np.array(value, np.float32), params)  # copies: the file may change
-    wrong = [name for name in params if not all(np.isfinite(v).all() for v in jax.tree.leaves(params[name]))]
+        params[name] = _fold(
+            **{key: value.astype(np.float64) for key, value in params[name].items()}
+        )
+    params = jax.tree.map(
+        lambda value: np.array(value, np.float32), params
+    )  # copies: the file may change
+    wrong = [
+        name
+        for name in params
+        if not all(np.isfinite(v).all() for v in jax.tree.leaves(params[name]))
+    ]
     if wrong:
-        raise UserError(f"the weights of {', '.join(wrong[:5])} are not finite, or a variance is negative")
+        raise UserError(
+            f"the weights of {', '.join(wrong[:5])} are not finite, or a variance is negative"
+        )
     return jax.tree.map(jnp.asarray, params)
 
 

@@ -14,9 +14,12 @@ from score_sde.metrics.vectors import as_vectors
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScoreSums:
-    """Sums over the images of each split, in float64, that the Inception score needs; made by `of`, joined by `+`.
+    """Sums over the images of each split that the Inception score needs, in float64.
 
-    A pytree whose leaves are NumPy's float64, for which jax's own arrays are too short unless `jax_enable_x64` is set.
+    `of` makes those of some images, `+` joins them.
+
+    A pytree whose leaves are NumPy's float64, for which jax's own arrays are too short unless
+    `jax_enable_x64` is set.
 
     Args:
         count: (splits,), images seen.
@@ -29,7 +32,9 @@ class ScoreSums:
     entropy: Float64[np.ndarray, "splits"]
 
     @classmethod
-    def of(cls, logits: Num[np.ndarray, "n k"], split: Int[np.ndarray, "n"], splits: int) -> "ScoreSums":
+    def of(
+        cls, logits: Num[np.ndarray, "n k"], split: Int[np.ndarray, "n"], splits: int
+    ) -> "ScoreSums":
         """Those of some images.
 
         Args:
@@ -51,21 +56,27 @@ class ScoreSums:
         return cls(member.sum(axis=1), member @ p, member @ -(p * log_p).sum(axis=1))
 
     def __add__(self, other: "ScoreSums") -> "ScoreSums":
-        """Of both sets together, split by split. UserError for another number of splits or classes."""
+        """Of both sets together, split by split.
+
+        UserError for another number of splits or classes.
+        """
         if self.probability.shape != other.probability.shape:
             raise UserError(
-                "sums must have the same (splits, classes); "
-                f"got {self.probability.shape} and {other.probability.shape}"
+                f"sums must have the same (splits, classes); got {self.probability.shape} and "
+                f"{other.probability.shape}"
             )
         return ScoreSums(
-            self.count + other.count, self.probability + other.probability, self.entropy + other.entropy
+            self.count + other.count,
+            self.probability + other.probability,
+            self.entropy + other.entropy,
         )
 
     def score(self) -> tuple[float, float]:
-        """Mean and standard deviation over splits of exp(E KL(p(y | image) || p(y))), p(y) = E p(y | image).
+        """Mean and standard deviation over splits of exp(E KL(p(y | image) || p(y))).
 
-        E KL = H(p(y)) - E H(p(y | image)), where 0 log 0 = 0. The score is in [1, k] and grows with the number of images
-        in a split; published ones have 5000 in each of 10. The deviation is divided by the number of splits, not one less.
+        p(y) = E p(y | image), and E KL = H(p(y)) - E H(p(y | image)), where 0 log 0 = 0. The score
+        is in [1, k] and grows with the number of images in a split; published ones have 5000 in
+        each of 10. The deviation is divided by the number of splits, not one less.
 
         Raises UserError for a split without images.
         Source: Salimans et al. 2016, section 4.
@@ -73,9 +84,18 @@ class ScoreSums:
         empty = np.flatnonzero(self.count == 0)
         if empty.size:
             raise UserError(
-                f"an Inception score needs images in every split; {int(self.count.sum())} images leave {empty.size} "
-                f"of {len(self.count)} empty: use more images or fewer splits"
+                f"an Inception score needs images in every split; {int(self.count.sum())} images "
+                f"leave {empty.size} of {len(self.count)} empty: use more images or fewer splits"
             )
         marginal = entr(self.probability / self.count[:, None]).sum(axis=1)
         scores = np.exp(marginal - self.entropy / self.count)
         return float(scores.mean()), float(scores.std())
+
+
+def split_of(numbers: Int[np.ndarray, "n"], count: int, splits: int) -> Int[np.ndarray, "n"]:
+    """Which of `splits` consecutive parts of 0 .. count - 1 each number is in.
+
+    Part j ends before floor((j + 1) count/splits), as in the published code.
+    """
+    ends = np.arange(1, splits) * count // splits
+    return np.searchsorted(ends, numbers, side="right")

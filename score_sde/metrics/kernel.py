@@ -1,4 +1,7 @@
-"""Kernel distance of two sets of feature vectors: the squared maximum mean discrepancy (KID on Inception's features)."""
+"""Kernel distance of two sets of feature vectors.
+
+It is the squared maximum mean discrepancy (KID on Inception's features).
+"""
 
 import numpy as np
 from jaxtyping import Float64, Num
@@ -17,16 +20,18 @@ def kernel_distance(
     gamma: float | None = None,
     coef0: float = 1.0,
 ) -> Estimate:
-    """Unbiased E k(a, a') + E k(b, b') - 2 E k(a, b) with k(x, y) = (gamma x.y + coef0)^degree, and its standard error.
+    """Unbiased E k(a, a') + E k(b, b') - 2 E k(a, b), and its standard error.
 
-    All pairs of different vectors are used, where published code averages over random subsets; the expectation is the same
-    for any number of vectors, and the value of equal distributions is 0 on average, so at times below 0.
+    k(x, y) = (gamma x.y + coef0)^degree. All pairs of different vectors are used, where published
+    code averages over random subsets. The expectation is the same for any number of vectors. The
+    value of equal distributions is 0 on average, so at times below 0.
 
-    The standard error is the delete-one jackknife over both sets. It is right where the distributions differ. Where they
-    are equal the distance is a degenerate statistic and the jackknife is too large, by about sqrt(2): on the safe side.
+    The standard error is the delete-one jackknife over both sets. It is right where the
+    distributions differ. Where they are equal the distance is a degenerate statistic and the
+    jackknife is too large, by about sqrt(2): on the safe side.
 
-    Everything is in float64: the distance may be 1e-4 of the kernel's own size. The time is that of n^2/2 + m^2/2 + n m
-    scalar products; the memory beside the vectors is flat, about 100 MB.
+    Everything is in float64: the distance may be 1e-4 of the kernel's own size. The time is that of
+    n^2/2 + m^2/2 + n m scalar products; the memory beside the vectors is flat, about 100 MB.
 
     Args:
         a, b: (n, d) and (m, d), at least 3 each.
@@ -68,8 +73,13 @@ def _kernel(x: np.ndarray, y: np.ndarray, degree: int, gamma: float, coef0: floa
     return power
 
 
-def _sums_within(x: np.ndarray, degree: int, gamma: float, coef0: float) -> Float64[np.ndarray, "n"]:
-    """sum over j != i of k(x_i, x_j), for each i; blocks above the diagonal stand for those below."""
+def _sums_within(
+    x: np.ndarray, degree: int, gamma: float, coef0: float
+) -> Float64[np.ndarray, "n"]:
+    """sum over j != i of k(x_i, x_j), for each i.
+
+    Blocks above the diagonal stand for those below.
+    """
     sums = np.zeros(len(x))
     for rows, left in blocks(x, BLOCK):
         for shifted, right in blocks(x[rows.start :], BLOCK):

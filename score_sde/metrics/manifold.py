@@ -1,4 +1,7 @@
-"""Fidelity and diversity apart: precision and recall, density and coverage, by nearest neighbours in feature space."""
+"""Fidelity and diversity apart: precision and recall, density and coverage.
+
+They count nearest neighbours in feature space.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Num
@@ -14,15 +17,18 @@ PAIRS = 1 << 22  # numbers subtracted at a time where distances are taken exactl
 def precision_recall(
     real: Num[np.ndarray, "n d"], generated: Num[np.ndarray, "m _"], k: int = 3
 ) -> tuple[float, float]:
-    """How many generated vectors lie on the real manifold (precision), and real ones on the generated (recall).
+    """How many generated vectors lie on the real manifold, and real ones on the generated.
 
-    A manifold is the union of balls around its vectors, each up to the k-th nearest other vector of the same set, which
-    belongs to the ball. The vector itself does not count as a neighbour; others equal to it do.
+    The first is the precision, the second the recall. A manifold is the union of balls around its
+    vectors. Each ball reaches up to the k-th nearest other vector of the same set, which belongs to
+    the ball. The vector itself does not count as a neighbour; others equal to it do.
 
-    precision = mean_j [g_j in some ball of the real set], recall = mean_i [r_i in some ball of the generated set]
+        precision = mean_j [g_j in some ball of the real set]
+        recall = mean_i [r_i in some ball of the generated set]
 
-    Distances are in float64, and equal ones are equal: comparisons that rounding could decide are made again exactly. The
-    time is that of n^2 + m^2 + 2 n m scalar products; the memory beside the vectors is flat, about 300 MB.
+    Distances are in float64, and equal ones are equal: comparisons that rounding could decide are
+    made again exactly. The time is that of n^2 + m^2 + 2 n m scalar products; the memory beside the
+    vectors is flat, about 300 MB.
 
     Returns both, in [0, 1].
     Raises UserError for values that are not finite, other shapes, or n or m not above k.
@@ -37,13 +43,17 @@ def precision_recall(
 def density_coverage(
     real: Num[np.ndarray, "n d"], generated: Num[np.ndarray, "m _"], k: int = 5
 ) -> tuple[float, float]:
-    """How many real balls a generated vector lies in, against k (density), and how many hold one (coverage).
+    """How many real balls a generated vector lies in, and how many balls hold one.
 
-    density = 1/(k m) sum_j sum_i [g_j in ball i], coverage = 1/n sum_i [some g_j in ball i]
+    The first, against k, is the density, the second the coverage.
 
-    with the balls of the real set as in `precision_recall`. One real vector far from the others, whose ball is large,
-    changes them little. Of equal distributions the density is 1 on average, and the coverage
-    1 - (n - 1)...(n - k)/((n + m - 1)...(n + m - k)), for n = m and k = 5 near 0.97.
+        density = 1/(k m) sum_j sum_i [g_j in ball i]
+        coverage = 1/n sum_i [some g_j in ball i]
+
+    with the balls of the real set as in `precision_recall`. One real vector far from the others,
+    whose ball is large, changes them little. Of equal distributions the density is 1 on average.
+    Their coverage is 1 - (n - 1)...(n - k)/((n + m - 1)...(n + m - k)), near 0.97 for n = m and
+    k = 5.
 
     Returns the density, 0 or more, and the coverage, in [0, 1].
     Raises UserError for values that are not finite, other shapes, or n or m not above k.
@@ -85,7 +95,10 @@ def _radii(x: np.ndarray, k: int) -> Float64[np.ndarray, "n"]:
 def _count_inside(
     centres: np.ndarray, radii: Float64[np.ndarray, "n"], points: np.ndarray
 ) -> tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "n"]]:
-    """Balls (of squared radii) that each point lies in, and points in each ball; the surface belongs to the ball."""
+    """Balls (of squared radii) that each point lies in, and points in each ball.
+
+    The surface belongs to the ball.
+    """
     balls, inside = np.zeros(len(points), np.int64), np.zeros(len(centres), np.int64)
     norms = square_norms(centres, COLUMNS)
     for rows, left in blocks(points, max(1, DISTANCES // len(centres))):
@@ -103,15 +116,24 @@ def _squares(
     left: np.ndarray, x: np.ndarray, norms: Float64[np.ndarray, "n"]
 ) -> tuple[Float64[np.ndarray, "rows n"], Float64[np.ndarray, "rows"]]:
     """Those of all pairs, and a bound of their rounding error for each i."""
-    # A sum of d products is off by at most d epsilon |a| |b|; both norms, the product and the exact sum have one.
+    # A sum of d products is off by at most d epsilon |a| |b|; both norms, the product and the exact
+    # sum have one.
     rounding = (
-        4 * (left.shape[1] + 2) * np.finfo(np.float64).eps * (square_norms(left, len(left)) + norms.max())
+        4
+        * (left.shape[1] + 2)
+        * np.finfo(np.float64).eps
+        * (square_norms(left, len(left)) + norms.max())
     )
     return square_distances(left, x, norms, COLUMNS), rounding
 
 
-def _exact(left: np.ndarray, x: np.ndarray, i: np.ndarray, j: np.ndarray) -> Float64[np.ndarray, "pairs"]:
-    """|left_i - x_j|^2 from the differences: 0 for copies, and the same number in both directions."""
+def _exact(
+    left: np.ndarray, x: np.ndarray, i: np.ndarray, j: np.ndarray
+) -> Float64[np.ndarray, "pairs"]:
+    """|left_i - x_j|^2 from the differences.
+
+    It is 0 for copies, and the same number in both directions.
+    """
     found, size = np.empty(len(i)), max(1, PAIRS // left.shape[1])
     for start in range(0, len(i), size):
         some = slice(start, start + size)

@@ -19,8 +19,8 @@ MATRIX_BYTES = 2**27
 class Neighbors(NamedTuple):
     """The k references nearest to each query, the nearest first.
 
-    distances: in the units of the vectors. indices: into the references. mirrored: whether the reference's mirror image was
-    the nearer one; of both equally near, the image itself counts.
+    distances: in the units of the vectors. indices: into the references. mirrored: whether the
+    reference's mirror image was the nearer one; of both equally near, the image itself counts.
     """
 
     distances: Float64[np.ndarray, "queries k"]
@@ -44,7 +44,7 @@ class NeighborDistances:
 
     @property
     def ratio(self) -> float:
-        """Ratio of the mean distances: about 1 for new images, near 0 for copies; NaN if both are 0."""
+        """Ratio of the mean distances: 1 for new images, near 0 for copies; NaN if both are 0."""
         samples, heldout = self.samples.mean(), self.heldout.mean()
         if heldout > 0:
             return float(samples / heldout)
@@ -56,23 +56,24 @@ class NeighborDistances:
         return int((self.samples == 0).sum())
 
     def limit(self, share: float = 0.01) -> float:
-        """The distance below which a new image falls with probability `share` (with fewer than 1/share held-out: the least).
+        """The distance below which a new image falls with probability `share`.
 
-        The quantile of the held-out distances at rank share (n + 1), below which, on average over held-out sets, exactly
-        `share` of the distribution lies.
+        With fewer than 1/share held-out images it is the least of their distances. It is the
+        quantile of the held-out distances at rank share (n + 1). On average over held-out sets
+        exactly `share` of the distribution lies below it.
         """
         return float(np.quantile(self.heldout, share, method="weibull"))
 
     def close(self, share: float = 0.01) -> float:
-        """Share of the samples nearer to a training image than `limit`; about `share` for new images."""
+        """Share of the samples nearer to a training image than `limit`, about `share` if new."""
         return float((self.samples < self.limit(share)).mean())
 
     def relative(self) -> Float64[np.ndarray, "samples"]:
-        """Distance of each sample to the nearest training image over the mean to its `LOCAL` nearest ones.
+        """Distance of each sample to the nearest training image over the mean to `LOCAL` of them.
 
-        Plain images (a thin stroke, an empty sky) are near to many others and need not be copies; a copy is far nearer to
-        one image than to the others around it (Carlini et al. 2023, "Extracting Training Data from Diffusion Models"). 1 where
-        all distances are 0.
+        Plain images (a thin stroke, an empty sky) are near to many others and need not be copies; a
+        copy is far nearer to one image than to the others around it (Carlini et al. 2023,
+        "Extracting Training Data from Diffusion Models"). 1 where all distances are 0.
         """
         around = self.nearest.distances.mean(axis=1)
         return np.divide(self.samples, around, out=np.ones_like(around), where=around > 0)
@@ -93,48 +94,63 @@ def nearest_neighbors(
 ) -> Neighbors:
     """Exact k nearest references of every query by Euclidean distance on flattened pixels.
 
-    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r, a float64 matrix product in blocks, only selects candidates: every
-    reference within its rounding error of the k-th smallest. Their distances are then taken from the
-    differences q - r, so that a copy has distance exactly 0, and equal distances are ordered by index.
+    |q - r|^2 = |q|^2 + |r|^2 - 2 q.r, a float64 matrix product in blocks, only selects candidates:
+    every reference within its rounding error of the k-th smallest. Their distances are then taken
+    from the differences q - r: a copy has distance exactly 0. Equal distances are ordered by index.
 
-    With `flip` or `mirrors` the distance to a reference is the smaller one of those to it and to its mirror image.
+    With `flip` or `mirrors` a reference is as near as the nearer of itself and its mirror image.
 
     Args:
         queries: (Q, ...) images or feature vectors, finite, integer or floating.
         references: (R, ...) of the same shape and scale as the queries.
         k: neighbours per query, 1 <= k <= R.
-        block: rows of either side per matrix product, at most; fewer where these rows, or the distances of these queries
-            to all references, would take more than `MATRIX_BYTES`.
+        block: rows of either side per matrix product, at most; fewer where these rows, or the
+            distances of these queries to all references, would take more than `MATRIX_BYTES`.
         flip: (..., height, width, channels) images count as their left-right mirror images do.
         mirrors: (R, ...) the feature vectors of the references' mirror images.
 
-    Returns:
-        `Neighbors`; distances in the units of the vectors.
+    Returns `Neighbors`, with distances in the units of the vectors.
 
     Raises:
         ValueError: shapes, scales, k or block do not fit, or a value is not finite.
     """
     q, r = _flat("queries", queries), _flat("references", references)
-    _check_pair(q, r, np.shape(queries), np.shape(references), k, block)
-    block = max(1, min(block, MATRIX_BYTES // (8 * max(1, q.shape[1]))))
+    _check_pair(q, r, np.shape(queries), np.shape(references))
+    if not 1 <= k <= len(r):
+        raise ValueError(f"k must be in 1..{len(r)}, the number of references; got k={k}")
+    if block < 1:
+        raise ValueError(f"block must be at least 1; got block={block}")
     pairs = [(q, r)]
+    if flip and (np.ndim(queries) != 4 or mirrors is not None):
+        raise ValueError(
+            "flip=True is for images (count, height, width, channels), mirrors for features; got "
+            f"queries of shape {np.shape(queries)} and "
+            f"mirrors={'None' if mirrors is None else np.shape(mirrors)}"
+        )
     if flip:  # |q - mirror(r)| = |mirror(q) - r|, and there are fewer queries
-        if np.ndim(queries) != 4 or mirrors is not None:
-            raise ValueError(
-                "flip=True is for images (count, height, width, channels), mirrors for features; got queries of shape "
-                f"{np.shape(queries)} and mirrors={'None' if mirrors is None else np.shape(mirrors)}"
-            )
         pairs.append((_flat("queries", mirror(np.asarray(queries))), r))
-    if mirrors is not None:
-        m = _flat("mirrors", mirrors)
-        _check_pair(q, m, np.shape(queries), np.shape(mirrors), k, block)
-        if len(m) != len(r):
-            raise ValueError(f"need a mirror image of each reference; got {len(m)} of {len(r)}")
-        pairs.append((q, m))
-    found = Neighbors(
-        np.empty((len(q), k), np.float64), np.empty((len(q), k), np.int64), np.zeros((len(q), k), bool)
-    )
+    elif mirrors is not None:
+        pairs.append((q, _mirrors(mirrors, q, r, np.shape(queries))))
+    return _nearest(pairs, k, max(1, min(block, MATRIX_BYTES // (8 * max(1, q.shape[1])))))
+
+
+def _mirrors(
+    mirrors: ArrayLike, q: np.ndarray, r: np.ndarray, q_shape: tuple[int, ...]
+) -> np.ndarray:
+    m = _flat("mirrors", mirrors)
+    _check_pair(q, m, q_shape, np.shape(mirrors))
+    if len(m) != len(r):
+        raise ValueError(f"need a mirror image of each reference; got {len(m)} of {len(r)}")
+    return m
+
+
+def _nearest(pairs: list[tuple[np.ndarray, np.ndarray]], k: int, block: int) -> Neighbors:
+    """Neighbours by the least distance over pairs (queries, references) of the same two sets."""
+    q, r = pairs[0]
+    shape = (len(q), k)
+    found = Neighbors(np.empty(shape, np.float64), np.empty(shape, np.int64), np.zeros(shape, bool))
     norms = [square_norms(right, block) for _, right in pairs]
+    largest = max(map(np.max, norms))
     rows = max(1, min(block, MATRIX_BYTES // (8 * len(r))))
     for i in range(0, len(q), rows):
         lefts = [left[i : i + rows].astype(np.float64) for left, _ in pairs]
@@ -142,8 +158,8 @@ def nearest_neighbors(
         for left, (_, right), right_norms in zip(lefts[1:], pairs[1:], norms[1:], strict=True):
             np.minimum(squares, square_distances(left, right, right_norms, block), out=squares)
         # Rounding of a dot product of n terms: at most about n * epsilon * |q| |r|.
-        largest = max(map(np.max, norms))
-        rounding = 8 * (q.shape[1] + 2) * np.finfo(np.float64).eps * (_square_norms(lefts[0]) + largest)
+        epsilon = 8 * (q.shape[1] + 2) * np.finfo(np.float64).eps
+        rounding = epsilon * (_square_norms(lefts[0]) + largest)
         limits = np.partition(squares, k - 1, axis=1)[:, k - 1] + rounding
         for row in range(len(squares)):
             candidates = np.flatnonzero(squares[row] <= limits[row])
@@ -195,12 +211,17 @@ def neighbor_distances(
 def feature_vectors(
     extractor: Extractor, images: UInt8[np.ndarray, "n h w c"], batch_size: int = 64
 ) -> Float32[np.ndarray, "n d"]:
-    """Features of all images, batch after batch at one shape; the last batch is filled up and the filling left out."""
+    """Features of all images, batch after batch at one shape.
+
+    The last batch is filled up, and the filling left out.
+    """
     parts = []
     for first in range(0, len(images), batch_size):
         some = images[first : first + batch_size]
         filling = images[:1].repeat(batch_size - len(some), axis=0)
-        parts.append(np.asarray(extractor(np.concatenate([some, filling])).pool[: len(some)], np.float32))
+        parts.append(
+            np.asarray(extractor(np.concatenate([some, filling])).pool[: len(some)], np.float32)
+        )
     return np.concatenate(parts)
 
 
@@ -212,19 +233,22 @@ def mirror(images: Shaped[np.ndarray, "n h w c"]) -> Shaped[np.ndarray, "n h w c
 def _flat(name: str, images: ArrayLike) -> np.ndarray:
     array = np.asarray(images)
     if array.ndim < 2:
-        raise ValueError(f"{name} must be (count, ...) with at least one pixel axis; got shape {array.shape}")
+        raise ValueError(
+            f"{name} must be (count, ...) with at least one pixel axis; got shape {array.shape}"
+        )
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{name} must be integer or floating; got {array.dtype}")
     bad = array.size - np.count_nonzero(np.isfinite(array))
     if bad:
         raise ValueError(
-            f"{name} hold {bad} of {array.size} values that are not finite; distances need finite ones"
+            f"{name} hold {bad} of {array.size} values that are not finite; distances need finite "
+            "ones"
         )
     return array.reshape(len(array), int(np.prod(array.shape[1:])))
 
 
 def _check_pair(
-    q: np.ndarray, r: np.ndarray, q_shape: tuple[int, ...], r_shape: tuple[int, ...], k: int, block: int
+    q: np.ndarray, r: np.ndarray, q_shape: tuple[int, ...], r_shape: tuple[int, ...]
 ) -> None:
     if q_shape[1:] != r_shape[1:]:
         raise ValueError(
@@ -232,13 +256,9 @@ def _check_pair(
         )
     if np.issubdtype(q.dtype, np.integer) != np.issubdtype(r.dtype, np.integer):
         raise ValueError(
-            f"queries are {q.dtype} and references {r.dtype}: integers are levels, floats mostly [0, 1]; "
-            "bring both to the same scale"
+            f"queries are {q.dtype} and references {r.dtype}: integers are levels, floats mostly "
+            "[0, 1]; bring both to the same scale"
         )
-    if not 1 <= k <= len(r):
-        raise ValueError(f"k must be in 1..{len(r)}, the number of references; got k={k}")
-    if block < 1:
-        raise ValueError(f"block must be at least 1; got block={block}")
 
 
 def _square_norms(rows: np.ndarray) -> np.ndarray:

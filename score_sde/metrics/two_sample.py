@@ -15,15 +15,16 @@ def energy_test(
 ) -> tuple[float, float]:
     """Energy statistic of two sets of vectors and the p-value of it by permutations.
 
-    statistic = n m/(n + m) (2 mean |x_i - y_j| - mean |x_i - x_j| - mean |y_i - y_j|), all pairs, i = j too
-    p_value = (1 + number of permutations with a statistic as large)/(permutations + 1)
+        statistic = n m/(n + m) (2 mean |x_i - y_j| - mean |x_i - x_j| - mean |y_i - y_j|)
+        p_value = (1 + number of permutations with a statistic as large)/(permutations + 1)
 
-    If both are drawn from one distribution, the p-value is below any level with at most that probability, whatever the
-    distribution. The test sees any difference, but needs many vectors to see one in high dimension: meant for low d, and
-    for data of low dimension. Scale the coordinates first if their units differ.
+    The means are over all pairs, i = j too. If both sets are drawn from one distribution, the
+    p-value is below any level with at most that probability. This holds for every distribution. The
+    test sees any difference, but needs many vectors to see one in high dimension. It is meant for
+    low d, and for data of low dimension. Scale the coordinates first if their units differ.
 
-    Time: (n + m)^2 (d + permutations) operations. Memory: 8 (n + m)(permutations + 1 + 512) bytes at most; the
-    distances are made in blocks.
+    Time: (n + m)^2 (d + permutations) operations. Memory: 8 (n + m)(permutations + 1 + 512) bytes
+    at most; the distances are made in blocks.
 
     Args:
         x, y: (n, d) and (m, d), at least 2 each.

@@ -1,4 +1,7 @@
-"""What the metrics that compare single vectors share: the checks of their arguments, distances, blocks of flat memory."""
+"""What the metrics that compare single vectors share.
+
+They are checks of arguments, distances, and blocks of flat memory.
+"""
 
 from collections.abc import Iterator
 
@@ -20,14 +23,18 @@ def as_vectors(name: str, values: ArrayLike, least: int = 1) -> np.ndarray:
             f"{name} must be vectors (n, d), one in each row; got shape {array.shape}: reshape it"
         )
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise UserError(f"{name} must be real numbers; got {array.dtype}: convert it to float32 or float64")
+        raise UserError(
+            f"{name} must be real numbers; got {array.dtype}: convert it to float32 or float64"
+        )
     if len(array) < least:
-        raise UserError(f"{name} must hold at least {least} vectors; got {len(array)}: give more of them")
+        raise UserError(
+            f"{name} must hold at least {least} vectors; got {len(array)}: give more of them"
+        )
     bad = len(array) - int(np.isfinite(array).all(axis=1).sum())
     if bad:
         raise UserError(
-            f"{name}: {bad} of {len(array)} vectors are not finite: "
-            "find the images they come from and leave them out, or mend what makes them"
+            f"{name}: {bad} of {len(array)} vectors are not finite: find the images they come from "
+            "and leave them out, or mend what makes them"
         )
     return array
 
@@ -39,14 +46,17 @@ def as_pair(
     first, second = as_vectors(name_a, a, least), as_vectors(name_b, b, least)
     if first.shape[1] != second.shape[1]:
         raise UserError(
-            f"{name_a} and {name_b} must have vectors of one length; got {first.shape[1]} and {second.shape[1]}: "
-            "take both from one extractor"
+            f"{name_a} and {name_b} must have vectors of one length; got {first.shape[1]} and "
+            f"{second.shape[1]}: take both from one extractor"
         )
     return first, second
 
 
 def blocks(array: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """(where, rows) of `size` rows after another, in float64; only one block is converted at a time."""
+    """(where, rows) of `size` rows after another, in float64.
+
+    Only one block is converted at a time.
+    """
     for start in range(0, len(array), size):
         where = slice(start, min(start + size, len(array)))
         yield where, array[where].astype(np.float64)

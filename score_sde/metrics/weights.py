@@ -29,7 +29,9 @@ def inception_file(cache: Path | None = None) -> Path:
 
 
 def published(cache: Path | None = None) -> tuple[Path, str]:
-    """(path, SHA-256) of the published weights of Inception, fetched into the folder `cache` unless they are there.
+    """(path, SHA-256) of the published weights of Inception.
+
+    They are fetched into the folder `cache` unless they are there.
 
     Raises:
         UserError: they cannot be fetched or kept, or are not the published ones.
@@ -40,8 +42,8 @@ def published(cache: Path | None = None) -> tuple[Path, str]:
     checksum = sha256(path)
     if not checksum.startswith(PUBLISHED_PREFIX):
         raise UserError(
-            f"{path} is not the published file: its SHA-256 is {checksum} and should begin with {PUBLISHED_PREFIX}. "
-            f"Delete it; it will be fetched again. {_by_hand(ADDRESS, path)}"
+            f"{path} is not the published file: its SHA-256 is {checksum} and should begin with "
+            f"{PUBLISHED_PREFIX}. Delete it; it will be fetched again. {_by_hand(ADDRESS, path)}"
         )
     return path, checksum
 
@@ -53,15 +55,21 @@ def sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
-            f"the weights {path} cannot be read: {error.strerror or error}. Name a file with --weights or "
-            "--config.quality.weights, or leave it out: then the published one is fetched"
+            f"the weights {path} cannot be read: {error.strerror or error}. Name a file with "
+            "--weights or --config.quality.weights, or leave it out: then the published one is "
+            "fetched"
         ) from error
 
 
 def _fetch(address: str, path: Path) -> str:
-    """Download to `path`, which appears when it is complete and has the published checksum; returns that."""
+    """Download to `path`; returns its checksum.
+
+    The file appears when it is complete and has the published checksum.
+    """
     digest = hashlib.sha256()
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # others may be fetching it too
+    temporary = path.with_name(
+        f".{path.name}.{uuid.uuid4().hex}.tmp"
+    )  # others may be fetching it too
     print(f"fetching {address} into {path.parent}", file=sys.stderr)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,15 +80,16 @@ def _fetch(address: str, path: Path) -> str:
         checksum = digest.hexdigest()
         if not checksum.startswith(PUBLISHED_PREFIX):
             raise UserError(
-                f"{address} gave another file than the published one: its SHA-256 is {checksum} and should begin with "
-                f"{PUBLISHED_PREFIX}; a proxy or a log-in page may have answered. {_by_hand(address, path)}"
+                f"{address} gave another file than the published one: its SHA-256 is {checksum} "
+                f"and should begin with {PUBLISHED_PREFIX}; a proxy or a log-in page may have "
+                f"answered. {_by_hand(address, path)}"
             )
         os.replace(temporary, path)
         return checksum
     except OSError as error:
         raise UserError(
-            f"the weights of Inception cannot be kept at {path}: {error.strerror or error}. Make {path.parent} a folder "
-            f"that can be written to. {_by_hand(address, path)}"
+            f"the weights of Inception cannot be kept at {path}: {error.strerror or error}. Make "
+            f"{path.parent} a folder that can be written to. {_by_hand(address, path)}"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -107,12 +116,14 @@ def _received(address: str, path: Path) -> Iterator[bytes]:
     else:
         return
     raise UserError(
-        f"the weights of Inception could not be fetched from {address}: {reason}. {_by_hand(address, path)}"
+        f"the weights of Inception could not be fetched from {address}: {reason}. "
+        f"{_by_hand(address, path)}"
     )
 
 
 def _by_hand(address: str, path: Path) -> str:
     return (
-        f"Or fetch {address} by hand and put it at {path}, or name a file that you have with --config.quality.weights "
-        "(--weights where there is no configuration); extractors that need none are pixels and, for their data, digits and mnist"
+        f"Or fetch {address} by hand and put it at {path}, or name a file that you have with "
+        "--config.quality.weights (--weights where there is no configuration); extractors that "
+        "need none are pixels and, for their data, digits and mnist"
     )

@@ -2,11 +2,13 @@
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from score_sde.viz.grid import BACKGROUND, automatic_scale, image_grid, to_uint8, write_atomic
+from score_sde.files import write_bytes
+from score_sde.viz.grid import BACKGROUND, automatic_scale, image_grid, to_uint8
 
 HOLD_MS = 2000  # how long the last frame, the finished samples, stays
 ANIMATION_WIDTH = 440  # pixels; noise does not compress, so an animation is smaller than a picture
@@ -23,13 +25,15 @@ def save_animation(
 ) -> None:
     """Write an endlessly repeating GIF of image grids; the last frame is held for two seconds.
 
-    Grey images get 128 evenly spaced greys (error at most 1/255); colour images get one palette of 254
-    colours for all frames, chosen from all of them by median cut, half of the weight on the last.
+    Grey images get 128 evenly spaced greys (error at most 1/255). Colour images get one palette of
+    254 colours for all frames. It is chosen from all of them by median cut, with half of the weight
+    on the last.
 
     Args:
         path: the .gif file.
         frames: (T, N, H, W, C), T >= 1, floats in [0, 1] or uint8; as `image_grid` for each frame.
-        fps: frames per second, in (0, 50]; GIF counts hundredths of a second, browsers slow down beyond 50.
+        fps: frames per second, in (0, 50]; GIF counts hundredths of a second, browsers slow down
+            beyond 50.
         columns: images per row, as `image_grid`.
         scale: enlargement, as `image_grid` but for a picture about 440 wide.
 
@@ -39,25 +43,30 @@ def save_animation(
     array = np.asarray(frames)
     if array.ndim != 5 or array.shape[0] == 0:
         raise ValueError(
-            f"frames must be (time, count, height, width, channels), time >= 1; got shape {array.shape}"
+            "frames must be (time, count, height, width, channels), time >= 1; got shape "
+            f"{array.shape}"
         )
     if not 0 < fps <= 50:
         raise ValueError(f"fps must be in (0, 50]; got {fps}")
     pixels = to_uint8(array.reshape(-1, *array.shape[2:])).reshape(array.shape)
     pictures = [image_grid(frame, columns=columns, scale=1) for frame in pixels]
     if scale is None:
-        scale = automatic_scale(pictures[0].shape[1], array.shape[2], array.shape[3], ANIMATION_WIDTH)
+        scale = automatic_scale(
+            pictures[0].shape[1], array.shape[2], array.shape[3], ANIMATION_WIDTH
+        )
     if array.shape[-1] == 1:
         palette, indexed = _grey(pictures)
     else:
         palette, indexed = _color(pictures)
-    write_atomic(path, _encode(indexed, palette, scale, 10 * max(2, round(100 / fps))))
+    write_bytes(Path(path), _encode(indexed, palette, scale, 10 * max(2, round(100 / fps))))
 
 
 def _grey(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Palette of even greys and the background, and the pictures as places in it."""
     levels = np.rint(np.linspace(0, 255, GREYS)).astype(np.uint8)
-    palette = np.concatenate([np.repeat(levels[:, None], 3, axis=1), [np.asarray(BACKGROUND, np.uint8)]])
+    palette = np.concatenate(
+        [np.repeat(levels[:, None], 3, axis=1), [np.asarray(BACKGROUND, np.uint8)]]
+    )
     indexed = []
     for picture in pictures:
         nearest = np.rint(picture[..., 0] * ((GREYS - 1) / 255)).astype(np.uint8)
@@ -67,7 +76,10 @@ def _grey(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _color(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Palette by median cut over all frames, the last weighing as much as the others, and places in it."""
+    """Palette by median cut over all frames, and places in it.
+
+    The last frame weighs as much as the others.
+    """
     from PIL import Image
 
     last = [pictures[-1]] * max(1, len(pictures) - 1)
@@ -78,7 +90,9 @@ def _color(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
     carrier = Image.new("P", (1, 1))
     carrier.putpalette(palette.tobytes())
     none = Image.Dither.NONE
-    return palette, [np.asarray(Image.fromarray(p).quantize(palette=carrier, dither=none)) for p in pictures]
+    return palette, [
+        np.asarray(Image.fromarray(p).quantize(palette=carrier, dither=none)) for p in pictures
+    ]
 
 
 def _encode(indexed: list[np.ndarray], palette: np.ndarray, scale: int, step_ms: int) -> bytes:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import ArrayLike
 
-from score_sde.files import write_whole
+from score_sde.files import write_bytes
 
-BACKGROUND = (84, 96, 118)  # a slate that neither black nor white images melt into, on light and dark pages
+BACKGROUND = (84, 96, 118)
+"""A slate that neither black nor white images melt into, on light and dark pages."""
 SMALL = 32  # images up to this many pixels a side are enlarged unless told otherwise
 PICTURE_WIDTH = 800  # aimed at when images are enlarged
 IMAGE_WIDTH = 256  # a single enlarged image gets no wider
@@ -23,38 +24,46 @@ def image_grid(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Images side by side, row by row, on slate.
 
-    With pitch p = side + padding, image i has its upper left corner at scale * (padding + p * (i //
-    columns)) from above and scale * (padding + p * (i % columns)) from the left. Every pixel becomes scale
-    x scale equal ones.
+    With pitch p = side + padding, image i has its upper left corner at
+
+        scale * (padding + p * (i // columns)) from above,
+        scale * (padding + p * (i % columns)) from the left.
+
+    Every pixel becomes scale x scale equal ones.
 
     Args:
         images: (N, H, W, C), C 1 (grey) or 3 (RGB); floats in [0, 1], or uint8 in 0..255. N >= 1.
         columns: images per row; default: the least square that holds them all.
         padding: gap between images and around them, in pixels of the images (scaled with them).
-        scale: enlargement; default: images of at most 32 pixels a side are enlarged to a picture about 800
-            wide.
+        scale: enlargement; default: images of at most 32 pixels a side are enlarged to a picture
+            about 800 wide.
 
     Returns:
         (height, width, 3) uint8; the places left over in the last row stay slate.
 
     Raises:
-        ValueError: wrong shape, type or range, no image at all, or values that are not finite (says how
-            many).
+        ValueError: wrong shape, type or range, no image at all, or values that are not finite (says
+            how many).
     """
     pixels = to_uint8(images)
     count, height, width, _ = pixels.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     if columns < 1 or padding < 0 or (scale is not None and scale < 1):
         raise ValueError(
-            f"columns and scale must be at least 1, padding at least 0; got {columns=}, {scale=}, {padding=}"
+            f"columns and scale must be at least 1, padding at least 0; got {columns=}, {scale=}, "
+            f"{padding=}"
         )
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     picture = _blank(rows * (height + padding) + padding, columns * (width + padding) + padding)
     for index, image in enumerate(pixels):
         row, column = divmod(index, columns)
-        _paste(picture, image, padding + row * (height + padding), padding + column * (width + padding))
-    return enlarge(picture, automatic_scale(picture.shape[1], height, width) if scale is None else scale)
+        _paste(
+            picture, image, padding + row * (height + padding), padding + column * (width + padding)
+        )
+    return enlarge(
+        picture, automatic_scale(picture.shape[1], height, width) if scale is None else scale
+    )
 
 
 def neighbor_grid(
@@ -77,13 +86,16 @@ def neighbor_grid(
     shown, array = to_uint8(samples), np.asarray(neighbors)
     if array.ndim != 5 or len(array) != len(shown):
         raise ValueError(
-            f"neighbors must be (count, k, height, width, channels) for {len(shown)} samples; got shape {array.shape}"
+            f"neighbors must be (count, k, height, width, channels) for {len(shown)} samples; got "
+            f"shape {array.shape}"
         )
     rows = to_uint8(array.reshape(-1, *array.shape[2:])).reshape(*array.shape[:2], *shown.shape[1:])
     count, height, width, _ = shown.shape
     gap = padding + max(2, width // 2)
     first = padding + width + gap
-    picture = _blank(count * (height + padding) + padding, first + rows.shape[1] * (width + padding))
+    picture = _blank(
+        count * (height + padding) + padding, first + rows.shape[1] * (width + padding)
+    )
     for row in range(count):
         top = padding + row * (height + padding)
         _paste(picture, shown[row], top, padding)
@@ -105,13 +117,14 @@ def png_bytes(array: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "height width 3"]) -> None:
     """Write the picture as a PNG file, whole or not at all; folders are made."""
-    write_atomic(path, png_bytes(array))
+    write_bytes(Path(path), png_bytes(array))
 
 
 def save_images(folder: str | os.PathLike[str], images: ArrayLike) -> None:
-    """Write each image in its own size as FOLDER/00000.png, 00001.png, ..., grey where it has one channel.
+    """Write each image in its own size as FOLDER/00000.png, 00001.png, ...
 
-    Files so named with higher numbers, left over from more images, are removed.
+    An image with one channel is grey. Files so named with higher numbers, left over from more
+    images, are removed.
 
     Args:
         folder: made where missing.
@@ -123,7 +136,7 @@ def save_images(folder: str | os.PathLike[str], images: ArrayLike) -> None:
     for number, image in enumerate(pixels):
         buffer = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")
-        write_atomic(Path(folder) / f"{number:05d}.png", buffer.getvalue())
+        write_bytes(Path(folder) / f"{number:05d}.png", buffer.getvalue())
     for path in Path(folder).glob("*.png"):
         if re.fullmatch(r"\d{5,}", path.stem) and int(path.stem) >= len(pixels):
             path.unlink()
@@ -133,7 +146,8 @@ def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channel
     """Check images and bring them to 0..255: round(255 x) for floats; uint8 stays as it is.
 
     Args:
-        images: (N, H, W, C) with N >= 1, C 1 or 3; floats in [0, 1] (1e-3 beyond is clipped) or uint8.
+        images: (N, H, W, C) with N >= 1, C 1 or 3; floats in [0, 1] (1e-3 beyond is clipped) or
+            uint8.
 
     Returns:
         (N, H, W, C) uint8.
@@ -144,7 +158,8 @@ def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channel
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise ValueError(
-            f"images must be (count, height, width, channels) with 1 or 3 channels; got {array.shape}"
+            "images must be (count, height, width, channels) with 1 or 3 channels; got "
+            f"{array.shape}"
         )
     if array.size == 0:
         raise ValueError(f"there is nothing to show: images have shape {array.shape}")
@@ -157,8 +172,8 @@ def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channel
     if bad.any():
         images_hit = np.count_nonzero(bad.any(axis=(1, 2, 3)))
         raise ValueError(
-            f"{np.count_nonzero(bad)} of {bad.size} pixel values are NaN or infinite, in {images_hit} of "
-            f"{len(array)} images: the sampler or the network diverged"
+            f"{np.count_nonzero(bad)} of {bad.size} pixel values are NaN or infinite, in "
+            f"{images_hit} of {len(array)} images: the sampler or the network diverged"
         )
     low, high = float(array.min()), float(array.max())
     if low < -1e-3 or high > 1 + 1e-3:
@@ -169,7 +184,10 @@ def to_uint8(images: ArrayLike) -> UInt8[np.ndarray, "count height width channel
 
 
 def automatic_scale(extent: int, height: int, width: int, target: int = PICTURE_WIDTH) -> int:
-    """Whole enlargement that brings a picture of `extent` pixels near the target; 1 for large images."""
+    """Whole enlargement that brings a picture of `extent` pixels near the target.
+
+    It is 1 for large images.
+    """
     if max(height, width) > SMALL:
         return 1
     return max(1, min(round(target / extent), IMAGE_WIDTH // max(height, width)))
@@ -180,11 +198,6 @@ def enlarge(
 ) -> UInt8[np.ndarray, "height_out width_out channels"]:
     """Nearest-neighbour enlargement: each pixel becomes scale x scale equal ones."""
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all (temporary file beside it, then a rename); folders are made."""
-    write_whole(Path(path), lambda temporary: temporary.write_bytes(data))
 
 
 def _blank(height: int, width: int) -> np.ndarray:

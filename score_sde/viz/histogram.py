@@ -3,13 +3,14 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from score_sde.files import write_bytes
 from score_sde.viz.curves import HELDOUT_COLOR, INK, RULE, TRAIN_COLOR
-from score_sde.viz.grid import write_atomic
 
 COLORS = (TRAIN_COLOR, HELDOUT_COLOR, "#2f9e6e", "#8a5fd0", "#b8860b", "#c2407a")
 MARKERS = "os^D"
@@ -17,7 +18,10 @@ MARKERS = "os^D"
 
 
 def histogram(
-    values: Float[np.ndarray, "n"], label: str, path: str | os.PathLike[str], mean: float | None = None
+    values: Float[np.ndarray, "n"],
+    label: str,
+    path: str | os.PathLike[str],
+    mean: float | None = None,
 ) -> None:
     """Draw how `values` are distributed, with their mean as a line, and write the PNG."""
     figure, axes = new_figure()
@@ -25,7 +29,11 @@ def histogram(
     if mean is not None:
         axes.axvline(mean, color=INK, linewidth=1.4)
         axes.annotate(
-            f" mean {mean:.3f}", (mean, axes.get_ylim()[1]), va="top", color=INK, annotation_clip=False
+            f" mean {mean:.3f}",
+            (mean, axes.get_ylim()[1]),
+            va="top",
+            color=INK,
+            annotation_clip=False,
         )
     axes.set_xlabel(label, color=INK)
     axes.set_ylabel("images", color=INK)
@@ -38,7 +46,9 @@ def intervals(
     path: str | os.PathLike[str],
     best: int | None = None,
 ) -> None:
-    """Draw means with their intervals against training steps, one curve for each run, and write the PNG.
+    """Draw means with their intervals against training steps, and write the PNG.
+
+    Each run has a curve.
 
     Args:
         curves: {run: {step: {"mean", "low", "high"}}}; with several runs a legend names them.
@@ -48,7 +58,9 @@ def intervals(
     """
     figure, axes = new_figure()
     for number, (run, curve) in enumerate(curves.items()):
-        means, lows, highs = ([row[name] for row in curve.values()] for name in ("mean", "low", "high"))
+        means, lows, highs = (
+            [row[name] for row in curve.values()] for name in ("mean", "low", "high")
+        )
         errors = [np.subtract(means, lows), np.subtract(highs, means)]
         axes.errorbar(
             list(curve),
@@ -64,7 +76,11 @@ def intervals(
     if best is not None:
         axes.axvline(best, color=INK, linewidth=1.0, linestyle=":")
         axes.annotate(
-            f" best: {best:,}", (best, axes.get_ylim()[1]), va="top", color=INK, annotation_clip=False
+            f" best: {best:,}",
+            (best, axes.get_ylim()[1]),
+            va="top",
+            color=INK,
+            annotation_clip=False,
         )
     axes.set_xlabel("training step", color=INK)
     axes.set_ylabel(label, color=INK)
@@ -74,7 +90,10 @@ def intervals(
 
 
 def new_figure(rows: Sequence[float] = (1,)) -> tuple[Any, Any]:
-    """A wide figure and its axes, with the look of all charts; several axes of these heights, above each other, share x."""
+    """A wide figure and its axes, with the look of all charts.
+
+    Several axes of these heights, above each other, share x.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.2 * sum(rows) / rows[0]), dpi=150, layout="constrained")
@@ -98,4 +117,4 @@ def figure_png(figure: Any) -> bytes:
 
 
 def _write(figure: Any, path: str | os.PathLike[str]) -> None:
-    write_atomic(path, figure_png(figure))
+    write_bytes(Path(path), figure_png(figure))

@@ -1,8 +1,9 @@
-"""Random weights and images, and what torch-fidelity's Inception makes of them: python tests/metrics/inception_reference.py.
+"""Random weights and images, and what torch-fidelity's Inception makes of them.
 
-The command (it needs torch and torch-fidelity) writes `inception_reference.npz` beside this file: the layout of the weights file,
-and some features and logits of `IMAGES`. Weights and images are drawn again from seeds by NumPy's legacy generator, whose
-uniform numbers are the same in all versions.
+Run it by `python tests/metrics/inception_reference.py`. The command (it needs torch and
+torch-fidelity) writes `inception_reference.npz` beside this file: the layout of the weights file,
+and some features and logits of `IMAGES`. Weights and images are drawn again from seeds by NumPy's
+legacy generator, whose uniform numbers are the same in all versions.
 """
 
 import json
@@ -46,8 +47,8 @@ def uniform(name: str, shape: Any, low: float, high: float) -> np.ndarray:
 def weights(shapes: Layout) -> dict[str, np.ndarray]:
     """A state dict whose activations neither vanish nor explode.
 
-    A convolution gives its channels the variances that their normalization then divides by, small ones, so that what is
-    added to them (1e-3) matters; each array is drawn by itself.
+    A convolution gives its channels the variances that their normalization then divides by, small
+    ones, so that what is added to them (1e-3) matters; each array is drawn by itself.
     """
     state: dict[str, np.ndarray] = {}
     for name, shape in shapes.items():
@@ -56,10 +57,14 @@ def weights(shapes: Layout) -> dict[str, np.ndarray]:
             state[name] = np.asarray(7, np.int64)
         elif name.endswith(".conv.weight"):
             variance = uniform(norm, shapes[norm], *VARIANCES) + 1e-3
-            bound = np.sqrt(6 * variance / np.prod(shape[1:]))[:, None, None, None]  # He et al. 2015
+            bound = np.sqrt(6 * variance / np.prod(shape[1:]))[
+                :, None, None, None
+            ]  # He et al. 2015
             state[name] = uniform(name, shape, -1, 1) * bound.astype(np.float32)
         else:
-            state[name] = uniform(name, shape, *RANGES[next(end for end in RANGES if name.endswith(end))])
+            state[name] = uniform(
+                name, shape, *RANGES[next(end for end in RANGES if name.endswith(end))]
+            )
     return state
 
 
@@ -72,7 +77,10 @@ def image(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     """Noise on a gradient, uint8."""
     height, width, _ = shape
     noise = np.random.RandomState(seed + height * width).randint(0, 128, shape)
-    slope = np.arange(height)[:, None, None] * 64 // height + np.arange(width)[None, :, None] * 63 // width
+    slope = (
+        np.arange(height)[:, None, None] * 64 // height
+        + np.arange(width)[None, :, None] * 63 // width
+    )
     return (noise + slope).astype(np.uint8)[None]
 
 
@@ -88,9 +96,16 @@ def published(names: list[str], path: Path | None = None) -> Any:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     if path is not None:
-        return FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path=str(path))
-    with mock.patch("torch.load"), mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
-        return FeatureExtractorInceptionV3("inception", names, feature_extractor_weights_path="none")
+        return FeatureExtractorInceptionV3(
+            "inception", names, feature_extractor_weights_path=str(path)
+        )
+    with (
+        mock.patch("torch.load"),
+        mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"),
+    ):
+        return FeatureExtractorInceptionV3(
+            "inception", names, feature_extractor_weights_path="none"
+        )
 
 
 def published_outputs(extractor: Any, image: np.ndarray) -> list[np.ndarray]:
@@ -99,7 +114,9 @@ def published_outputs(extractor: Any, image: np.ndarray) -> list[np.ndarray]:
 
     colour = np.repeat(image, 3 // image.shape[-1], axis=-1).transpose(0, 3, 1, 2)
     with torch.no_grad():
-        return [found.numpy() for found in extractor(torch.from_numpy(np.ascontiguousarray(colour)))]
+        return [
+            found.numpy() for found in extractor(torch.from_numpy(np.ascontiguousarray(colour)))
+        ]
 
 
 def main() -> None:

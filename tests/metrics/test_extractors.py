@@ -34,14 +34,24 @@ def test_a_function_of_the_users(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("return images", r"features must be numbers of shape \(n, d\).* they are uint8 of shape \(5, 6, 4, 3\)"),
-        ("return images[:4, 0, 0]", r"a row for each of the 5 images; they are uint8 of shape \(4, 3\)"),
+        (
+            "return images",
+            r"features must be numbers of shape \(n, d\).* they are uint8 of shape \(5, 6, "
+            r"4, 3\)",
+        ),
+        (
+            "return images[:4, 0, 0]",
+            r"a row for each of the 5 images; they are uint8 of shape \(4, 3\)",
+        ),
         ("return images[:, 0, 0, :0]", r"of shape \(5, 0\)"),
         ("return np.full((5, 2), 'a')", "features must be numbers"),
         ("return None", "features must be numbers"),
         ("return images[:, 0, 0], images[0]", "logits must be numbers"),
         ("return (1, 2, 3)", r"\(features, logits\); it gave 3 things"),
-        ("return images + unknown", r"failed on images of shape \(5, 6, 4, 3\) \(NameError: .*unknown"),
+        (
+            "return images + unknown",
+            r"failed on images of shape \(5, 6, 4, 3\) \(NameError: .*unknown",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_function_must_not_do(tmp_path, body: str, message: str) -> None:
@@ -61,7 +71,9 @@ def test_files_of_the_users(tmp_path) -> None:
     with pytest.raises(UserError, match=r"takes no weights file; leave out w.npz"):
         make_extractor(name, Path("w.npz"))
     (tmp_path / "mine.py").write_text("import nowhere_to_be_found\n")
-    with pytest.raises(UserError, match=r"cannot be run \(ModuleNotFoundError: .*nowhere_to_be_found"):
+    with pytest.raises(
+        UserError, match=r"cannot be run \(ModuleNotFoundError: .*nowhere_to_be_found"
+    ):
         make_extractor(name)
 
 

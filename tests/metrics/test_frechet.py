@@ -1,4 +1,4 @@
-"""Frechet distance: closed forms, SciPy's matrix square root, and moments that do not depend on the batches."""
+"""Frechet distance: closed forms, SciPy's matrix square root, moments over batches."""
 
 import jax
 import numpy as np
@@ -18,7 +18,9 @@ def some(n=50, d=6, shift=0.0):
 def test_against_the_matrix_square_root():
     x, y = some(), some(70, shift=0.5)
     a, b = np.cov(x.T), np.cov(y.T)
-    wanted = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * np.real(scipy.linalg.sqrtm(a @ b)))
+    wanted = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(
+        a + b - 2 * np.real(scipy.linalg.sqrtm(a @ b))
+    )
     assert frechet_distance(Moments.of(x), Moments.of(y)) == pytest.approx(wanted, rel=1e-8)
 
 
@@ -32,12 +34,17 @@ def test_closed_form_for_diagonal_gaussians():
 
 
 def test_closed_form_within_sampling_error():
-    """Of Gaussians with known means and covariances, from samples: the mean over repetitions within 4 standard errors."""
+    """Of Gaussians with known means and covariances, from samples.
+
+    The mean over repetitions is within 4 standard errors.
+    """
     rng = np.random.default_rng(1)
     means = np.asarray([1.0, -0.5, 0.3]), np.asarray([0.2, 0.4, 0.0])
     roots = rng.normal(size=(2, 3, 3))
     a, b = (root @ root.T for root in roots)
-    exact = ((means[0] - means[1]) ** 2).sum() + np.trace(a + b - 2 * np.real(scipy.linalg.sqrtm(a @ b)))
+    exact = ((means[0] - means[1]) ** 2).sum() + np.trace(
+        a + b - 2 * np.real(scipy.linalg.sqrtm(a @ b))
+    )
     found = []
     for _ in range(10):
         sets = (mean + rng.normal(size=(20000, 3)) @ root.T for mean, root in zip(means, roots))
@@ -48,7 +55,10 @@ def test_closed_form_within_sampling_error():
 
 
 def nuclear(x, y):
-    """The distance with tr (C_a^(1/2) C_b C_a^(1/2))^(1/2) = sum of the singular values of X Y^T, X and Y centred."""
+    """The distance with tr (C_a^(1/2) C_b C_a^(1/2))^(1/2) by singular values.
+
+    It is the sum of those of X Y^T, X and Y centred.
+    """
     x0, y0 = x - x.mean(0), y - y.mean(0)
     scales = len(x) - 1, len(y) - 1
     cross = np.linalg.svd(x0 @ y0.T, compute_uv=False).sum() / np.sqrt(scales[0] * scales[1])
@@ -112,7 +122,9 @@ def test_the_order_of_joining_does_not_matter():
     for other in (backward, tree, Moments.of(x)):
         assert other.n == ahead.n == 500
         np.testing.assert_allclose(other.mean, ahead.mean, rtol=1e-12)
-        np.testing.assert_allclose(other.scatter, ahead.scatter, rtol=1e-12, atol=1e-12 * ahead.scatter.max())
+        np.testing.assert_allclose(
+            other.scatter, ahead.scatter, rtol=1e-12, atol=1e-12 * ahead.scatter.max()
+        )
 
 
 def test_nothing_joined_changes_nothing():

@@ -50,12 +50,19 @@ def test_reference(path: Path) -> None:
 
 
 def test_extractor(extractor: Extractor, path: Path) -> None:
-    """An image's features do not depend on those beside it; the logits are those of the Inception score."""
+    """An image's features do not depend on those beside it.
+
+    The logits are those of the Inception score.
+    """
     with np.load(reference.PATH) as file:
         values = file["values"][1]
     image = reference.images()[1]
     found = extractor(np.concatenate([reference.image((28, 28, 1), seed=1), image]))
-    assert found.pool.shape == (2, 2048) and found.logits is not None and found.logits.shape == (2, 1008)
+    assert (
+        found.pool.shape == (2, 2048)
+        and found.logits is not None
+        and found.logits.shape == (2, 1008)
+    )
     np.testing.assert_allclose(reference.summary(found.pool[1]), values[0], atol=5e-5)
     np.testing.assert_allclose(reference.summary(found.logits[1]), values[1], atol=5e-5)
     assert np.abs(found.pool[0] - found.pool[1]).max() > 0.01
@@ -87,7 +94,10 @@ def test_prepare_takes_every_second_pixel_of_598() -> None:
 
 
 def test_prepare_interpolates_between_pixels_and_not_beyond_the_last() -> None:
-    """3 rows, 2 columns: row i lies at 3 i/299, column j at 2 j/299; behind the last pixel nothing changes."""
+    """3 rows, 2 columns: row i lies at 3 i/299, column j at 2 j/299.
+
+    Behind the last pixel nothing changes.
+    """
     image = np.array([[0, 128], [64, 192], [128, 255]], np.uint8)[None, :, :, None]
     rows, columns = np.arange(299) * 3 / 299, np.minimum(np.arange(299) * 2 / 299, 1)
     by_row = [np.interp(rows, range(3), image[0, :, j, 0].astype(float)) for j in range(2)]
@@ -117,7 +127,9 @@ def test_other_images_are_refused(extractor: Extractor, images: np.ndarray, mess
 
 
 def test_the_number_of_batches_may_be_left_out(state: dict[str, np.ndarray]) -> None:
-    without = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    without = {
+        name: value for name, value in state.items() if not name.endswith("num_batches_tracked")
+    }
     assert len(without) < len(state)
     jax.tree.map(np.testing.assert_array_equal, fold(without), fold(state))
 
@@ -133,7 +145,10 @@ NORM = "Mixed_5b.branch1x1.bn.running_var"
         ({"AuxLogits.fc.bias": np.zeros(1000, np.float32)}, "AuxLogits.fc.bias has no place"),
         ({"fc.weight": np.zeros((1000, 2048), np.float32)}, r"fc.weight has shape \(2048, 1000\)"),
         ({"fc.weight": None, "fc.bias": None, NORM: None}, "missing.*missing.*missing"),
-        ({NORM: np.full(64, -1, np.float32)}, "Mixed_5b.branch1x1 are not finite, or a variance is negative"),
+        (
+            {NORM: np.full(64, -1, np.float32)},
+            "Mixed_5b.branch1x1 are not finite, or a variance is negative",
+        ),
         ({"fc.bias": np.full(1008, np.nan, np.float32)}, "fc.bias are not finite"),
         ({"fc.bias": "text"}, "no dictionary of arrays"),
     ],
@@ -143,7 +158,9 @@ def test_other_weights_are_refused(
     state: dict[str, np.ndarray], tmp_path: Path, change: dict, message: str
 ) -> None:
     path = tmp_path / "mine.pth"
-    write_torch(path, {name: value for name, value in (state | change).items() if value is not None})
+    write_torch(
+        path, {name: value for name, value in (state | change).items() if value is not None}
+    )
     with pytest.raises(UserError, match=rf"mine.pth.*{message}(?s:.*)6726825d"):
         inception(path)
 
@@ -159,7 +176,9 @@ def test_a_list_is_no_state_dict(tmp_path: Path) -> None:
         inception(tmp_path / "list.pth")
 
 
-def test_without_a_file_the_published_one_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_published_one_is_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     monkeypatch.setattr(
         module.weight_files, "published", lambda cache: seen.append(cache) or (path, "6726825d00")

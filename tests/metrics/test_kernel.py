@@ -1,4 +1,4 @@
-"""Kernel distance: its definition written out, exact expectations, no bias, and a standard error that is right."""
+"""Kernel distance: its definition, exact expectations, and a right standard error."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,9 @@ def jackknife(a, b, **kwargs):
 
 
 @pytest.mark.parametrize("block", [3, 4, 2048])
-@pytest.mark.parametrize(("degree", "gamma", "coef0"), [(3, None, 1.0), (1, 0.7, 0.0), (2, 0.3, -2.0)])
+@pytest.mark.parametrize(
+    ("degree", "gamma", "coef0"), [(3, None, 1.0), (1, 0.7, 0.0), (2, 0.3, -2.0)]
+)
 def test_definition(monkeypatch, block, degree, gamma, coef0):
     monkeypatch.setattr(kernel, "BLOCK", block)
     a, b = RNG.normal(size=(11, 4)), RNG.normal(size=(8, 4)) + 0.5
@@ -48,7 +50,10 @@ def moments(mean, deviation):
 
 @pytest.mark.parametrize(("degree", "weights"), [(1, [1.0, 0, 0]), (3, [3.0, 3.0, 1.0])])
 def test_expected_value_for_gaussians(degree, weights):
-    """In one dimension E (gamma x y + c)^3 = sum_i binom(3, i) c^(3-i) gamma^i E x^i E y^i, from 4 and 3 vectors each."""
+    """In one dimension, from 4 and 3 vectors each.
+
+    E (gamma x y + c)^3 = sum_i binom(3, i) c^(3-i) gamma^i E x^i E y^i.
+    """
     gamma, c = 0.8, 0.6
     scales = np.asarray([gamma * c ** (degree - 1), gamma**2 * c, gamma**3]) * weights
     exact = (scales * (moments(0.5, 0.8) - moments(-0.2, 0.5)) ** 2).sum()
@@ -62,7 +67,10 @@ def test_expected_value_for_gaussians(degree, weights):
 
 
 def test_two_halves_of_one_set():
-    """The mean is 0 within 3 standard errors; the jackknife is on the safe side, sqrt(2) times the true deviation."""
+    """The mean is 0 within 3 standard errors.
+
+    The jackknife is on the safe side, sqrt(2) times the true deviation.
+    """
     rng, found = np.random.default_rng(2), []
     for _ in range(400):
         x = np.maximum(rng.normal(size=(80, 6)) + 0.3, 0)
@@ -83,11 +91,16 @@ def test_standard_error_of_different_distributions():
 
 
 def test_small_distances_between_large_kernels():
-    """Vectors far from zero, float32: kernel values near 1e6, a distance 1e-5 of that, known to 1e-6."""
+    """Vectors far from zero, float32.
+
+    Kernel values are near 1e6, a distance is 1e-5 of that, known to 1e-6.
+    """
     a, b = (RNG.normal(size=(50, 64)).astype(np.float32) + 10 for _ in range(2))
     found = kernel_distance(a, b).value
     wide = [x.astype(np.longdouble) for x in (a, b)]
-    grams = [(x @ y.T / 64 + 1) ** 3 for x, y in ((wide[0], wide[0]), (wide[1], wide[1]), tuple(wide))]
+    grams = [
+        (x @ y.T / 64 + 1) ** 3 for x, y in ((wide[0], wide[0]), (wide[1], wide[1]), tuple(wide))
+    ]
     exact = sum((g.sum() - np.trace(g)) / (50 * 49) for g in grams[:2]) - 2 * grams[2].mean()
     assert abs(exact) < 1e-3 * grams[2].mean()
     assert found == pytest.approx(float(exact), rel=1e-6)

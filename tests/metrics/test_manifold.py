@@ -1,4 +1,7 @@
-"""Precision, recall, density and coverage: definitions written out in integers, ties and copies, known expectations."""
+"""Precision, recall, density and coverage: definitions in integers, expectations.
+
+There are ties and copies.
+"""
 
 from fractions import Fraction
 
@@ -41,23 +44,30 @@ def test_definitions_with_many_ties(monkeypatch, block, k, offset):
     wanted = written_out(real, generated, k)
     assert len(set(wanted)) == 4
     a, b = ((x + offset).astype(np.float32) for x in (real, generated))
-    assert (*precision_recall(a, b, k), *density_coverage(a, b, k)) == pytest.approx(wanted, rel=1e-12)
+    assert (*precision_recall(a, b, k), *density_coverage(a, b, k)) == pytest.approx(
+        wanted, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     ("offset", "dtype"), [(0, np.float32), (1e4, np.float32), (0, np.float64), (1e7, np.float64)]
 )
 def test_copies_lie_on_the_surface_of_balls(offset, dtype):
-    """A set against itself: each ball holds its centre and exactly k others, the last of them on its surface.
+    """A set against itself: each ball holds its centre and exactly k others.
 
-    At 1e7 the scalar products are off by as much as neighbours differ."""
+    The last of them is on its surface. At 1e7 the scalar products are off by as much as neighbours
+    differ.
+    """
     x = (RNG.normal(size=(60, 37)) + offset).astype(dtype)
     assert density_coverage(x, x[::-1].copy(), k=4) == (5 / 4, 1.0)
     assert precision_recall(x, x[::-1].copy(), k=3) == (1.0, 1.0)
 
 
 def test_a_vector_is_no_neighbour_of_itself_but_its_copies_are():
-    """Real 0, 0, 10, 13: with k = 1 the radii are 0, 0, 3, 3; with k = 2 they are 10, 10, 10, 13."""
+    """Real 0, 0, 10, 13.
+
+    With k = 1 the radii are 0, 0, 3, 3; with k = 2 they are 10, 10, 10, 13.
+    """
     real = np.asarray([[0.0], [0.0], [10.0], [13.0]])
     generated = np.asarray([[0.0], [1.0], [7.0], [16.0], [-10.0]])
     assert precision_recall(real, generated, k=1)[0] == 3 / 5  # 0; 7 and 16 on surfaces
@@ -84,7 +94,9 @@ def test_which_set_is_which():
 def test_expectations_of_equal_distributions():
     """Density 1 and coverage 1 - P(the k nearest of all others are real), from 60 pairs of sets."""
     n, m, k, rng = 40, 30, 5, np.random.default_rng(1)
-    found = [density_coverage(rng.normal(size=(n, 3)), rng.normal(size=(m, 3)), k) for _ in range(60)]
+    found = [
+        density_coverage(rng.normal(size=(n, 3)), rng.normal(size=(m, 3)), k) for _ in range(60)
+    ]
     missed = Fraction(1)
     for i in range(1, k + 1):
         missed *= Fraction(n - i, n + m - i)
@@ -105,7 +117,9 @@ def test_messages(metric):
     assert metric(x, x[:4], k=3)
     with pytest.raises(UserError, match="must be 1 or more; got 0"):
         metric(x, x, k=0)
-    with pytest.raises(UserError, match="real and generated must have vectors of one length; got 4 and 3"):
+    with pytest.raises(
+        UserError, match="real and generated must have vectors of one length; got 4 and 3"
+    ):
         metric(x, x[:, :3])
     bad = np.where(np.arange(9)[:, None] == 2, np.inf, x)
     with pytest.raises(UserError, match="generated: 1 of 9 vectors are not finite"):

@@ -14,7 +14,9 @@ from score_sde.metrics.neighbors import (
 )
 
 
-def brute_force(queries: np.ndarray, references: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def brute_force(
+    queries: np.ndarray, references: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     q = queries.reshape(len(queries), -1).astype(np.float64)
     r = references.reshape(len(references), -1).astype(np.float64)
     distances = np.sqrt(((q[:, None] - r[None]) ** 2).sum(axis=-1))
@@ -59,7 +61,9 @@ def test_small_differences_of_large_values() -> None:
 
 def test_jax_arrays() -> None:
     jnp = pytest.importorskip("jax.numpy")
-    distances, indices, _ = nearest_neighbors(jnp.array([[0.0, 3.0]]), jnp.array([[9.0, 9.0], [4.0, 0.0]]))
+    distances, indices, _ = nearest_neighbors(
+        jnp.array([[0.0, 3.0]]), jnp.array([[9.0, 9.0], [4.0, 0.0]])
+    )
     assert (distances.item(), indices.item()) == (5.0, 1)
 
 
@@ -73,10 +77,16 @@ def test_mirror_images_by_brute_force(
     rng = np.random.default_rng(0)
     queries = (rng.random((9, 4, 5, 3)) * 255).astype(dtype)
     references = (rng.random((31, 4, 5, 3)) * 255).astype(dtype)
-    references[3] = queries[4][:, ::-1]  # a mirrored copy: columns in reverse, rows and channels as they were
+    references[3] = queries[4][
+        :, ::-1
+    ]  # a mirrored copy: columns in reverse, rows and channels as they were
     references[6] = queries[5]
     distances, indices, mirrored = nearest_neighbors(
-        queries, references, 4, 7, **({"flip": True} if by == "flip" else {"mirrors": references[:, :, ::-1]})
+        queries,
+        references,
+        4,
+        7,
+        **({"flip": True} if by == "flip" else {"mirrors": references[:, :, ::-1]}),
     )
     both = np.stack(
         [
@@ -86,7 +96,9 @@ def test_mirror_images_by_brute_force(
     )
     order = np.argsort(both.min(axis=0), axis=1, kind="stable")[:, :4]
     np.testing.assert_array_equal(indices, order)
-    np.testing.assert_allclose(distances, np.take_along_axis(both.min(axis=0), order, axis=1), rtol=1e-14)
+    np.testing.assert_allclose(
+        distances, np.take_along_axis(both.min(axis=0), order, axis=1), rtol=1e-14
+    )
     np.testing.assert_array_equal(mirrored, np.take_along_axis(both[1] < both[0], order, axis=1))
     assert 0 < mirrored.mean() < 1
     assert (distances[4, 0], indices[4, 0], mirrored[4, 0]) == (0, 3, True)
@@ -126,7 +138,10 @@ def test_ratio_of_nothing() -> None:
 
 
 def test_limit_has_the_share_of_new_images_below_it() -> None:
-    """For distances 1 .. 199 the nearest of 100 is the second; on average 1 % of new images are nearer."""
+    """For distances 1 ..
+
+    199 the nearest of 100 is the second; on average 1 % of new images are nearer.
+    """
     distances = of(np.arange(100) + 0.5, np.arange(1, 200))
     assert distances.limit() == 2 and distances.close() == 0.02
     assert of([0.5, 2.0], [3.0, 1.0]).limit() == 1  # with few held-out images the least distance
@@ -143,7 +158,9 @@ def test_suspicious_samples_are_copies_and_then_those_that_stand_alone(
     samples = np.array([[0.0, 2.0], [101.5, 0.0], [200.0, 0.0], [50.0, 50.0]])
     found = neighbor_distances(samples, train + 3, train)
     assert found.copies == 1
-    np.testing.assert_array_equal(found.suspicious(3), [2, 1, 0])  # sample 0 is nearer, but to two images
+    np.testing.assert_array_equal(
+        found.suspicious(3), [2, 1, 0]
+    )  # sample 0 is nearer, but to two images
     assert len(found.suspicious(9)) == 4
     same = neighbor_distances(train[:1], train[:1], train[:1])
     assert same.relative() == 1 and same.suspicious(1) == 0
@@ -158,7 +175,9 @@ def test_feature_vectors_of_one_shape_without_the_filling(count: int) -> None:
         return Features(images.sum(axis=(1, 2)).astype(np.float32))
 
     images = np.random.default_rng(0).integers(0, 256, (count, 3, 3, 2)).astype(np.uint8)
-    found = feature_vectors(Extractor("sums", "0", "none", sums, compiled=False), images, batch_size=4)
+    found = feature_vectors(
+        Extractor("sums", "0", "none", sums, compiled=False), images, batch_size=4
+    )
     np.testing.assert_array_equal(found, images.sum(axis=(1, 2)))
     assert set(seen) == {4} and found.dtype == np.float32
 
@@ -181,7 +200,9 @@ def test_refusals(queries: np.ndarray, references: np.ndarray, k: int, message: 
 
 def test_refusals_of_mirrors() -> None:
     images, vectors = np.zeros((2, 4, 4, 1)), np.zeros((2, 3))
-    with pytest.raises(ValueError, match=r"flip=True is for images .* got queries of shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"flip=True is for images .* got queries of shape \(2, 3\)"
+    ):
         nearest_neighbors(vectors, vectors, flip=True)
     with pytest.raises(ValueError, match=r"mirrors=\(2, 4, 4, 1\)"):
         nearest_neighbors(images, images, flip=True, mirrors=images)

@@ -1,4 +1,7 @@
-"""Classifiers are good, the same each time, kept once made, and made anew where the kept ones are damaged."""
+"""Classifiers are good, the same each time, and kept once made.
+
+They are made anew where the kept ones are damaged.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,11 @@ def test_trained_once_and_kept(tmp_path, capsys) -> None:
     first = small_extractor("digits", load, tmp_path)
     images = load()[0]
     found = first(images[:50])
-    assert found.pool.shape == (50, 128) and found.logits is not None and found.logits.shape == (50, 10)
+    assert (
+        found.pool.shape == (50, 128)
+        and found.logits is not None
+        and found.logits.shape == (50, 10)
+    )
     assert found.pool.min() == 0 and found.pool.max() > 0.1
     assert (found.logits.argmax(axis=1) == load()[1][:50]).mean() > 0.5
     second = small_extractor("digits", never, tmp_path)
@@ -82,7 +89,9 @@ def test_damaged_files_are_made_anew(tmp_path, capsys) -> None:
 def test_weights_files_of_other_machines(tmp_path) -> None:
     first = small_extractor("digits", load, tmp_path)
     path = tmp_path / "digits-1.npz"
-    assert small_extractor("digits", never, tmp_path / "none", weights=path).checksum == first.checksum
+    assert (
+        small_extractor("digits", never, tmp_path / "none", weights=path).checksum == first.checksum
+    )
     with pytest.raises(UserError, match=r"holds the classifier digits \(recipe 1\), not mnist"):
         small_extractor("mnist", never, weights=path)
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
@@ -114,5 +123,7 @@ def test_digits_are_recognized(tmp_path) -> None:
 def test_mnist_is_recognized(tmp_path) -> None:
     folder = data_root() / "tfds"
     test = in_memory(TFDSSource("mnist", "test", folder))
-    found = small_extractor("mnist", lambda: labelled_images("mnist", folder), tmp_path)(test.images)
+    found = small_extractor("mnist", lambda: labelled_images("mnist", folder), tmp_path)(
+        test.images
+    )
     assert (found.logits.argmax(axis=1) == test.labels).mean() >= 0.985

@@ -1,4 +1,7 @@
-"""The same numbers as torch-fidelity from the same features; `reference/README.md` says how its numbers were made."""
+"""The same numbers as torch-fidelity from the same features.
+
+`reference/README.md` says how its numbers were made.
+"""
 
 import importlib.util
 import json
@@ -7,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from score_sde.metrics import Moments, ScoreSums, frechet_distance, kernel_distance, precision_recall
+from score_sde.metrics import (
+    Moments,
+    ScoreSums,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 
 FOLDER = Path(__file__).parent / "reference"
 NUMBERS = json.loads((FOLDER / "torch_fidelity.json").read_text())
@@ -53,7 +62,9 @@ def test_kernel():
 
 
 def test_inception_score():
-    logits = FEATURES["logits"][np.random.RandomState(MAKER.SEED).permutation(len(FEATURES["logits"]))]
+    logits = FEATURES["logits"][
+        np.random.RandomState(MAKER.SEED).permutation(len(FEATURES["logits"]))
+    ]
     cuts = np.arange(MAKER.SPLITS + 1) * len(logits) // MAKER.SPLITS
     split = np.repeat(np.arange(MAKER.SPLITS), np.diff(cuts))
     mean, deviation = ScoreSums.of(logits, split, MAKER.SPLITS).score()

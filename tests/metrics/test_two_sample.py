@@ -27,7 +27,9 @@ def test_statistic(monkeypatch, block):
 
 def test_one_dimension_exactly():
     """n m/(n + m) 2 integral (F - G)^2: of {0, 1} and {0, 3} it is 2 (1/4 (3 - 1)) = 1."""
-    assert energy_test(np.asarray([[0.0], [1.0]]), np.asarray([[0.0], [3.0]]), 1)[0] == pytest.approx(1)
+    assert energy_test(np.asarray([[0.0], [1.0]]), np.asarray([[0.0], [3.0]]), 1)[
+        0
+    ] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("block", [3, 512])
@@ -45,10 +47,14 @@ def test_p_value_is_that_of_all_permutations(monkeypatch, block):
 
 
 def test_p_values_are_uniform_where_both_are_one_distribution():
-    """19 permutations: 20 possible p-values, all equally likely; chi^2 with 19 degrees of freedom below its 1e-4 limit."""
+    """19 permutations: 20 possible p-values, all equally likely.
+
+    chi^2 with 19 degrees of freedom is below its 1e-4 limit.
+    """
     rng, runs = np.random.default_rng(1), 1000
     found = [
-        energy_test(rng.normal(size=(9, 2)), rng.normal(size=(14, 2)), 19, seed=i)[1] for i in range(runs)
+        energy_test(rng.normal(size=(9, 2)), rng.normal(size=(14, 2)), 19, seed=i)[1]
+        for i in range(runs)
     ]
     counts = np.bincount(np.rint(np.asarray(found) * 20).astype(int), minlength=21)
     assert counts[0] == 0

@@ -1,4 +1,7 @@
-"""Fetching a file of weights: whole and the published one, or an error that says what to do and leaves nothing behind."""
+"""Fetching a file of weights: whole and the published one, or an error.
+
+The error says what to do and leaves nothing behind.
+"""
 
 import hashlib
 import http.server
@@ -89,7 +92,10 @@ def test_a_second_call_does_not_fetch(server: Server, tmp_path: Path) -> None:
     ("behaviour", "message"),
     [
         ("missing", "the server answers 404 Not Found"),
-        ("other", f"another file.*{hashlib.sha256(CONTENT[1:]).hexdigest()}.*begin with {CHECKSUM[:8]}"),
+        (
+            "other",
+            f"another file.*{hashlib.sha256(CONTENT[1:]).hexdigest()}.*begin with {CHECKSUM[:8]}",
+        ),
         ("truncated", "broke off .*1000 more expected"),
         ("truncated chunks", "broke off"),
         ("no HTTP", "broke off .*BadStatusLine"),
@@ -104,7 +110,12 @@ def test_what_goes_wrong(
     server.behaviour = behaviour
     with pytest.raises(UserError, match=message) as caught:
         weights.published(tmp_path)
-    for part in (weights.ADDRESS, str(tmp_path / weights.NAME), "--config.quality.weights", "--weights"):
+    for part in (
+        weights.ADDRESS,
+        str(tmp_path / weights.NAME),
+        "--config.quality.weights",
+        "--weights",
+    ):
         assert part in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     server.behaviour = "good"
@@ -116,7 +127,9 @@ def test_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         port = closed.server_port
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(weights, "ADDRESS", f"http://127.0.0.1:{port}/x")
-    with pytest.raises(UserError, match=rf"no connection .*{port}/x by hand and put it at {tmp_path}"):
+    with pytest.raises(
+        UserError, match=rf"no connection .*{port}/x by hand and put it at {tmp_path}"
+    ):
         weights.published(tmp_path)
 
 

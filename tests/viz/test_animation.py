@@ -40,7 +40,9 @@ def test_black_and_white_stay_pure(tmp_path: Path, level: float) -> None:
 
 
 def test_color_frames_of_few_colors(tmp_path: Path) -> None:
-    colors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]], np.float32)
+    colors = np.array(
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]], np.float32
+    )
     choice = np.random.default_rng(1).integers(0, len(colors), (5, 4, 8, 8))
     frames = colors[choice]
     save_animation(tmp_path / "a.gif", frames, scale=2)
@@ -51,11 +53,16 @@ def test_color_frames_of_few_colors(tmp_path: Path) -> None:
 
 
 def test_color_frames_keep_smooth_colors(tmp_path: Path) -> None:
-    # The sides of the cube of colours that 254 places must cover: noise first, a smooth picture last.
+    # The sides of the cube of colours that 254 places must cover: noise first, a smooth picture
+    # last.
     rng = np.random.default_rng(2)
     ramp = np.linspace(0, 1, 16)
-    clean = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None, :], 0.5 * ramp[:, None]), axis=-1)[None]
-    frames = np.stack([rng.random((1, 16, 16, 3)), 0.5 * rng.random((1, 16, 16, 3)) + 0.5 * clean, clean])
+    clean = np.stack(
+        np.broadcast_arrays(ramp[:, None], ramp[None, :], 0.5 * ramp[:, None]), axis=-1
+    )[None]
+    frames = np.stack(
+        [rng.random((1, 16, 16, 3)), 0.5 * rng.random((1, 16, 16, 3)) + 0.5 * clean, clean]
+    )
     save_animation(tmp_path / "a.gif", frames, scale=1)
     decoded, _, _ = decode(tmp_path / "a.gif")
     error = np.abs(decoded[-1].astype(int) - image_grid(frames[-1], scale=1))

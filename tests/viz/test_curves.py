@@ -18,7 +18,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "m", '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    path = write(
+        tmp_path / "m", '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo'
+    )
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
 
@@ -36,7 +38,8 @@ def test_resumed_run_writes_on_after_a_torn_line(tmp_path: Path) -> None:
 
 def test_of_repeated_steps_the_last_counts(tmp_path: Path) -> None:
     text = (
-        '{"step": 10, "loss": 4.0}\n{"step": 20, "loss": 3.0, "eval_loss": 9.0}\n{"step": 30, "loss": 2.0}\n'
+        '{"step": 10, "loss": 4.0}\n{"step": 20, "loss": 3.0, "eval_loss": 9.0}\n'
+        '{"step": 30, "loss": 2.0}\n'
         '{"step": 20, "loss": 3.5}\n{"step": 20, "eval_loss": 8.0}\n'
     )
     assert read_metrics(write(tmp_path / "m", text)) == [
@@ -47,7 +50,8 @@ def test_of_repeated_steps_the_last_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"step": 1}\nstep,loss\n', "line 2 of"), ('{"loss": 1.0}\n', "line 1 of.*'step'")]
+    ("text", "message"),
+    [('{"step": 1}\nstep,loss\n', "line 2 of"), ('{"loss": 1.0}\n', "line 1 of.*'step'")],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -14,7 +14,6 @@ from score_sde.viz.grid import (
     png_bytes,
     save_images,
     save_png,
-    write_atomic,
 )
 
 
@@ -28,7 +27,11 @@ def numbered(count: int, height: int = 3, width: int = 5, channels: int = 3) -> 
 def test_placement_is_pixel_exact(padding: int, scale: int) -> None:
     images = numbered(7)
     picture = image_grid(images, columns=3, padding=padding, scale=scale)
-    assert picture.shape == (scale * (3 * (3 + padding) + padding), scale * (3 * (5 + padding) + padding), 3)
+    assert picture.shape == (
+        scale * (3 * (3 + padding) + padding),
+        scale * (3 * (5 + padding) + padding),
+        3,
+    )
     seen = np.zeros(picture.shape[:2], bool)
     for index, image in enumerate(images):
         top = scale * (padding + (index // 3) * (3 + padding))
@@ -42,11 +45,17 @@ def test_placement_is_pixel_exact(padding: int, scale: int) -> None:
 def test_grey_and_rounding() -> None:
     images = np.array([0.0, 0.4 / 255, 0.6 / 255, 1.0, 1.0005], np.float32).reshape(1, 1, 5, 1)
     picture = image_grid(images, padding=0, scale=1)
-    np.testing.assert_array_equal(picture, np.array([0, 0, 1, 255, 255])[None, :, None] * np.ones((1, 1, 3)))
+    np.testing.assert_array_equal(
+        picture, np.array([0, 0, 1, 255, 255])[None, :, None] * np.ones((1, 1, 3))
+    )
 
 
 def test_default_columns_and_scale() -> None:
-    assert image_grid(numbered(64, 8, 8, 1)).shape == (803, 803, 3)  # 8 columns: 73 pixels, 11 times
+    assert image_grid(numbered(64, 8, 8, 1)).shape == (
+        803,
+        803,
+        3,
+    )  # 8 columns: 73 pixels, 11 times
     assert image_grid(numbered(36, 32, 32)).shape == (796, 796, 3)  # 199 pixels, 4 times
     assert image_grid(numbered(4, 40, 40)).shape == (83, 83, 3)  # large enough as they are
     assert image_grid(numbered(1, 8, 8)).shape == (320, 320, 3)  # one image: 256 wide and its frame
@@ -113,25 +122,15 @@ def test_single_images_are_files_of_their_own_size(tmp_path: Path, channels: int
     tmp_path.joinpath("00007.png").write_bytes(b"left over")
     tmp_path.joinpath("cat.png").write_bytes(b"not ours")
     save_images(tmp_path, images)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000.png", "00001.png", "00002.png", "cat.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+        "cat.png",
+    ]
     for number, image in enumerate(images):
         read = np.asarray(Image.open(tmp_path / f"{number:05d}.png"))
         np.testing.assert_array_equal(read.reshape(image.shape), image)
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_atomic(tmp_path / "a", b"old")
-
-    def disk_full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:1])
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomic(tmp_path / "a", b"new")
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_neighbor_grid_shows_sample_gap_neighbors() -> None:

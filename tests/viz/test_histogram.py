@@ -17,7 +17,8 @@ def test_each_run_has_its_curve_and_the_legend_its_name(
     module = sys.modules["score_sde.viz.histogram"]  # `viz.histogram` itself is the function
     monkeypatch.setattr(module, "_write", lambda figure, path: figures.append(figure))
     curve = {
-        step: {"mean": 3 - step / 100, "low": 2.8 - step / 100, "high": 3.1 - step / 100} for step in (10, 20)
+        step: {"mean": 3 - step / 100, "low": 2.8 - step / 100, "high": 3.1 - step / 100}
+        for step in (10, 20)
     }
     intervals({"a": curve, "b": {20: curve[20]}}, "bits/dim", tmp_path / "none.png")
     intervals({"a": curve}, "bits/dim", tmp_path / "none.png", best=20)
@@ -31,4 +32,6 @@ def test_each_run_has_its_curve_and_the_legend_its_name(
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert figures[1].axes[0].get_legend() is None
     assert figures[1].axes[0].lines[-1].get_xdata() == [20, 20]  # the best is marked
-    assert [text.get_text() for text in figures[1].axes[0].texts] == [" best: 20"] and not axes.texts
+    assert [text.get_text() for text in figures[1].axes[0].texts] == [
+        " best: 20"
+    ] and not axes.texts

@@ -1,6 +1,6 @@
-"""Makes torch_fidelity.json: what torch-fidelity says of synthetic features. Needs torch and torch-fidelity.
+"""Makes torch_fidelity.json: what torch-fidelity says of synthetic features.
 
-python tests/metrics/reference/torch_fidelity_numbers.py
+Needs torch and torch-fidelity. python tests/metrics/reference/torch_fidelity_numbers.py
 """
 
 import importlib.metadata
@@ -14,7 +14,10 @@ SPLITS, SUBSETS, SUBSET_SIZE, SEED = 5, 20, 60, 2020
 
 
 def synthetic() -> dict[str, np.ndarray]:
-    """Features of generated and real images, and logits of generated ones, always the same (legacy NumPy generator)."""
+    """Features of generated and real images, and logits of generated ones.
+
+    They are always the same (legacy NumPy generator).
+    """
     rng = np.random.RandomState(5)
     mixing = rng.normal(size=(24, 24)) / 3
     return {
@@ -48,7 +51,9 @@ def numbers() -> dict:
         **fid("generated", "real"),
         "frechet_inception_distance_few": fid("few", "real")["frechet_inception_distance"],
         **kid,
-        **metric_isc.isc_features_to_metric(f["logits"], splits=SPLITS, shuffle=True, rng_seed=SEED),
+        **metric_isc.isc_features_to_metric(
+            f["logits"], splits=SPLITS, shuffle=True, rng_seed=SEED
+        ),
         **metric_prc.prc_features_to_metric(
             f["generated"],
             f["real"],
@@ -58,7 +63,9 @@ def numbers() -> dict:
             verbose=False,
         ),
     }
-    versions = {name: importlib.metadata.version(name) for name in ("torch-fidelity", "torch", "numpy")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch-fidelity", "torch", "numpy")
+    }
     sums = {name: float(values.sum()) for name, values in synthetic().items()}
     return {"versions": versions, "sums": sums, **found}
 

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from score_sde.report.page import Report, environment
 from score_sde.viz.animation import save_animation
 from score_sde.viz.grid import image_grid, png_bytes
-from score_sde.viz.report import Report, environment
 
 NASTY = '<script>alert("1 & 2")</script>'
 VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Checks that every element is closed in order; collects tags with attributes and texts per tag."""
+    """Checks that every element is closed in order.
+
+    Collects tags with attributes, and texts by tag.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ def full_report(tmp_path: Path) -> tuple[Page, str, list[bytes]]:
     )
     report.picture(images[0], "Three", chart=True)
     report.table({"name": NASTY, "flag": True}).command(f"python main.py {NASTY}")
-    report.config({"data": {"path": NASTY, "levels": 17}, "tuple": (1, 2), "odd": {1}})
+    report.settings({"data": {"path": NASTY, "levels": 17}, "tuple": (1, 2), "odd": {1}})
     report.write(tmp_path / "run" / "report.html")
     text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     return Page(text), text, [*images, images[0]]
@@ -72,17 +75,24 @@ def test_pictures_decode_to_the_same_bytes(tmp_path: Path) -> None:
         "data:image/gif",
         "data:image/png",
     ]
-    assert [base64.b64decode(source.split("base64,")[1], validate=True) for source in sources] == images
+    assert [
+        base64.b64decode(source.split("base64,")[1], validate=True) for source in sources
+    ] == images
     assert [attrs.get("class") for tag, attrs in page.tags if tag == "img"] == [None, None, "chart"]
 
 
 def test_nothing_comes_from_outside(tmp_path: Path) -> None:
     page, text, _ = full_report(tmp_path)
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-    assert not re.search(r"http|//|url\(|@import|<link|<script|<iframe|javascript:", without_pictures)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "a", "base"})
+    assert not re.search(
+        r"http|//|url\(|@import|<link|<script|<iframe|javascript:", without_pictures
+    )
+    assert {tag for tag, _ in page.tags}.isdisjoint(
+        {"script", "link", "iframe", "object", "a", "base"}
+    )
     assert all(
-        (attrs.get("src") or "data:").startswith("data:") and "href" not in attrs for _, attrs in page.tags
+        (attrs.get("src") or "data:").startswith("data:") and "href" not in attrs
+        for _, attrs in page.tags
     )
 
 
@@ -98,12 +108,19 @@ def test_all_texts_are_escaped_and_come_back(tmp_path: Path) -> None:
     assert page.texts["b"] == ["12,000", "0.1235"]
     command, config = page.texts["pre"]
     assert command == f"python main.py {NASTY}"
-    assert json.loads(config) == {"data": {"path": NASTY, "levels": 17}, "tuple": [1, 2], "odd": "{1}"}
+    assert json.loads(config) == {
+        "data": {"path": NASTY, "levels": 17},
+        "tuple": [1, 2],
+        "odd": "{1}",
+    }
 
 
 def test_page_fits_phones_and_dark_screens() -> None:
     page = Page(Report("a").html())
-    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+    assert (
+        "meta",
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    ) in page.tags
     style = page.texts["style"][0]
     assert "prefers-color-scheme: dark" in style
     assert style.count("{") == style.count("}")

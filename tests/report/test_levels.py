@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from score_sde.viz.levels import explain_levels, level_curves, levels_section
-from score_sde.viz.report import Report
+from score_sde.report.levels import explain_levels, level_curves, levels_section
+from score_sde.report.page import Report
 
 
 def rows(gap: float = 0.0) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def rows(gap: float = 0.0) -> list[dict[str, Any]]:
 
 def drawn(values: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Figure:
     figures: list[Figure] = []
-    module = sys.modules["score_sde.viz.levels"]
+    module = sys.modules["score_sde.report.levels"]
     monkeypatch.setattr(module, "figure_png", lambda figure: figures.append(figure) or b"")
     level_curves(values)
     return figures[0]
@@ -48,7 +48,9 @@ def test_curves_bands_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert band[:, 1].max() == pytest.approx(0.94)
     zero, gap = lower.lines
     np.testing.assert_allclose(gap.get_xydata()[:, 1], [100 / 9, 100 / 9, 100 / 9])
-    assert lower.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(100 * 0.0325 / 0.1125)
+    assert lower.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(
+        100 * 0.0325 / 0.1125
+    )
     assert zero.get_ydata()[0] == 0
     assert upper.get_xscale() == lower.get_xscale() == upper.get_yscale() == "log"
 
@@ -71,9 +73,13 @@ def test_real_picture() -> None:
 def test_words_say_where_training_images_are_known() -> None:
     text = explain_levels(rows(0.1), 256)
     assert "clearly worse (by more than 3 standard errors) at 2 of 3 levels" in text
-    assert "0.1 +- 0.01 (training: 0.8) at noise 2." in text and text.startswith("256 images of each set")
+    assert "0.1 +- 0.01 (training: 0.8) at noise 2." in text and text.startswith(
+        "256 images of each set"
+    )
     assert "At no level" in explain_levels(rows(0.01), 256)
-    assert "At no level" in explain_levels(rows(-0.1), 256)  # better on held-out images is no memorizing
+    assert "At no level" in explain_levels(
+        rows(-0.1), 256
+    )  # better on held-out images is no memorizing
     single = [{**row, "gap_error": None} for row in rows(0.1)]
     assert "too few" in explain_levels(single, 1)
 

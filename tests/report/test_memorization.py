@@ -9,10 +9,16 @@ from matplotlib.figure import Figure
 
 from score_sde.metrics.features import Extractor, Features
 from score_sde.metrics.neighbors import NeighborDistances, Neighbors
-from score_sde.viz.memorization import distance_chart, explain_neighbors, memorization_section, to_8_bit
-from score_sde.viz.report import Report
+from score_sde.report.memorization import (
+    Memorization,
+    distance_chart,
+    explain_neighbors,
+    memorization_section,
+    to_8_bit,
+)
+from score_sde.report.page import Report
 
-MODULE = sys.modules["score_sde.viz.memorization"]
+MODULE = sys.modules["score_sde.report.memorization"]
 RNG = np.random.default_rng(0)
 TRAINING = RNG.integers(0, 17, (30, 4, 5, 1)).astype(np.uint8)
 HELDOUT = RNG.integers(0, 17, (20, 4, 5, 1)).astype(np.uint8)
@@ -38,7 +44,8 @@ def made(monkeypatch: pytest.MonkeyPatch, flip: bool, extractor: Extractor | Non
     monkeypatch.setattr(MODULE, "neighbor_grid", watched_grid)
     monkeypatch.setattr(MODULE, "neighbor_distances", watched_distances)
     page = Report("a")
-    first = memorization_section(page, SAMPLES, HELDOUT, TRAINING, 17, flip, "30 training images", extractor)
+    check = Memorization(SAMPLES, HELDOUT, TRAINING, 17, flip, "30 training images")
+    first = memorization_section(page, check, extractor)
     assert first.startswith(b"\x89PNG")
     return page.html(), grids, measured
 
@@ -52,17 +59,26 @@ def test_first_and_suspicious_samples_beside_their_nearest(monkeypatch: pytest.M
     (first, nearest), (suspicious, _) = grids
     np.testing.assert_array_equal(first, to_8_bit(SAMPLES[:10], 17))
     squares = ((TRAINING.astype(float) - SAMPLES[4].astype(float)) ** 2).sum(axis=(1, 2, 3))
-    np.testing.assert_array_equal(nearest[4], to_8_bit(TRAINING[np.argsort(squares, kind="stable")[:5]], 17))
+    np.testing.assert_array_equal(
+        nearest[4], to_8_bit(TRAINING[np.argsort(squares, kind="stable")[:5]], 17)
+    )
     np.testing.assert_array_equal(suspicious[0], to_8_bit(SAMPLES[10:11], 17)[0])
     assert "Samples 10, " in page
 
 
-def test_mirrored_images_count_and_are_shown_as_they_matched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrored_images_count_and_are_shown_as_they_matched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     page, grids, (distances,) = made(monkeypatch, flip=True)
     assert "mirrored training images count as well" in page and "Exact copies: 2." in page
-    assert f"Nearest to a mirrored training image: {distances.nearest.mirrored[:, 0].sum()} samples" in page
+    assert (
+        f"Nearest to a mirrored training image: {distances.nearest.mirrored[:, 0].sum()} samples"
+        in page
+    )
     suspicious, nearest = grids[1]
-    np.testing.assert_array_equal(nearest[:2, 0], suspicious[:2])  # both copies, the mirrored one mirrored
+    np.testing.assert_array_equal(
+        nearest[:2, 0], suspicious[:2]
+    )  # both copies, the mirrored one mirrored
     np.testing.assert_array_equal(suspicious[:2], to_8_bit(SAMPLES[[10, 11]], 17))
 
 
@@ -73,19 +89,32 @@ def test_features_of_an_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
 
     extractor = Extractor("halves", "0", "none", halves, compiled=False)
     page, _, (_, plain) = made(monkeypatch, False, extractor)
-    assert page.count("<img") == 6 and "In the features of halves, compared with 30 training images" in page
-    sums = [to_8_bit(part, 17).sum(axis=(1, 3)).astype(float) for part in (SAMPLES, HELDOUT, TRAINING)]
-    nearest = [np.sqrt(((q[:, None] - sums[2][None]) ** 2).sum(axis=2)).min(axis=1) for q in sums[:2]]
+    assert (
+        page.count("<img") == 6
+        and "In the features of halves, compared with 30 training images" in page
+    )
+    sums = [
+        to_8_bit(part, 17).sum(axis=(1, 3)).astype(float) for part in (SAMPLES, HELDOUT, TRAINING)
+    ]
+    nearest = [
+        np.sqrt(((q[:, None] - sums[2][None]) ** 2).sum(axis=2)).min(axis=1) for q in sums[:2]
+    ]
     np.testing.assert_allclose(plain.samples, nearest[0], rtol=1e-12)
     np.testing.assert_allclose(plain.heldout, nearest[1], rtol=1e-12)
     assert plain.copies == 1
     *_, (_, flipped) = made(monkeypatch, True, extractor)
-    assert flipped.copies == 2 and flipped.nearest.mirrored[11, 0] and not flipped.nearest.mirrored[10, 0]
+    assert (
+        flipped.copies == 2
+        and flipped.nearest.mirrored[11, 0]
+        and not flipped.nearest.mirrored[10, 0]
+    )
 
 
 def test_features_of_evenly_spaced_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "FEATURE_IMAGES", 4)
-    pixels = Extractor("p", "0", "", lambda x: Features(x.reshape(len(x), -1).astype(np.float32)), False)
+    pixels = Extractor(
+        "p", "0", "", lambda x: Features(x.reshape(len(x), -1).astype(np.float32)), False
+    )
     page, grids, (_, few) = made(monkeypatch, False, pixels)
     assert "compared with 4 training images" in page and few.nearest.indices.shape == (12, 4)
     np.testing.assert_array_equal(
@@ -101,7 +130,9 @@ def distances(samples: Any, heldout: Any) -> NeighborDistances:
     return NeighborDistances(samples, np.asarray(heldout, np.float64), nearest)
 
 
-def test_chart_has_both_histograms_in_percent_and_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chart_has_both_histograms_in_percent_and_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(MODULE, "figure_png", lambda figure: figures.append(figure) or b"")
     distance_chart(distances([0.0, 0.0, 1.0, 3.0], np.linspace(2, 4, 99)), "pixels")
@@ -120,7 +151,10 @@ def test_chart_has_both_histograms_in_percent_and_the_limit(monkeypatch: pytest.
 def test_words_have_the_numbers() -> None:
     text = explain_neighbors(distances([0.0] + [1.5] * 499, np.linspace(1, 2, 199)))
     assert "1.497 for 500 samples, 1.5 for 199 held-out images; ratio 1.00" in text
-    assert "0.2% of the samples (expected of new images: 1.0% +- 0.8%)" in text and "Exact copies: 1." in text
+    assert (
+        "0.2% of the samples (expected of new images: 1.0% +- 0.8%)" in text
+        and "Exact copies: 1." in text
+    )
     assert "(expected of new images: 5.0% +-" in explain_neighbors(distances([1.0] * 5, [1.0] * 19))
 
 

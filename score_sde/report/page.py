@@ -1,4 +1,7 @@
-"""One self-contained HTML file about a run: pictures, numbers, configuration. It opens without a network."""
+"""One self-contained HTML file about a run: pictures, numbers, configuration.
+
+It opens without a network.
+"""
 
 import base64
 import dataclasses
@@ -8,19 +11,30 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from score_sde.viz.grid import write_atomic
+from score_sde.files import write_bytes
 
-PACKAGES = ("score_sde", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "grain", "numpy")
+PACKAGES = (
+    "score_sde",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "diffrax",
+    "grain",
+    "numpy",
+)
 MAGIC = {b"\x89PNG\r\n\x1a\n": "image/png", b"GIF89a": "image/gif", b"GIF87a": "image/gif"}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5c6675; --page: #f5f6f8; --card: #ffffff;
         --rule: #e1e5ea; --mark: #2f6fde; --chart: none; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ee; --soft: #98a3b3; --page: #12151a; --card: #1a1e25; --rule: #2c333d; --mark: #7da7f5;
-          --chart: invert(.9) hue-rotate(180deg); } }
+  :root { --ink: #e4e8ee; --soft: #98a3b3; --page: #12151a; --card: #1a1e25; --rule: #2c333d;
+          --mark: #7da7f5; --chart: invert(.9) hue-rotate(180deg); } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); -webkit-text-size-adjust: 100%;
        font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -36,7 +50,8 @@ p { margin: .5rem 0 1rem; max-width: 44rem; overflow-wrap: anywhere; }
 .tiles b { display: block; font-size: 1.2rem; line-height: 1.3; font-variant-numeric: tabular-nums;
            overflow-wrap: anywhere; }
 .tiles span { color: var(--soft); font-size: .85rem; }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+.pictures { display: grid; gap: 1rem;
+            grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
             align-items: start; margin: 1rem 0; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: .6rem;
          padding: .8rem; min-width: 0; }
@@ -45,8 +60,8 @@ figure img.chart { filter: var(--chart); width: 100%; }
 .wide { overflow-x: auto; }
 @media (max-width: 40rem) { figure img.chart { width: 28rem; max-width: none; } }
 figcaption { font-size: .9rem; margin-top: .6rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--rule); border-radius: .6rem;
-          margin: 1rem 0; }
+.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--rule);
+          border-radius: .6rem; margin: 1rem 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td { padding: .45rem .85rem; border-top: 1px solid var(--rule); vertical-align: top;
      overflow-wrap: anywhere; }
@@ -55,7 +70,8 @@ td:first-child { color: var(--soft); width: 38%; min-width: 8rem; }
 pre { margin: 0; padding: .8rem .95rem; overflow-x: auto;
       font: .84rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
-details { background: var(--card); border: 1px solid var(--rule); border-radius: .6rem; margin: 1rem 0; }
+details { background: var(--card); border: 1px solid var(--rule); border-radius: .6rem;
+          margin: 1rem 0; }
 summary { cursor: pointer; padding: .65rem .95rem; color: var(--mark); font-weight: 600; }
 details pre { border-top: 1px solid var(--rule); }
 """
@@ -95,7 +111,9 @@ class Report:
     def table(self, rows: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> "Report":
         """Two columns: name, value; numbers are shown with four digits."""
         pairs = rows.items() if isinstance(rows, Mapping) else rows
-        body = "".join(f"<tr><td>{_escape(name)}</td><td>{_escape(_show(v))}</td></tr>" for name, v in pairs)
+        body = "".join(
+            f"<tr><td>{_escape(name)}</td><td>{_escape(_show(v))}</td></tr>" for name, v in pairs
+        )
         return self._add(f'<div class="scroll"><table>{body}</table></div>')
 
     def picture(self, data: bytes, caption: str, chart: bool = False) -> "Report":
@@ -107,12 +125,15 @@ class Report:
 
         Args:
             pictures: (bytes of a PNG or GIF file, caption).
-            chart: dark ink on white: in a dark page its lightness is turned round. Not for photographs.
+            chart: dark ink on white, whose lightness is turned round in a dark page. Not for
+                photographs.
 
         Raises:
             ValueError: bytes of another kind of file.
         """
-        before, after = ('<div class="wide"><img class="chart"', "</div>") if chart else ("<img", "")
+        before, after = (
+            ('<div class="wide"><img class="chart"', "</div>") if chart else ("<img", "")
+        )
         figures = (
             f'<figure>{before} alt="{_escape(caption)}" src="{_data_url(data)}">{after}'
             f"<figcaption>{_escape(caption)}</figcaption></figure>"
@@ -124,10 +145,15 @@ class Report:
         """A command as it was typed, wrapped on narrow screens."""
         return self._add(f'<div class="scroll"><pre class="wrap">{_escape(line)}</pre></div>')
 
-    def config(self, config: Mapping[str, Any], label: str = "Full configuration") -> "Report":
-        """Nested settings as indented JSON behind a fold; values that JSON has no name for appear as text."""
-        text = json.dumps(dict(config), indent=2, default=str, ensure_ascii=False)
-        return self._add(f"<details><summary>{_escape(label)}</summary><pre>{_escape(text)}</pre></details>")
+    def settings(self, settings: Mapping[str, Any], label: str = "Full configuration") -> "Report":
+        """Nested settings as indented JSON behind a fold.
+
+        Values that JSON has no name for appear as text.
+        """
+        text = json.dumps(dict(settings), indent=2, default=str, ensure_ascii=False)
+        return self._add(
+            f"<details><summary>{_escape(label)}</summary><pre>{_escape(text)}</pre></details>"
+        )
 
     def html(self) -> str:
         """The whole page."""
@@ -135,7 +161,8 @@ class Report:
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{_escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+            f"<title>{_escape(self.title)}</title>\n<style>{STYLE}</style>\n"
+            "</head>\n<body>\n<main>\n"
             f"<h1>{_escape(self.title)}</h1>\n{subtitle}\n"
             + "\n".join(self._parts)
             + "\n</main>\n</body>\n</html>\n"
@@ -143,7 +170,7 @@ class Report:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the page, whole or not at all; folders are made."""
-        write_atomic(path, self.html().encode("utf-8"))
+        write_bytes(Path(path), self.html().encode("utf-8"))
 
     def _add(self, part: str) -> "Report":
         self._parts.append(part)
@@ -151,7 +178,10 @@ class Report:
 
 
 def environment() -> dict[str, str]:
-    """What the run ran on: versions of Python and the main packages, platform, devices, CPU cores."""
+    """What the run ran on.
+
+    Versions of Python and the main packages, platform, devices, CPU cores.
+    """
     import jax
 
     kinds = [device.device_kind for device in jax.devices()]
@@ -177,7 +207,9 @@ def _data_url(data: bytes) -> str:
     for magic, kind in MAGIC.items():
         if data.startswith(magic):
             return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-    raise ValueError(f"a picture must be the bytes of a PNG or GIF file; these begin with {data[:8]!r}")
+    raise ValueError(
+        f"a picture must be the bytes of a PNG or GIF file; these begin with {data[:8]!r}"
+    )
 
 
 def _show(value: Any) -> str:

@@ -1,0 +1,15 @@
+"""The page made of a run: report.html and its sections."""
+
+from score_sde.report.levels import level_curves, levels_section
+from score_sde.report.memorization import Memorization, distance_chart, memorization_section
+from score_sde.report.page import Report, environment
+
+__all__ = [
+    "Memorization",
+    "Report",
+    "distance_chart",
+    "environment",
+    "level_curves",
+    "levels_section",
+    "memorization_section",
+]
