@@ -1,5 +1,24 @@
-"""The one exception that the command line answers with a message instead of a traceback."""
+"""The one exception that the command line answers with a message, and what the messages call it."""
+
+import shlex
+import sys
+from pathlib import Path
 
 
 class UserError(ValueError):
-    """Something the user can mend; the message says what was received, why it is wrong and what to do."""
+    """Something the user can mend.
+
+    The message says what was received, why it is wrong and what to do.
+    """
+
+
+def command(flags: str) -> str:
+    """A command line as the user would type it: this program as it was called, with other flags."""
+    called = sys.argv[0] if sys.argv else ""
+    program = f"python {quoted(called)}" if Path(called).name == "main.py" else "score-sde"
+    return f"{program} {flags}"
+
+
+def quoted(path: Path | str) -> str:
+    """A path as a shell takes it: in quotes where it has blanks."""
+    return shlex.quote(str(path))

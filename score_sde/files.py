@@ -1,6 +1,11 @@
-"""Files are written whole or not at all; npz files are read without running anything in them."""
+"""Files are written whole or not at all; npz files are read without running anything in them.
+
+Where writing fails, OSError comes through: `writing` makes a message for the user of it.
+"""
 
 import contextlib
+import json
+import math
 import os
 import zipfile
 import zlib
@@ -14,7 +19,10 @@ from score_sde.errors import UserError
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(temporary)`, a file beside it, then a rename; folders are made, and nothing is left where it fails."""
+    """Call `write` with the name of a file beside `path`, then rename that file.
+
+    Folders are made. Nothing is left where it fails.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -24,21 +32,47 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays as an npz file, whole; raises UserError where that fails."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all; what is not known (nan) becomes null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: clean(entry) for name, entry in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    write_bytes(path, (json.dumps(clean(values), indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_npz(path: Path, arrays: dict[str, Any], compress: bool = True) -> None:
+    """Write arrays as an npz file, whole or not at all."""
+    save = np.savez_compressed if compress else np.savez
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:  # np.savez would add .npz to a name
-            np.savez(file, **arrays)
+            save(file, **arrays)
 
+    write_whole(path, write)
+
+
+@contextlib.contextmanager
+def writing(place: Path, advice: str = "choose another folder with --output") -> Iterator[None]:
+    """Raises UserError, with advice, where something in this context cannot be written."""
     try:
-        write_whole(path, write)
+        yield
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}); name another place") from error
+        raise UserError(f"cannot write to {place} ({error.strerror or error}); {advice}") from error
 
 
 def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, or those of `names` that are there; raises UserError for what is no such file."""
+    """The arrays of an npz file, or those of `names` that are there.
+
+    Raises UserError for what is no such file.
+    """
     with opened(path) as file:
         return {name: file[name] for name in file.files if names is None or name in names}
 
@@ -51,9 +85,14 @@ def npz_names(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """An npz file; raises UserError for whatever is wrong with it, here or where its arrays are read."""
+    """An npz file; raises UserError for whatever is wrong with it.
+
+    That may show here, or where its arrays are read.
+    """
     if not path.is_file():
-        raise UserError(f"{path} {'is a folder, not an npz file' if path.is_dir() else 'does not exist'}")
+        raise UserError(
+            f"{path} {'is a folder, not an npz file' if path.is_dir() else 'does not exist'}"
+        )
     with reading(path):
         with path.open("rb") as start:
             if not start.read(6).startswith((b"PK", b"\x93NUMPY")):
@@ -70,7 +109,16 @@ def reading(path: Path) -> Iterator[None]:
     """Makes a UserError of whatever damaged npz files raise in this context."""
     try:
         yield
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is no readable npz file: empty, damaged or cut off ({error})") from error
+        raise UserError(
+            f"{path} is no readable npz file: empty, damaged or cut off ({error})"
+        ) from error

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from score_sde import VE, VP, GaussianMixture, Sampler, grids, steppers
-from score_sde.codec import Codec, interpolate
+from score_sde.arrays import sample_keys
 from score_sde.data import PixelRange
+from score_sde.devices import Placement
 from score_sde.errors import UserError
 from score_sde.flow import Flow
-from score_sde.training.sharding import make_mesh
-from score_sde.types import sample_keys
+from score_sde.parallel.codec import Codec, interpolate
 
 SHAPE = (2, 2, 1)
 MEAN, STD = 0.2, 0.5
@@ -31,14 +31,14 @@ def codec(sde=None, batch_size=16, dequantized=True, **flow):
         lambda params: model.score_fn(sde),
         PIXELS,
         dequantized,
-        make_mesh(),
+        Placement.of(),
         batch_size,
     )
 
 
 @pytest.mark.parametrize("sde", [VP(t_min=1e-4), VE(sigma_max=5.0)])
 def test_latents_are_those_of_the_gaussian_flow(sde) -> None:
-    """The flow keeps (x - mean_t)/std_t, with mean_t = alpha MEAN and std_t^2 = alpha^2 STD^2 + sigma^2."""
+    """The flow keeps (x - mean_t)/std_t: mean_t = alpha MEAN, std_t^2 = alpha^2 STD^2 + sigma^2."""
     code = codec(sde)
     found = code.encode({}, IMAGES, NAMES)
 
@@ -88,7 +88,7 @@ def test_prior_is_where_the_sampler_begins() -> None:
     code = codec(VE(sigma_max=5.0))
     sde, key = code.flow.sde, jax.random.key(3)
     sampler = Sampler(sde, steppers.EulerMaruyama(sde), grids.uniform(sde, 3))
-    wanted = sampler.begin(sample_keys(key, jnp.arange(4)), (4, *SHAPE))
+    wanted = sampler.begin(sample_keys(key, jnp.arange(4)), (4, *SHAPE)).x
     np.testing.assert_array_equal(code.prior(key, np.arange(4), SHAPE), wanted)
     np.testing.assert_array_equal(code.prior(key, np.arange(2, 4), SHAPE), wanted[2:])
     many = code.prior(key, np.arange(2000), SHAPE)

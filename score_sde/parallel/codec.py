@@ -1,4 +1,4 @@
-"""A trained model as a code: images to latents and back by the probability-flow ODE, many at a time."""
+"""A trained model as a code: images to latents and back by the probability-flow ODE."""
 
 import dataclasses
 import functools
@@ -8,18 +8,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Integer, Key, PyTree
 
+from score_sde.arrays import ScoreFn, fold_in, sample_keys
 from score_sde.data.pixels import PixelRange
+from score_sde.devices import Placement
 from score_sde.errors import UserError
 from score_sde.flow import Flow, spherical
-from score_sde.training.sharding import batched, replicated
-from score_sde.types import ScoreFn, fold_in, sample_keys
+from score_sde.parallel.loop import Rows, Tick, over_devices, silent
 
 
 class Mapped(NamedTuple):
-    """values: latents or data, (n, h, w, c). nfe: evaluations of the score for each, -1 where unknown."""
+    """What came out of the ODE.
+
+    values: latents or data, (n, h, w, c). nfe: evaluations of the score for each, -1 where unknown.
+    """
 
     values: Float[np.ndarray, "n h w c"]
     nfe: Int[np.ndarray, "n"]
@@ -35,18 +38,19 @@ class Codec:
         flow: the ODE and its solver.
         score_fn: (params) -> score function.
         pixel_range: range and levels of the images.
-        dequantized: whether the model was trained on dequantized images. Then level k enters as the centre of its cell and
-            comes back as the cell it falls in; else as the point `PixelRange.encode` and by rounding. Both are
-            deterministic, and a round trip with an error below half a level's width gives back the same levels.
-        mesh: devices; batches are split over them.
-        batch_size: at a time, a multiple of the devices; the last batch is filled up and the filling left out.
+        dequantized: whether the model was trained on dequantized images. Then level k enters as the
+            centre of its cell and comes back as the cell it falls in. Else it enters as the point
+            `PixelRange.encode` and comes back by rounding. Both are deterministic. A round trip
+            with an error below half a level's width gives back the same levels.
+        place: devices; batches are split over them.
+        batch_size: images at a time.
     """
 
     flow: Flow
     score_fn: Callable[[PyTree], ScoreFn]
     pixel_range: PixelRange
     dequantized: bool
-    mesh: Mesh
+    place: Placement
     batch_size: int
 
     def encode(
@@ -54,9 +58,13 @@ class Codec:
         params: PyTree,
         images: Integer[np.ndarray, "n h w c"],
         names: Sequence[str],
-        tick: Callable[[int], object] = lambda count: None,
+        tick: Tick = silent,
     ) -> Mapped:
-        """Latents of images; tick(n) after each n. Raises UserError, with `names`, where the ODE cannot be solved."""
+        """Latents of images; tick(n) after each n.
+
+        Raises:
+            UserError: the ODE of some cannot be solved; it tells their `names`.
+        """
         return self._map(self._encode, params, self.values(images), names, tick)
 
     def decode(
@@ -64,20 +72,28 @@ class Codec:
         params: PyTree,
         z: Float[np.ndarray, "n h w c"],
         names: Sequence[str],
-        tick: Callable[[int], object] = lambda count: None,
+        tick: Tick = silent,
     ) -> Mapped:
-        """Data of latents, in the model's range; `levels` makes images of them."""
+        """Data of latents, in the model's range; `levels` makes images of them.
+
+        Raises:
+            UserError: as `encode`.
+        """
         return self._map(self._decode, params, z, names, tick)
 
     def values(self, images: Integer[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
         """What the model sees of levels."""
         if self.dequantized:
-            return np.asarray(self.pixel_range.dequantize(images, np.full(images.shape, 0.5, np.float32)))
+            return np.asarray(
+                self.pixel_range.dequantize(images, np.full(images.shape, 0.5, np.float32))
+            )
         return np.asarray(self.pixel_range.encode(images))
 
     def levels(self, x: Float[np.ndarray, "n h w c"]) -> Integer[np.ndarray, "n h w c"]:
         """The inverse of `values`."""
-        return np.asarray(self.pixel_range.quantize(x) if self.dequantized else self.pixel_range.decode(x))
+        return np.asarray(
+            self.pixel_range.quantize(x) if self.dequantized else self.pixel_range.decode(x)
+        )
 
     @property
     def level_width(self) -> float:
@@ -88,7 +104,10 @@ class Codec:
     def prior(
         self, key: Key[Array, ""], indices: Int[np.ndarray, "n"], shape: tuple[int, int, int]
     ) -> Float[np.ndarray, "n h w c"]:
-        """Latents number `indices` from N(0, prior_std^2 I): those that a `Sampler` with this key begins with."""
+        """Latents number `indices` from N(0, prior_std^2 I).
+
+        They are those that a `Sampler` with this key begins with.
+        """
         keys = fold_in(sample_keys(key, jnp.asarray(indices)), 0)
         return np.asarray(self.flow.sde.prior_sample(keys, (len(indices), *shape), jnp.float32))
 
@@ -102,25 +121,22 @@ class Codec:
 
     def _compiled(self, solve):
         return jax.jit(
-            lambda params, state: solve(self.score_fn(params), state), out_shardings=replicated(self.mesh)
+            lambda params, state: solve(self.score_fn(params), state),
+            out_shardings=self.place.whole,
         )
 
-    def _map(self, solve, params, states: np.ndarray, names: Sequence[str], tick) -> Mapped:
-        devices = self.mesh.size
-        size = min(self.batch_size, -(-len(states) // devices) * devices)  # no larger than needed
-        parts = []
-        for start in range(0, len(states), size):
-            some = states[start : start + size]
-            filled = np.resize(np.arange(len(some)), size)
-            solved = solve(params, jax.device_put(some[filled], batched(self.mesh)))
-            parts.append([np.asarray(part)[: len(some)] for part in solved])
-            tick(len(some))
-        values, nfe, success = (np.concatenate(part) for part in zip(*parts, strict=True))
+    def _map(
+        self, solve, params: PyTree, states: np.ndarray, names: Sequence[str], tick: Tick
+    ) -> Mapped:
+        values, nfe, success = over_devices(
+            solve, params, Rows.of(states), self.batch_size, self.place, tick
+        )
         failed = [name for name, fine in zip(names, success) if not fine]
         if failed:
             raise UserError(
-                f"the ODE of {len(failed)} of {len(names)} could not be solved ({', '.join(failed[:5])}): too many steps, or "
-                "values that are not finite. Nothing was written. Try larger config.eval.rtol and atol"
+                f"the ODE of {len(failed)} of {len(names)} could not be solved "
+                f"({', '.join(failed[:5])}): too many steps, or values that are not finite. "
+                "Nothing was written. Try larger config.eval.rtol and atol"
             )
         return Mapped(values, nfe)
 
@@ -130,7 +146,9 @@ def interpolate(
 ) -> Float[np.ndarray, "n_less_one frames h w c"]:
     """Spherical interpolation from each latent to the next, ends included.
 
-    Raises UserError for fewer than two latents, and where two are opposite or zero, so that no path is shortest.
+    Raises:
+        UserError: fewer than two latents, or neighbours that are opposite or zero: then no path is
+            shortest.
     """
     if len(z) < 2:
         raise UserError(f"there is one thing to interpolate, {names[0]}; name two or more")
@@ -139,7 +157,8 @@ def interpolate(
     for pair in range(len(z) - 1):
         if not flat[pair] @ flat[pair + 1] > -0.9999 * norms[pair] * norms[pair + 1]:
             raise UserError(
-                f"the latents of {names[pair]} and {names[pair + 1]} are opposite or zero: no path between them is shortest"
+                f"the latents of {names[pair]} and {names[pair + 1]} are opposite or zero: no path "
+                "between them is shortest"
             )
     path = spherical(jnp.asarray(z[:-1]), jnp.asarray(z[1:]), jnp.linspace(0.0, 1.0, frames))
     return np.swapaxes(np.asarray(path), 0, 1)

@@ -1,4 +1,4 @@
-"""Shared array types, and the two helpers that every part needs: broadcasting a time, drawing noise per sample."""
+"""What every part needs: array types, broadcasting of times, random draws per sample."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 ScoreFn = Callable[[Array, Array], Array]
-"""`score_fn(x, t)`: x (batch, ...), t (batch,) -> grad_x log p_t(x), shape of x. The one currency between parts."""
+"""`score_fn(x, t)` with x (batch, ...), t (batch,) is grad_x log p_t(x), of the shape of x.
+
+It is the one currency between parts.
+"""
 
 Time = Float[Array, ""] | Float[Array, "batch"]
 """One time for the whole batch, or one per sample."""
 
 Keys = Key[Array, ""] | Key[Array, "batch"]
-"""One random key for the whole batch, or one per sample (then a sample does not depend on its neighbours)."""
+"""One random key for the whole batch, or one per sample.
+
+With one per sample, a sample does not depend on its neighbours.
+"""
 
 
 def left_broadcast(t: Shaped[Array, "..."], x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Append axes of length 1 to `t` (scalar or (batch,)) so that it multiplies `x` (batch, ...)."""
+    """`t`, a scalar or (batch,), with axes of length 1 so that it multiplies `x` (batch, ...)."""
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
@@ -27,7 +33,10 @@ def batch_time(t: Time, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
 
 
 def sample_keys(key: Key[Array, ""], indices: Shaped[Array, "batch"]) -> Key[Array, "batch"]:
-    """Keys of the samples numbered `indices` in a run with `key`: sample i is the same in every batching."""
+    """Keys of the samples number `indices` in a run with `key`.
+
+    Sample i has the key fold_in(key, i), in every batch.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
 
 
@@ -41,7 +50,10 @@ def fold_in(keys: Keys, data) -> Keys:
 
 
 def normal(keys: Keys, shape: tuple[int, ...], dtype) -> Float[Array, "batch ..."]:
-    """Standard normal draws of `shape` = (batch, ...); with one key per sample each row uses its own."""
+    """Standard normal draws of `shape` = (batch, ...).
+
+    With one key per sample each row uses its own.
+    """
     return _draw(jax.random.normal, keys, shape, dtype)
 
 

@@ -7,14 +7,14 @@ from scipy.stats import norm
 
 from score_sde import VP, GaussianMixture
 from score_sde.data import ArraySource, PixelRange
-from score_sde.evaluate import Evaluator
+from score_sde.devices import Placement
 from score_sde.flow import Flow
 from score_sde.likelihood.bound import Bound
 from score_sde.likelihood.dequantize import Uniform, Variational
 from score_sde.likelihood.ode import ODELikelihood
 from score_sde.networks import FlowPP
 from score_sde.objectives import LogSNRUniform
-from score_sde.training.sharding import make_mesh
+from score_sde.parallel.bits import Evaluator
 
 PIXELS = PixelRange(levels=5, low=-1.0, high=1.0)
 SDE = VP(t_min=1e-4)
@@ -28,9 +28,15 @@ def evaluator(batch_size, bound=None, dequantizer=None):
     ode = ODELikelihood(Flow(SDE, rtol=1e-4, atol=1e-4), probes=2)
     score_fn, dequantizer = model.score_fn(SDE), dequantizer or Uniform()
     found = Evaluator(
-        lambda params: score_fn, source, PIXELS, make_mesh(), batch_size, ode, bound, dequantizer
+        lambda params: score_fn, source, PIXELS, Placement.of(), batch_size, ode, bound, dequantizer
     )
     return found, images
+
+
+def whole(batches):
+    """The columns of all batches."""
+    parts = list(batches)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def variational():
@@ -45,11 +51,11 @@ def variational():
 
 @pytest.mark.parametrize("make", [Uniform, variational])
 def test_bits_per_dim_against_the_gaussian_density(make):
-    """-log2 p(x)/q(u) at the cell positions drawn, times the cell width 2/5, averaged over the four pixels."""
+    """-log2 p(x)/q(u) at the positions drawn, times the cell width 2/5, a mean over four pixels."""
     dequantizer = make()
     evaluate, images = evaluator(16, Bound(SDE, LogSNRUniform(SDE), draws=400), dequantizer)
     key, indices = jax.random.key(3), np.arange(24)[5:15]
-    rows = evaluate({}, key, indices, 0)
+    rows = whole(evaluate({}, key, indices, 0))
     np.testing.assert_array_equal(rows["index"], indices)
     np.testing.assert_array_equal(rows["label"], indices % 3)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), indices)
@@ -67,7 +73,8 @@ def test_bits_per_dim_against_the_gaussian_density(make):
     np.testing.assert_allclose(rows["logp"], logp, atol=6e-3)
     assert rows["success"].all() and (rows["nfe"] > 6).all()
     difference = rows["bound_bits_per_dim"] - exact
-    assert abs(difference.mean()) < 0.15, difference  # 400 draws of 10 images: standard error about 0.03
+    # 400 draws of 10 images: the standard error is about 0.03.
+    assert abs(difference.mean()) < 0.15, difference
 
 
 @pytest.mark.parametrize("make", [Uniform, variational])
@@ -75,16 +82,28 @@ def test_rows_do_not_depend_on_the_batch(make):
     evaluate, _ = evaluator(24, dequantizer=make())
     small, _ = evaluator(8, dequantizer=make())
     key = jax.random.key(1)
-    together = evaluate({}, key, np.arange(24), 2)
-    alone = small({}, key, np.asarray([20, 21, 7]), 2)
+    together = whole(evaluate({}, key, np.arange(24), 2))
+    alone = whole(small({}, key, np.asarray([20, 21, 7]), 2))
     for name in ("bits_per_dim", "standard_error", "logp", "log_q"):
         np.testing.assert_allclose(alone[name], together[name][[20, 21, 7]], atol=1e-4)
-    other = small({}, key, np.asarray([20, 21, 7]), 3)
+    other = whole(small({}, key, np.asarray([20, 21, 7]), 3))
     assert np.all(np.abs(other["logp"] - alone["logp"]) > 1e-3)
+
+
+def test_columns_come_batch_after_batch_and_none_for_no_image() -> None:
+    evaluate, _ = evaluator(8)
+    indices = np.asarray([3, 1, 4, 15, 9, 2, 6, 5, 0, 10, 11])
+    parts = list(evaluate({}, jax.random.key(1), indices, 4))
+    assert [part["index"].tolist() for part in parts] == [indices[:8].tolist(), [0, 10, 11]]
+    for part in parts:
+        assert (part["pass"] == 4).all()
+        assert {len(column) for column in part.values()} == {len(part["index"])}
+        np.testing.assert_array_equal(part["label"], part["index"] % 3)
+    assert list(evaluate({}, jax.random.key(1), indices[:0], 4)) == []
 
 
 def test_a_column_is_only_there_if_asked_for():
     evaluate, _ = evaluator(8)
-    assert "bound_bits_per_dim" not in evaluate({}, jax.random.key(0), np.arange(3), 0)
+    assert "bound_bits_per_dim" not in whole(evaluate({}, jax.random.key(0), np.arange(3), 0))
     with pytest.raises(ValueError, match="draws"):
         Bound(SDE, LogSNRUniform(SDE), draws=0)

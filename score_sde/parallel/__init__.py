@@ -1,0 +1,1 @@
+"""Functions of many rows over a device mesh: samples, latents, likelihoods, losses, features."""

@@ -1,0 +1,166 @@
+"""Devices: what is placed where, and that their number changes no result."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from jax.sharding import PartitionSpec
+from training.tiny import SHAPE, batch, keys, model, task
+
+from score_sde.arrays import normal, sample_keys
+from score_sde.build.assemble import build
+from score_sde.build.experiment import Experiment
+from score_sde.data import ArraySource, PixelRange, digits, pipeline
+from score_sde.devices import Placement, any_process, leads, processes, say
+from score_sde.errors import UserError
+from score_sde.grids import uniform
+from score_sde.parallel.heldout import HeldoutLoss
+from score_sde.parallel.samples import Film, Generator
+from score_sde.sampling import Sampler
+from score_sde.sde import VP
+from score_sde.steppers import EulerMaruyama, Langevin, chain
+
+KEY = jax.random.key(5)
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
+@pytest.fixture
+def mixed_types() -> Iterator[None]:
+    """optax's Adam mixes types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def places() -> tuple[Placement, Placement]:
+    return Placement.of(jax.devices()[:1]), Placement.of()
+
+
+def test_mesh_is_all_devices_along_two_axes() -> None:
+    one, eight = places()
+    assert dict(one.mesh.shape) == {"data": 1, "fsdp": 1} and one.size == 1
+    assert dict(eight.mesh.shape) == {"data": 8, "fsdp": 1} and eight.size == 8
+    assert list(eight.mesh.devices.ravel()) == jax.devices()
+    assert Placement.of(jax.devices()) == eight != one
+
+
+def test_rows_are_split_over_both_axes_and_weights_copied() -> None:
+    place = Placement.of()
+    assert place.rows().spec == PartitionSpec(("data", "fsdp"))
+    assert place.rows(2).spec == PartitionSpec(None, None, ("data", "fsdp"))
+    assert place.whole.spec == PartitionSpec()
+    weights = jax.device_put(jnp.arange(3.0), place.whole)
+    assert len(weights.addressable_shards) == 8
+    np.testing.assert_array_equal(weights.addressable_shards[7].data, [0, 1, 2])
+    split = Placement(jax.make_mesh((4, 2), ("data", "fsdp"))).put_rows(np.arange(16))
+    assert {shard.data.shape for shard in split.addressable_shards} == {(2,)}
+
+
+def test_a_part_of_a_batch_lies_along_the_axis_asked_for() -> None:
+    """One process has the whole batch; its rows lie along axis 1 of stacked batches."""
+    place, stacked = Placement.of(), {"image": np.arange(32.0, dtype=np.float32).reshape(2, 16)}
+    found = place.put_part(stacked, axis=1)["image"]
+    assert found.sharding == place.rows(1)
+    np.testing.assert_array_equal(found.addressable_shards[3].data, [[6, 7], [22, 23]])
+    first = place.put_part(np.arange(16.0, dtype=np.float32))
+    np.testing.assert_array_equal(first.addressable_shards[3].data, [6, 7])
+
+
+def test_rows_of_a_tree_are_split_and_random_keys_are_rows() -> None:
+    place, own = Placement.of(), sample_keys(KEY, jnp.arange(16))
+    found, x = place.put_rows((own, {"x": np.arange(48.0).reshape(16, 3).astype(np.float32)}))
+    for leaf in (found, x["x"]):
+        assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
+    np.testing.assert_array_equal(x["x"].addressable_shards[1].data, [[6, 7, 8], [9, 10, 11]])
+    assert jax.random.key_impl(found) == jax.random.key_impl(own)
+    draws = [normal(k, (16, 2), jnp.float32) for k in (found, own)]
+    np.testing.assert_array_equal(*draws)
+
+
+def test_numbers_are_rounded_up_to_the_devices() -> None:
+    one, eight = places()
+    assert [eight.round_up(n) for n in (0, 1, 8, 9, 16)] == [0, 8, 8, 16, 16]
+    assert [one.round_up(n) for n in (0, 1, 9)] == [0, 1, 9]
+
+
+def test_indivisible_batch_is_refused_with_entry_value_and_devices() -> None:
+    one, eight = places()
+    eight.check_divisible("config.training.batch_size", 24)
+    one.check_divisible("config.training.batch_size", 20)
+    with pytest.raises(UserError, match=r"config\.training\.batch_size=20 .* 8 devices.* of 8"):
+        eight.check_divisible("config.training.batch_size", 20)
+
+
+def test_one_process_leads_and_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leads() and processes() == (0, 1)
+    assert any_process(True) and not any_process(False)
+    say("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def train(experiment: Experiment, place: Placement, batch_size: int, steps: int):
+    """The loop of the train mode, without its files."""
+    run, fit, options = experiment.trainer, experiment.task, {"compiler_options": FAST_COMPILE}
+    init = jax.jit(run.init, static_argnums=2, out_shardings=place.whole, **options)
+    state = init(fit, KEY, experiment.shape)
+    pixels = experiment.pixel_range
+    batches = pipeline.Batches(digits("train"), pixels, batch_size, seed=1, train=True)
+    step, losses = jax.jit(run.steps, donate_argnums=1, **options), []
+    for k in range(steps):
+        batch = jax.tree.map(lambda rows: rows[None], batches[k])
+        state, metrics = step(fit, state, KEY, place.put_part(batch, axis=1))
+        losses.append(metrics["loss"][0])
+    return state, np.asarray(losses)
+
+
+def test_twenty_steps_are_the_same_on_1_and_on_8_devices(mixed_types: None) -> None:
+    small = {"model.nf": 8, "model.ch_mult": (1,), "model.num_res_blocks": 1, "optim.warmup": 0}
+    experiment = build(runs.load("vp/ddpmpp_cont:digits", small))
+    (one, first), (eight, second) = (train(experiment, place, 16, 20) for place in places())
+    assert not np.array_equal(first[1:], first[:-1]) and np.isfinite(first).all()
+    np.testing.assert_allclose(second, first, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one.averages), jax.tree.leaves(eight.averages), strict=True):
+        np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=2e-4)
+    assert all(len(leaf.addressable_shards) == 8 for leaf in jax.tree.leaves(eight.params))
+
+
+def test_held_out_loss_is_the_same_on_1_and_on_8_devices() -> None:
+    params = task().init(KEY, SHAPE)
+    pixels = PixelRange(17, -1.0, 1.0)
+    images = np.random.default_rng(0).integers(0, 17, (21, *SHAPE))
+    source = ArraySource(images, levels=17)
+    batches = pipeline.Batches(source, pixels, batch_size=8, seed=0, train=False)
+    first, second = (HeldoutLoss(task(), batches, place, 21)(params, KEY) for place in places())
+    assert first.shape == (1, 21)
+    np.testing.assert_allclose(second, first, rtol=1e-5)
+
+
+def test_loss_of_each_example_with_dropout_is_the_same_on_1_and_on_8_devices() -> None:
+    fit, images = task(dropout=0.5), batch(24)
+    params, own = fit.init(KEY, SHAPE), keys(KEY, 24)
+
+    @jax.jit
+    def losses(params, own, images):
+        return fit.losses(params, own, images, True)
+
+    first, second = (losses(params, *place.put_rows((own, images))) for place in places())
+    assert len(second.addressable_shards) == 8 and len(np.unique(first)) == 24
+    np.testing.assert_allclose(second, first, rtol=1e-6, atol=1e-6)
+
+
+def test_samples_are_the_same_on_1_and_on_8_devices() -> None:
+    sde, params, own = VP(), task().init(KEY, SHAPE), keys(KEY, 16)
+    sampler = Sampler(sde, chain(EulerMaruyama(sde), Langevin(0.1)), uniform(sde, 5, 1e-3))
+    pixels, (one, eight) = PixelRange(17, -1.0, 1.0), places()
+    plain = Generator(sampler, model().score_fn, SHAPE, pixels, one, 16)
+    films = Film(2), Film(2)
+    first = plain.all(params, own, film=films[0])
+    second = dataclasses.replace(plain, place=eight).all(params, own, film=films[1])
+    assert first.std() > 0.1
+    np.testing.assert_allclose(second, first, rtol=1e-4, atol=1e-5)
+    frames, others = (film.stacked() for film in films)
+    assert frames.shape == (3, 16, *SHAPE)
+    np.testing.assert_allclose(others, frames, rtol=1e-4, atol=1e-5)
