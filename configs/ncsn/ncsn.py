@@ -1,8 +1,8 @@
 """NCSN: ten noise levels, a network conditioned on each, annealed Langevin dynamics."""
 
-from configs import langevin
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `langevin.config`."""
-    return langevin.config("ncsn", dataset)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("ncsn/ncsn", dataset)

@@ -1,8 +1,8 @@
-"""NCSNv2: noise levels, step size and network as the five techniques say, annealed Langevin dynamics."""
+"""NCSNv2: noise levels and step size as the five techniques say, annealed Langevin dynamics."""
 
-from configs import langevin
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `langevin.config`."""
-    return langevin.config("ncsnv2", dataset)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("ncsnv2/ncsnv2", dataset)

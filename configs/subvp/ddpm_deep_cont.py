@@ -1,8 +1,8 @@
 """DDPM cont. (deep): sub-VP SDE, the continuous objective."""
 
-from configs import recipes
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `recipes.config`."""
-    return recipes.config("subvp", "ddpm", dataset, deep=True)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("subvp/ddpm_deep_cont", dataset)

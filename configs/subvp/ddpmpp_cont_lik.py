@@ -1,8 +1,8 @@
 """DDPM++ cont.: sub-VP SDE, maximum-likelihood training."""
 
-from configs import recipes
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `recipes.config`."""
-    return recipes.config("subvp", "ddpmpp", dataset, likelihood=True)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("subvp/ddpmpp_cont_lik", dataset)

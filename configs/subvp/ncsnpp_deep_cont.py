@@ -1,8 +1,8 @@
 """NCSN++ cont. (deep): sub-VP SDE, the continuous objective."""
 
-from configs import recipes
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `recipes.config`."""
-    return recipes.config("subvp", "ncsnpp", dataset, deep=True)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("subvp/ncsnpp_deep_cont", dataset)

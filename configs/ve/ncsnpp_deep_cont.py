@@ -1,8 +1,8 @@
 """NCSN++ cont. (deep): VE SDE, the continuous objective."""
 
-from configs import recipes
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `recipes.config`."""
-    return recipes.config("ve", "ncsnpp", dataset, deep=True)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("ve/ncsnpp_deep_cont", dataset)

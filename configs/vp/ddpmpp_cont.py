@@ -1,8 +1,8 @@
 """DDPM++ cont.: VP SDE, the continuous objective."""
 
-from configs import recipes
+from score_sde import recipes
 
 
 def get_config(dataset: str = "cifar10"):
-    """See `recipes.config`."""
-    return recipes.config("vp", "ddpmpp", dataset)
+    """See `score_sde.recipes`."""
+    return recipes.get_config("vp/ddpmpp_cont", dataset)

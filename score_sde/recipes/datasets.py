@@ -1,10 +1,11 @@
-"""What each data set changes in a recipe: data section, and sizes of network, training and sampling that fit it.
+"""What each data set changes in a recipe: the images, and sizes of everything that fit them.
 
-Published settings (Song 2022, B.5.7, B.5.8 and the configurations released with Score SDE): CIFAR-10 as in `recipes.py`;
-CelebA 64 and the 256 and 1024 pixel sets below. `digits`, `mnist` and `folder` are this library's own choices.
+Settings of CelebA 64 and of the sets of 256 and 1024 pixels are published. They are in Song 2022,
+B.5.7 and B.5.8, and in the configurations released with Score SDE. Those of CIFAR-10 are in
+`sde.py`. Those of `digits`, `mnist` and `folder` are this library's own choices.
 """
 
-_HIGH_RESOLUTION = {
+_HIGH_RESOLUTION: dict[str, dict] = {
     "model": {
         "ch_mult": (1, 1, 2, 2, 2, 2, 2),
         "num_res_blocks": 2,
@@ -18,7 +19,7 @@ _HIGH_RESOLUTION = {
     "dequantizer": {"heads": 0, "batch_size": 64},
 }
 
-_MEGAPIXEL = {
+_MEGAPIXEL: dict[str, dict] = {
     "sde": {"sigma_max": 1348.0},
     "model": _HIGH_RESOLUTION["model"]
     | {"nf": 16, "ch_mult": (1, 2, 4, 8, 16, 32, 32, 32), "num_res_blocks": 1},
@@ -32,7 +33,13 @@ DATASETS: dict[str, dict[str, dict]] = {
     "digits": {
         "data": {"image_size": 8, "channels": 1, "levels": 17, "random_flip": False},
         "sde": {"sigma_max": 10.0},
-        "model": {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.1},
+        "model": {
+            "nf": 32,
+            "ch_mult": (1, 2),
+            "num_res_blocks": 1,
+            "attn_resolutions": (4,),
+            "dropout": 0.1,
+        },
         "optim": {"lr": 1e-3, "warmup": 200},
         "training": {
             "batch_size": 64,
@@ -136,7 +143,12 @@ DATASETS: dict[str, dict[str, dict]] = {
     },
     "bedroom": _HIGH_RESOLUTION
     | {
-        "data": {"image_size": 256, "channels": 3, "source": "lsun/bedroom", "test_split": "validation"},
+        "data": {
+            "image_size": 256,
+            "channels": 3,
+            "source": "lsun/bedroom",
+            "test_split": "validation",
+        },
         "sde": {"sigma_max": 378.0},
     },
     "celebahq_256": _HIGH_RESOLUTION

@@ -1,1 +1,0 @@
-"""Configurations: one file per recipe, `get_config(dataset)`; the data set follows the file name after a colon."""

@@ -1,0 +1,201 @@
+"""The sampler that config.sampling describes: predictor, corrector, time grid.
+
+A new stepper is a file in `steppers/` and a row of a table here. A row makes the stepper from what
+it is `Given`: the process, the settings, and the table of published steps.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from score_sde import grids, steppers
+from score_sde.build.names import blame, choose
+from score_sde.build.settings import Sampling
+from score_sde.data import PixelRange
+from score_sde.errors import UserError
+from score_sde.sampling import Sampler
+from score_sde.sde import VE, VP, DiscreteChain, GaussianSDE, Perturbation, PublishedSteps, SubVP
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What the rows of the tables make their objects from.
+
+    Args:
+        process: the forward process.
+        sampling: the settings.
+        table: the process, or with compat=published the published codes' table of steps.
+    """
+
+    process: Perturbation
+    sampling: Sampling
+    table: Perturbation
+
+    @property
+    def published(self) -> bool:
+        """Whether the published codes are to be repeated."""
+        return self.sampling.compat == "published"
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the process is a chain."""
+        return isinstance(self.process, DiscreteChain)
+
+
+def _published_table(process: Perturbation, steps: int) -> Perturbation:
+    if isinstance(process, VE):
+        return PublishedSteps(DiscreteChain.smld(process.sigma_min, process.sigma_max, steps))
+    if isinstance(process, VP | SubVP):
+        return PublishedSteps(DiscreteChain.ddpm(process.beta_min, process.beta_max, steps))
+    if isinstance(process, DiscreteChain):
+        return process
+    raise ValueError(f"there is no published sampler for {type(process).__name__}; use compat=none")
+
+
+def _euler_maruyama(given: Given, eta: float = 1.0) -> steppers.Stepper:
+    if not isinstance(given.process, GaussianSDE):
+        raise ValueError(
+            "a discrete chain has no drift; use predictor=reverse_diffusion or ancestral"
+        )
+    return steppers.EulerMaruyama(given.process, eta)
+
+
+def _reverse_diffusion(given: Given, eta: float = 1.0) -> steppers.Stepper:
+    if isinstance(given.process, SubVP) and given.published:  # published: Euler's method
+        return steppers.EulerMaruyama(given.process, eta)
+    return steppers.ReverseDiffusion(given.table, eta)
+
+
+PREDICTORS: dict[str, Callable[[Given], steppers.Stepper]] = {
+    "euler_maruyama": _euler_maruyama,
+    "reverse_diffusion": _reverse_diffusion,
+    "probability_flow": functools.partial(_reverse_diffusion, eta=0.0),
+    "ancestral": lambda given: steppers.Ancestral(given.table, given.sampling.variance),
+    "none": lambda given: steppers.Identity(),
+}
+"""By the name in config.sampling.predictor."""
+
+
+def _alpha(given: Given) -> dict[str, Callable]:
+    return {"alpha": steppers.step_alpha(given.table)} if given.published else {}
+
+
+CORRECTORS: dict[str, Callable[[Given], steppers.Stepper | None]] = {
+    "langevin": lambda given: steppers.Langevin(
+        given.sampling.snr,
+        given.sampling.corrector_steps,
+        "batch" if given.published else given.sampling.norm,
+        **_alpha(given),
+    ),
+    "annealed_langevin": lambda given: steppers.AnnealedLangevin(
+        given.process, given.sampling.snr, given.sampling.corrector_steps, **_alpha(given)
+    ),
+    "none": lambda given: None,
+}
+"""By the name in config.sampling.corrector."""
+
+
+def _uniform_grid(given: Given) -> np.ndarray:
+    settings, tweedie = given.sampling, given.sampling.denoise == "tweedie"
+    if isinstance(given.process, DiscreteChain):
+        if settings.steps < 2 and tweedie and not given.published:
+            raise ValueError(
+                "steps must be at least 2 for a discrete chain with denoise=tweedie; "
+                f"got {settings.steps}"
+            )
+        times = grids.chain_steps(given.process, settings.steps)
+        # Tweedie's formula is the step to the clean image: a sampled one before it would leave
+        # its noise in.
+        return times[:-1] if tweedie and not given.published else times
+    if given.published:
+        return grids.published(settings.steps, settings.t_end)
+    return grids.uniform(given.process, settings.steps, settings.t_end)
+
+
+def _continuous(grid: Callable) -> Callable[[Given], np.ndarray]:
+    def make(given: Given) -> np.ndarray:
+        if given.discrete or given.published:
+            raise ValueError(
+                "only grid=uniform and levels exist for discrete chains, and uniform alone for "
+                "compat=published"
+            )
+        return grid(given.process, given.sampling.steps, given.sampling.t_end)
+
+    return make
+
+
+def _levels(given: Given) -> np.ndarray:
+    process, settings = given.process, given.sampling
+    moved = settings.predictor == "none" and settings.corrector != "none"
+    if not (isinstance(process, DiscreteChain) and moved):
+        raise ValueError(
+            "grid=levels stays at each noise level of a discrete chain, so predictor must be none "
+            f"and a corrector must move the samples; got {type(process).__name__}, "
+            f"predictor={settings.predictor}, corrector={settings.corrector}"
+        )
+    if given.published:  # it would replace the denoising at the end, which NCSN has not
+        raise ValueError(
+            "grid=levels is the sampler of the published NCSN codes already; use compat=none"
+        )
+    if settings.steps > len(process.sigmas):
+        raise ValueError(
+            "steps is the number of noise levels to visit, at most "
+            f"sde.n={len(process.sigmas)}; got {settings.steps}"
+        )
+    if settings.corrector == "annealed_langevin" and settings.snr >= 1:
+        raise ValueError(
+            "snr must be below 1: from there on a Langevin step, 2 (snr sigma)^2, is so long "
+            f"that samples diverge; got {settings.snr}"
+        )
+    return grids.levels(process, settings.steps)
+
+
+GRIDS: dict[str, Callable[[Given], np.ndarray]] = {
+    "uniform": _uniform_grid,
+    "levels": _levels,
+    "log_snr": _continuous(grids.log_snr_uniform),
+    "karras": _continuous(grids.karras),
+}
+"""By the name in config.sampling.grid."""
+
+
+def build_sampler(sampling: Sampling, process: Perturbation, pixels: PixelRange) -> Sampler:
+    """The sampler of config.sampling, for images in the range `pixels`.
+
+    compat = "none" is the mathematics as it should be. Steps fit the grid, the predictor comes
+    before the corrector, and the end is as `denoise` says.
+
+    compat = "published" repeats the updates of the published codes:
+    - their grid and tables, with dt = 1/N;
+    - the corrector before the predictor, and the factor alpha of VP in correctors;
+    - plain Euler in place of sub-VP's reverse diffusion;
+    - norms of the batch in the Langevin step;
+    - the mean of the last step as the sample.
+
+    Raises:
+        UserError: unknown names, or parts that do not go together.
+    """
+    if not isinstance(process, DiscreteChain) and not sampling.t_end < process.t_max:
+        raise UserError(
+            f"config.sampling.t_end must be in [0, {process.t_max}); got {sampling.t_end}"
+        )
+    published = sampling.compat == "published"
+    with blame("sampling"):
+        table = _published_table(process, sampling.steps) if published else process
+        given = Given(process, sampling, table)
+        predictor = choose("sampling.predictor", PREDICTORS, sampling.predictor)(given)
+        corrector = choose("sampling.corrector", CORRECTORS, sampling.corrector)(given)
+        times = choose("sampling.grid", GRIDS, sampling.grid)(given)
+        if corrector is None:
+            stepper = predictor
+        elif published:
+            stepper = steppers.chain(steppers.at_start(corrector), predictor)
+        elif sampling.predictor == "none":
+            stepper = corrector
+        else:
+            stepper = steppers.chain(predictor, corrector)
+        start = (pixels.low, pixels.high) if sampling.start == "uniform" else None
+        denoise = "mean" if published else sampling.denoise
+        return Sampler(process, stepper, times, denoise, start)

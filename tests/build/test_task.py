@@ -1,0 +1,149 @@
+"""config.training and config.optim: the objective, the optimizer, the averages."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import settings
+
+from golden import assert_close, load
+from score_sde import objectives
+from score_sde.build.assemble import build
+from score_sde.build.process import build_process
+from score_sde.build.task import build_objective, build_optimizer, build_trainer
+from score_sde.errors import UserError
+from score_sde.sde import VE, VP, DiscreteChain
+from score_sde.training.ema import Average
+
+
+@pytest.fixture
+def mixed_types() -> Iterator[None]:
+    """optax's Adam mixes types."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "message"),
+    [
+        (
+            "ve",
+            "training.times=foo",
+            r"config.training.times: unknown name 'foo'; known: uniform, log_snr",
+        ),
+        (
+            "ddpm",
+            "training.times=log_snr",
+            r"discrete chain is trained with training.times=uniform.*\*_cont",
+        ),
+        (
+            "smld",
+            "training.likelihood_weighting=0.5",
+            r"got times=uniform, likelihood_weighting=0.5",
+        ),
+    ],
+)
+def test_impossible_objectives_are_refused(recipe: str, override: str, message: str) -> None:
+    found = settings(recipe, override)
+    with pytest.raises(UserError, match=message):
+        build_objective(found.training, build_process(found.sde))
+
+
+def test_objectives() -> None:
+    made = build_objective(settings("ve").training, VE())
+    assert made.reduce == "sum" and isinstance(made.times, objectives.UniformTime)
+    t = jnp.asarray([0.3])
+    np.testing.assert_allclose(made.weight(t), VE().marginal(t)[1] ** 2)
+    beta, variance = 0.1 + 0.3 * 19.9, VP().marginal(t)[1] ** 2
+    for k, expected in ((0, variance), (0.25, variance**0.75 * beta**0.25), (1, beta)):
+        values = settings(
+            "vp", f"training.likelihood_weighting={k}", "training.times=log_snr"
+        ).training
+        made = build_objective(values, VP())
+        assert made.reduce == "mean" and isinstance(made.times, objectives.LogSNRUniform)
+        np.testing.assert_allclose(made.weight(t), expected, rtol=1e-5)
+    chain = DiscreteChain.ddpm()
+    assert isinstance(
+        build_objective(settings("ddpm").training, chain).times, objectives.UniformIndex
+    )
+
+
+# The optimizer and the averages
+
+
+@pytest.mark.parametrize("clip", [1, 5, 50])
+def test_gradients_are_clipped_as_published(x64: None, mixed_types: None, clip: int) -> None:
+    """g c/max(|g|, c), the JAX code's rule.
+
+    The PyTorch code's g min(1, c/(|g| + 1e-6)) differs by 1e-6/|g|.
+    """
+    arrays = load("math/losses_train_arithmetic")
+    optimizer = build_optimizer(settings("ve", f"optim.grad_clip={clip}").optim)
+    gradient = jnp.asarray(arrays["grad"])
+    state = optimizer.init(gradient)
+    _, state = optimizer.update(gradient, state, gradient)
+    first_moment = next(leaf for leaf in jax.tree.leaves(state) if leaf.shape == gradient.shape)
+    clipped = first_moment / (1 - 0.9)
+    assert_close(clipped, arrays[f"clip{clip}_jax"], 1e-8)
+    np.testing.assert_allclose(clipped, arrays[f"clip{clip}_pytorch"], rtol=2e-6)
+
+
+def test_clipping_can_be_turned_off(mixed_types: None) -> None:
+    optimizer = build_optimizer(settings("ve", "optim.grad_clip=0").optim)
+    gradient = jnp.asarray([3e3, 4e3])
+    _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    assert any(np.allclose(leaf, [300, 400]) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_adam_with_linear_warmup(mixed_types: None, warmup: int) -> None:
+    """A constant gradient moves Adam by the learning rate itself at every step."""
+    section = settings("ve", "optim.lr=0.5", f"optim.warmup={warmup}", "optim.eps=1e-12").optim
+    optimizer = build_optimizer(section)
+    params = jnp.asarray([1.0, -2.0])
+    state, moves = optimizer.init(params), []
+    for _ in range(6):
+        updates, state = optimizer.update(jnp.asarray([0.3, -0.1]), state, params)
+        moves.append(updates)
+    rates = 0.5 * np.minimum(1, np.arange(1, 7) / max(warmup, 1))
+    np.testing.assert_allclose(moves, np.stack([-rates, rates], axis=1), rtol=1e-4)
+
+
+def test_adam_moments(mixed_types: None) -> None:
+    """beta1 as configured, beta2 = 0.999."""
+    optimizer = build_optimizer(settings("ve", "optim.beta1=0.5", "optim.grad_clip=0").optim)
+    state = optimizer.init(jnp.zeros(1))
+    _, state = optimizer.update(jnp.asarray([2.0]), state, jnp.zeros(1))
+    leaves = [float(leaf[0]) for leaf in jax.tree.leaves(state) if leaf.shape == (1,)]
+    np.testing.assert_allclose(sorted(leaves), [0.004, 1.0], rtol=1e-5)
+
+
+def test_weight_decay_is_decoupled_and_spares_the_fourier_frequencies(mixed_types: None) -> None:
+    section = settings("ve", "optim.lr=0.5", "optim.warmup=0", "optim.weight_decay=0.1").optim
+    optimizer = build_optimizer(section)
+    params = {"fourier": {"frequencies": jnp.ones(2)}, "conv": {"kernel": jnp.ones(2)}}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["fourier"]["frequencies"], 0.0)
+    task = build(settings("ve")).task
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 1)))
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    assert (
+        sum("frequencies" in path for path in paths) == 1
+    )  # the name is still that of the network
+
+
+def test_averages() -> None:
+    found = settings("ve", "training.ema_rate=0.5", "training.ema_warmup=False")
+    trainer = build_trainer(found.optim, found.training)
+    assert trainer.averages == (Average(0.5, warmup=False),)
+
+
+def test_an_average_that_is_given_goes_on_without_warm_up() -> None:
+    for text, warmup in (("", True), ("runs/other", False)):
+        found = settings("vp", f"training.from={text}")
+        trainer = build_trainer(found.optim, found.training)
+        assert trainer.averages == (Average(found.training.ema_rate, warmup),)
