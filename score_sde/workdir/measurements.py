@@ -1,4 +1,7 @@
-"""What has been measured of a run's checkpoints: eval/step_N.json, curves over checkpoints, and the best one."""
+"""What has been measured of a run's checkpoints, in eval/step_N.json.
+
+Curves over checkpoints are drawn from it, and the best checkpoint is chosen.
+"""
 
 import json
 import re
@@ -7,28 +10,41 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import viz
-from score_sde.errors import UserError
-from score_sde.workdir import write_json
+from score_sde.errors import UserError, command, quoted
+from score_sde.files import write_json
+from score_sde.metrics.measures import COLUMNS, Column
 
 Row = dict[str, Any]
-"""{"metric", "value", "how": what the value depends on beside the checkpoint} and, where they are known, "standard_error",
-"low" and "high" (95% interval), "standard_deviation" (of the Inception score over its splits)."""
+"""{"metric", "value", "how"}; `how` is what the value depends on beside the checkpoint.
 
-LABELS = {"fid": "FID", "is": "Inception score", "kid": "KID", "loss": "held-out loss"}
-"""What metrics are called in words where it is not their name."""
-HIGHER = ("is", "precision", "recall", "density", "coverage")
-"""Where more is better; elsewhere less is."""
+Where they are known also "standard_error", "low" and "high" (95% interval), and
+"standard_deviation" (of the Inception score over its splits).
+"""
+
+OWN = {
+    "loss": Column("held-out loss"),
+    "bits_per_dim": Column("bits per dim"),
+    "bound_bits_per_dim": Column("bound bits per dim"),
+}
+"""Columns that are not of samples."""
+KNOWN = COLUMNS | OWN
 TOLD = ("samples", "seeds", "extractor", "images", "split", "times", "dequantization")
 """What of "how" a reader needs first."""
-DECIDING = ("fid", "kid", "is", *HIGHER[1:], "bits_per_dim", "bound_bits_per_dim", "loss")
-"""Which of several metrics says what the best checkpoint is: samples before likelihoods."""
+DECIDING = ("fid", "kid", "is")
+"""Which of several metrics says what the best checkpoint is.
+
+After these come other measures of samples in the order of their table, then likelihoods, then the
+loss.
+"""
 
 
 def record(workdir: Path, step: int, rows: Sequence[Row]) -> None:
-    """Add rows to those of a checkpoint; one of the same metric, made in the same way, is replaced."""
+    """Add rows to those of a checkpoint.
+
+    One of the same metric, made in the same way, is replaced.
+    """
     mine = [_identity(row) for row in rows]
     kept = [row for row in read(workdir).get(step, []) if _identity(row) not in mine]
-    (workdir / "eval").mkdir(exist_ok=True)
     write_json(workdir / "eval" / f"step_{step}.json", {"step": step, "rows": [*kept, *rows]})
 
 
@@ -41,13 +57,15 @@ def read(workdir: Path) -> dict[int, list[Row]]:
             if name:
                 found[int(name[1])] = json.loads(path.read_text())["rows"]
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}). Remove it; --mode eval makes it again.") from error
+            raise UserError(
+                f"{path} is damaged ({error}). Remove it; --mode eval makes it again."
+            ) from error
     return dict(sorted(found.items()))
 
 
 def label(metric: str) -> str:
     """A metric in words."""
-    return LABELS.get(metric, metric.replace("_", " "))
+    return KNOWN[metric].label if metric in KNOWN else metric.replace("_", " ")
 
 
 def line(row: Row) -> str:
@@ -77,8 +95,8 @@ def told(row: Row) -> tuple[str, str]:
 def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[str, int]:
     """Best of `steps` by each metric of `rows`; draws eval/METRIC.png.
 
-    The pictures show the values of all checkpoints measured in the same way, those that are gone since too, against training
-    steps, with the best marked.
+    The pictures show the values of all checkpoints measured in the same way against training
+    steps. Those that are gone since are in them too. The best of those there is marked.
     """
     everything, best = read(workdir), {}
     for wanted in {_identity(row): row for row in rows}.values():
@@ -89,7 +107,7 @@ def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[st
             if _identity(row) == _identity(wanted)
         }
         metric = wanted["metric"]
-        sign = -1 if metric in HIGHER else 1
+        sign = -1 if KNOWN[metric].higher else 1
         there = [step for step in curve if step in steps]
         best[metric] = min(there, key=lambda step: sign * curve[step]["value"])
         if len(curve) > 1:
@@ -98,12 +116,16 @@ def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[st
                 mark = "  <- best" if step == best[metric] else ""
                 print(f"  checkpoint {step:>9}  {line(row)}{mark}")
             points = {step: _interval(row) for step, row in curve.items()}
-            viz.intervals({"": points}, label(metric), workdir / "eval" / f"{metric}.png", best[metric])
+            viz.intervals(
+                {"": points}, label(metric), workdir / "eval" / f"{metric}.png", best[metric]
+            )
     return best
 
 
 def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
-    """`compare`, and make the best by the first of `DECIDING` what --checkpoint best means: eval/selection.json.
+    """`compare`, and make the best by the first of `DECIDING` what --checkpoint best means.
+
+    The choice is kept in eval/selection.json.
 
     Args:
         workdir: of the run.
@@ -112,14 +134,13 @@ def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
     """
     if not rows:
         return
-    first = min(rows, key=lambda row: DECIDING.index(row["metric"]))
+    order = [*DECIDING, *COLUMNS, "bits_per_dim", "bound_bits_per_dim", "loss"]
+    first = min(rows, key=lambda row: order.index(row["metric"]))
     best = compare(workdir, rows, steps)
     chosen = {"best": best[first["metric"]], "metric": first["metric"], "how": first["how"]}
     write_json(workdir / "eval" / "selection.json", chosen)
-    print(
-        f"--checkpoint best is now {chosen['best']}, by {label(chosen['metric'])}. Use it: python main.py --mode sample "
-        f"--workdir {workdir} --checkpoint best"
-    )
+    use = command(f"--mode sample --workdir {quoted(workdir)} --checkpoint best")
+    print(f"--checkpoint best is now {chosen['best']}, by {label(chosen['metric'])}. Use it: {use}")
 
 
 def best_step(workdir: Path) -> int | None:
@@ -130,7 +151,9 @@ def best_step(workdir: Path) -> int | None:
     try:
         return int(json.loads(path.read_text())["best"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}). Remove it; --mode select makes it again.") from error
+        raise UserError(
+            f"{path} is damaged ({error}). Remove it; --mode select makes it again."
+        ) from error
 
 
 def _identity(row: Row) -> str:
@@ -140,4 +163,8 @@ def _identity(row: Row) -> str:
 def _interval(row: Row) -> dict[str, float]:
     """Value with its interval, or twice its standard error to either side, or none."""
     value, error = row["value"], 2 * (row.get("standard_error") or 0.0)
-    return {"mean": value, "low": row.get("low", value - error), "high": row.get("high", value + error)}
+    return {
+        "mean": value,
+        "low": row.get("low", value - error),
+        "high": row.get("high", value + error),
+    }

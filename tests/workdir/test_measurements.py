@@ -1,16 +1,24 @@
-"""What has been measured: kept by checkpoint, compared like with like, the best one by the right metric."""
+"""What has been measured: kept by checkpoint, compared like with like.
+
+The best checkpoint is the best by the right metric.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from score_sde import measurements
 from score_sde.errors import UserError
+from score_sde.workdir import measurements
 
 
 def row(metric: str, value: float, how: dict | None = None, **more) -> dict:
-    return {"metric": metric, "value": value, **more, "how": {"samples": 40} if how is None else how}
+    return {
+        "metric": metric,
+        "value": value,
+        **more,
+        "how": {"samples": 40} if how is None else how,
+    }
 
 
 def recorded(workdir: Path, found: dict[int, list[dict]]) -> Path:
@@ -41,7 +49,9 @@ def test_the_same_measurement_replaces_and_others_lie_beside(tmp_path):
     (tmp_path / "eval" / "step_20_old.json").write_text("moved away")
     assert list(measurements.read(tmp_path)) == [3, 20]
     (tmp_path / "eval" / "step_3.json").write_text('{"rows": ')
-    with pytest.raises(UserError, match=r"step_3.json is damaged .*Remove it; --mode eval makes it again"):
+    with pytest.raises(
+        UserError, match=r"step_3.json is damaged .*Remove it; --mode eval makes it again"
+    ):
         measurements.read(tmp_path)
 
 
@@ -99,21 +109,37 @@ def test_samples_decide_before_likelihoods_and_those_before_losses(tmp_path, dra
     chosen, *others = ORDER[first:]
 
     def value(metric: str, good: bool) -> float:
-        return float(good if metric in measurements.HIGHER else not good)
+        return float(good if measurements.KNOWN[metric].higher else not good)
 
     found = {
-        step: [*(row(name, value(name, step == 10)) for name in reversed(others)), row(chosen, value(chosen, step == 20))]
+        step: [row(name, value(name, step == 10)) for name in reversed(others)]
+        + [row(chosen, value(chosen, step == 20))]
         for step in (10, 20)
-    }  # fmt: skip
+    }
     recorded(tmp_path, found)
     measurements.choose(tmp_path, found[10] + found[20], [10, 20])
     assert measurements.best_step(tmp_path) == 20
     kept = json.loads((tmp_path / "eval" / "selection.json").read_text())
     assert kept == {"best": 20, "metric": chosen, "how": {"samples": 40}}
-    said = (
-        f"--checkpoint best is now 20, by {measurements.label(chosen)}. Use it: python main.py --mode sample"
-    )
-    assert said in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"--checkpoint best is now 20, by {measurements.label(chosen)}. Use it: " in said
+    assert f"--mode sample --workdir {tmp_path} --checkpoint best" in said
+
+
+def test_the_best_is_a_checkpoint_that_is_there(tmp_path, capsys):
+    """The curve shows those that are gone too."""
+    found = {10: [row("fid", 1.0)], 20: [row("fid", 3.0)], 30: [row("fid", 2.0)]}
+    recorded(tmp_path, found)
+    measurements.choose(tmp_path, found[20] + found[30], steps=[20, 30])
+    assert measurements.best_step(tmp_path) == 30
+    said = capsys.readouterr().out
+    assert "checkpoint        10  FID 1\n" in said
+    assert "checkpoint        30  FID 2  <- best" in said
+
+
+def test_of_nothing_nothing_is_chosen(tmp_path):
+    measurements.choose(tmp_path, [], [10, 20])
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_choice_there_is_no_best(tmp_path):

@@ -1,22 +1,23 @@
-"""Tables and pictures of several runs."""
+"""Summaries, tables and pictures of likelihoods; rows that are refused."""
 
-import os
+import json
 
 import numpy as np
 import pytest
 
+from score_sde import devices
+from score_sde.data import PixelRange, digits
 from score_sde.errors import UserError
-from score_sde.results import (
+from score_sde.workdir import likelihoods
+from score_sde.workdir.likelihoods import (
     check_solved,
-    check_writable,
     comparison,
-    levels_file,
     likelihood_folders,
-    load_levels,
     save_curves,
+    save_likelihood,
     summarize_rows,
-    writing,
 )
+from score_sde.workdir.rows import Pieces
 
 
 def rows(level: float, bound: bool = False) -> dict[str, np.ndarray]:
@@ -37,7 +38,9 @@ def test_table_has_a_line_for_each_run_and_step() -> None:
     }
     head, one, five, twenty = comparison(found).splitlines()
     assert head.split()[:3] == ["run", "step", "bits/dim"]
-    low, high = (2.5 + sign * 2.306004 * np.std(np.linspace(-0.1, 0.1, 9), ddof=1) / 3 for sign in (-1, 1))
+    low, high = (
+        2.5 + sign * 2.306004 * np.std(np.linspace(-0.1, 0.1, 9), ddof=1) / 3 for sign in (-1, 1)
+    )
     assert one.split() == [
         *("one", "10", "2.5000", f"{low:.4f}", "..", f"{high:.4f}"),
         *("3.0000", f"{low + 0.5:.4f}", "..", f"{high + 0.5:.4f}", "100", "9", "1"),
@@ -65,25 +68,6 @@ def test_folders_are_ordered_by_step(tmp_path) -> None:
         likelihood_folders(tmp_path, "train")
 
 
-def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(tmp_path, monkeypatch) -> None:
-    check_writable(tmp_path)
-    check_writable(tmp_path / "new" / "deep")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=rf"cannot write to {folder} \(.*file is a file\); .*--output"):
-            check_writable(folder)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match="no permission to write into"):
-        check_writable(tmp_path / "new")
-
-
-def test_a_failure_to_write_is_a_message(tmp_path) -> None:
-    (tmp_path / "latents.npz").mkdir()
-    with pytest.raises(UserError, match=r"cannot write to .*Is a directory"), writing(tmp_path):
-        (tmp_path / "latents.npz").write_bytes(b"")
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("column", ["bits_per_dim", "bound_bits_per_dim"])
 def test_rows_that_are_not_finite_are_refused_by_image(tmp_path, column: str, bad: float) -> None:
@@ -91,7 +75,9 @@ def test_rows_that_are_not_finite_are_refused_by_image(tmp_path, column: str, ba
     check_solved(found, tmp_path)
     found["index"] = found["index"] + 40
     found[column][3] = bad
-    with pytest.raises(UserError, match=rf"^{column} of 1 images .*images \[43\].*kept in {tmp_path}"):
+    with pytest.raises(
+        UserError, match=rf"^{column} of 1 images .*images \[43\].*kept in {tmp_path}"
+    ):
         check_solved(found, tmp_path)
 
 
@@ -103,10 +89,25 @@ def test_unsolved_rows_say_what_to_move_away(tmp_path) -> None:
         check_solved(found, tmp_path)
 
 
-def test_files_that_hold_no_losses_per_level_are_named(tmp_path) -> None:
-    assert load_levels(tmp_path, 3) is None
-    (tmp_path / "eval").mkdir()
-    for text in ("{", '{"levels": []}', '{"levels": [{"train": 1}]}', "[1]", "null"):
-        levels_file(tmp_path, 3).write_text(text)
-        with pytest.raises(UserError, match=r"levels_step_3.json does not hold losses .*--mode eval"):
-            load_levels(tmp_path, 3)
+@pytest.mark.parametrize("leading", [True, False])
+def test_the_leading_process_alone_writes_the_summary(
+    tmp_path, monkeypatch, capsys, leading: bool
+) -> None:
+    """All of them get it."""
+    for module in (likelihoods, devices):
+        monkeypatch.setattr(module, "leads", lambda: leading)
+    pieces = Pieces(tmp_path, {})
+    pieces.write(rows(2.5, bound=True))
+    before = sorted(tmp_path.iterdir())
+    pixels = PixelRange(17)
+    found = save_likelihood(pieces, digits("test"), pixels, (9, 1), step=7)
+    assert found == summarize_rows(pieces.read(), 7)
+    made = sorted(path.name for path in tmp_path.iterdir() if path not in before)
+    if not leading:
+        assert not made and not capsys.readouterr().out
+        return
+    assert made == ["histogram.png", "least_likely.png", "most_likely.png", "summary.json"]
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["bound_bits_per_dim"]["mean"] == pytest.approx(3.0)
+    assert written["bits_per_dim"]["variance_data"] is None  # of one pass nothing is known
+    assert "step 7: bits_per_dim 2.5000, 95% interval" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""Published checkpoints into working directories of ours, and back."""

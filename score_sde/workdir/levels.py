@@ -1,0 +1,46 @@
+"""Losses per noise level of a run, kept as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from score_sde.errors import UserError
+from score_sde.files import write_json
+
+
+def levels_file(workdir: Path, step: int) -> Path:
+    """Where the losses per noise level of a checkpoint lie."""
+    return workdir / "eval" / f"levels_step_{step}.json"
+
+
+def save_levels(
+    workdir: Path, step: int, rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any]
+) -> Path:
+    """Write `rows`, one for each noise level, as `parallel.levels.Levels.rows` gives them.
+
+    `how` says what they depend on: images, seed, ...
+    """
+    path = levels_file(workdir, step)
+    about = {"step": step, "unit": "E|sigma score + z|^2/D"} | dict(how)
+    write_json(path, about | {"levels": [dict(row) for row in rows]})
+    return path
+
+
+def load_levels(workdir: Path, step: int) -> dict[str, Any] | None:
+    """What `save_levels` wrote, or None where it has not been made.
+
+    Raises UserError for a file that is something else.
+    """
+    path = levels_file(workdir, step)
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        found["levels"][0]["heldout"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path} does not hold losses per noise level; remove it and make it anew with "
+            "--mode eval"
+        ) from error
+    return found

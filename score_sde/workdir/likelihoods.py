@@ -1,0 +1,175 @@
+"""Likelihoods of a run: where their rows lie, which are refused, their summaries and pictures."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_sde import viz
+from score_sde.build.settings import Eval
+from score_sde.data import PixelRange, Source
+from score_sde.devices import leads, say
+from score_sde.errors import UserError
+from score_sde.files import write_json
+from score_sde.likelihood.summary import Rows, summarize
+from score_sde.workdir.inputs import show
+from score_sde.workdir.rows import Pieces
+
+COLUMNS = ("bits_per_dim", "bound_bits_per_dim")
+"""Columns of a row that are summarized where they exist."""
+Summary = dict[str, Any]
+
+
+def rows_name(section: Eval) -> str:
+    """What config.eval evaluates, as folders are named.
+
+    The split, and a dequantization that is not uniform.
+    """
+    if section.dequantization == "uniform":
+        return section.split
+    return f"{section.split}_{section.dequantization}"
+
+
+def likelihood_folder(workdir: Path, split: str, step: int) -> Path:
+    """Where the rows of a checkpoint lie."""
+    return workdir / "eval" / f"likelihood_{split}_step_{step}"
+
+
+def likelihood_folders(workdir: Path, split: str) -> dict[int, Path]:
+    """Step -> folder of rows, ascending; raises UserError where there is none."""
+    found = {}
+    for path in (workdir / "eval").glob(f"likelihood_{split}_step_*"):
+        # One that was moved away has another ending.
+        name = re.fullmatch(rf"likelihood_{split}_step_([0-9]+)", path.name)
+        if name and (path / "settings.json").exists():
+            found[int(name[1])] = path
+    if not found:
+        raise UserError(
+            f"{workdir} holds no likelihoods of the {split} images; make them with --mode "
+            "likelihood"
+        )
+    return dict(sorted(found.items()))
+
+
+def check_solved(rows: Rows, folder: Path) -> None:
+    """Raises UserError, naming the images, where a result cannot be used.
+
+    That is where the ODE solver gave up, or a result is not finite. Such rows are not written;
+    `folder` holds the rows written before.
+    """
+    failed = rows["index"][~rows["success"]] if "success" in rows else rows["index"][:0]
+    if len(failed):
+        raise UserError(
+            f"the ODE of {len(failed)} images could not be solved (images "
+            f"{failed[:5].tolist()}): too many steps, or values that are not finite. Rows written "
+            f"before are kept in {folder}; for larger config.eval.rtol and atol move it away first."
+        )
+    for name in COLUMNS:
+        bad = rows["index"][~np.isfinite(rows[name])] if name in rows else rows["index"][:0]
+        if len(bad):
+            raise UserError(
+                f"{name} of {len(bad)} images is not finite (images {bad[:5].tolist()}): the "
+                f"weights give no usable score there. Rows written before are kept in {folder}. "
+                "Try another --checkpoint, or config.model.dtype=float32."
+            )
+
+
+def summarize_rows(rows: Rows, step: int) -> Summary:
+    """{"step", one summary for each of `COLUMNS` that is there, "nfe"}."""
+    summary: Summary = {"step": step} | {
+        name: summarize(rows, name) for name in COLUMNS if name in rows
+    }
+    if "nfe" in rows:
+        summary["nfe"] = {"mean": float(rows["nfe"].mean()), "max": int(rows["nfe"].max())}
+    return summary
+
+
+def save_likelihood(
+    pieces: Pieces, source: Source, pixels: PixelRange, expected: tuple[int, int], step: int
+) -> Summary:
+    """Summarize complete rows: summary.json, histogram.png, and the least and most likely images.
+
+    `expected`: (images, passes), all of which must be there. Of several processes the first alone
+    writes; all of them get the summary.
+    """
+    rows = pieces.complete(*expected)
+    summary = summarize_rows(rows, step)
+    columns = [name for name in COLUMNS if name in summary]
+    if leads():
+        write_json(pieces.folder / "summary.json", summary)
+        _draw(pieces.folder, rows, columns[0], summary[columns[0]]["mean"], source, pixels)
+    for name in columns:
+        row = summary[name]
+        say(
+            f"step {step}: {name} {row['mean']:.4f}, 95% interval {row['low']:.4f} .. "
+            f"{row['high']:.4f} ({row['images']} images, {row['passes']} passes): {pieces.folder}"
+        )
+    return summary
+
+
+def _draw(
+    folder: Path, rows: Rows, column: str, mean: float, source: Source, pixels: PixelRange
+) -> None:
+    """Pictures of the first pass: its histogram, and the images at both ends of it."""
+    first, index = (rows[name][rows["pass"] == 0] for name in (column, "index"))
+    viz.histogram(first, column.replace("_", " "), folder / "histogram.png", mean)
+    order = np.argsort(first)
+    for name, chosen in (("most_likely", order[:16]), ("least_likely", order[::-1][:16])):
+        levels = np.stack([source[int(i)]["image"] for i in index[chosen]])
+        viz.save_png(folder / f"{name}.png", viz.image_grid(show(levels, pixels), columns=8))
+
+
+def save_curves(found: Mapping[str, Mapping[int, Summary]], folder: Path, name: str) -> None:
+    """Draw bits/dim against step, with a curve for each run: FOLDER/COLUMN_NAME.png.
+
+    `found`: {run: {step: summary}}.
+    """
+    for column in COLUMNS:
+        curves = {
+            run: {step: summary[column] for step, summary in steps.items() if column in summary}
+            for run, steps in found.items()
+        }
+        curves = {run: curve for run, curve in curves.items() if curve}
+        if sum(map(len, curves.values())) > 1:
+            viz.intervals(curves, column.replace("_", " "), folder / f"{column}_{name}.png")
+
+
+def comparison(found: Mapping[str, Mapping[int, Summary]]) -> str:
+    """A table of runs and steps, the intervals those of the data sets' means (95%, Student's t)."""
+    interval = "95% interval"
+    head = ("run", "step", "bits/dim", interval, "bound", interval, "nfe", "images", "passes")
+    lines: list[tuple[str, ...]] = [head]
+    for run, steps in found.items():
+        for step, summary in steps.items():
+            cells = []
+            for column in COLUMNS:
+                row = summary.get(column)
+                if row:
+                    cells += [f"{row['mean']:.4f}", f"{row['low']:.4f} .. {row['high']:.4f}"]
+                else:
+                    cells += ["-", "-"]
+            nfe = f"{summary['nfe']['mean']:.0f}" if "nfe" in summary else "-"
+            any_row = next(summary[column] for column in COLUMNS if column in summary)
+            lines.append(
+                (run, str(step), *cells, nfe, str(any_row["images"]), str(any_row["passes"]))
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(f"{c:<{w}}" for c, w in zip(line, widths)).rstrip() for line in lines
+    )
+
+
+def bits_rows(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The columns of a folder's summary.json as measurements, with what they depend on."""
+    summary = json.loads((folder / "summary.json").read_text())
+    kept = ("standard_error", "low", "high")
+    return [
+        {"metric": name, "value": row["mean"]}
+        | {key: row[key] for key in kept if row[key] is not None}
+        | {"how": dict(about) | {"images": row["images"], "passes": row["passes"]}}
+        for name, row in summary.items()
+        if name in COLUMNS
+    ]

@@ -1,0 +1,96 @@
+"""A run: its settings, its folder, its objects, its random keys and its weights."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+from score_sde.build.assemble import build
+from score_sde.build.data import image_shape, open_source
+from score_sde.build.experiment import Experiment
+from score_sde.build.settings import Settings
+from score_sde.data import Source
+from score_sde.devices import Placement
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.state import TrainState
+from score_sde.training.step import Task, Trainer
+
+PURPOSES = ("init", "train", "eval", "sample")
+"""What random keys are for."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What every mode is given.
+
+    Args:
+        settings: of the run; what they leave open of the images' size is read off the files.
+        folder: its working directory.
+        experiment: the objects that the settings describe.
+        place: the devices.
+    """
+
+    settings: Settings
+    folder: Path
+    experiment: Experiment
+    place: Placement
+
+    @classmethod
+    def of(cls, settings: Settings, folder: Path) -> "Run":
+        """The run of these settings in `folder`, which need not exist.
+
+        Raises:
+            UserError: settings that describe nothing, or data that are not there.
+        """
+        shape, data = image_shape(settings.data)
+        settings = dataclasses.replace(settings, data=data)
+        return cls(settings, Path(folder), build(settings, shape), Placement.of())
+
+    def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
+        """The random keys by purpose; those of training the dequantizer are others."""
+        root = jax.random.key(self.settings.seed if seed is None else seed)
+        *keys, dequantizer = jax.random.split(root, len(PURPOSES) + 1)
+        if part == "dequantizer":
+            keys = list(jax.random.split(dequantizer, len(PURPOSES)))
+        return dict(zip(PURPOSES, keys, strict=True))
+
+    def source(self, train: bool) -> Source:
+        """The training or held-out images."""
+        return open_source(self.settings.data, train)
+
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints, for reading."""
+        return Checkpoints(self.folder / "checkpoints", read_only=True)
+
+    def like(self) -> TrainState:
+        """Shapes, types and places of its train state."""
+        experiment = self.experiment
+        return state_like(experiment.task, experiment.trainer, experiment.shape, self.place)
+
+    def restore(self, checkpoint: int | None = None) -> TrainState:
+        """The train state of a checkpoint, by default the last."""
+        return restore(self.like(), self.folder, checkpoint)
+
+    def weights(self, checkpoint: int | None = None) -> tuple[PyTree, int]:
+        """(averaged weights, step) of a checkpoint, by default the last."""
+        state = self.restore(checkpoint)
+        return state.averages[0], int(state.step)
+
+
+def state_like(
+    task: Task, trainer: Trainer, shape: tuple[int, int, int], place: Placement
+) -> TrainState:
+    """Shapes, types and places of a train state."""
+    like = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place.whole), like
+    )
+
+
+def restore(like: TrainState, folder: Path, checkpoint: int | None = None) -> TrainState:
+    """The train state of a checkpoint in `folder`, by default the last; placed as `like`."""
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    state, _ = checkpoints.restore(like, checkpoint)
+    checkpoints.close()
+    return state
