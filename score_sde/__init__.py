@@ -1,11 +1,12 @@
 """Score-based generative modeling with stochastic differential equations.
 
-The mathematics is here by name; parts with heavier needs are imported where used: `score_sde.networks`, `score_sde.data`,
-`score_sde.training`, `score_sde.viz`, `score_sde.build`.
+The mathematics is here by name. Parts with heavier needs are imported where used:
+`score_sde.networks`, `score_sde.data`, `score_sde.training`, `score_sde.viz`, `score_sde.build`.
 """
 
-from score_sde import grids, objectives, parameterize, steppers
+from score_sde import conditioning, grids, objectives, parameterize, steppers
 from score_sde.analytic import GaussianMixture
+from score_sde.arrays import ScoreFn, left_broadcast, sample_keys
 from score_sde.errors import UserError
 from score_sde.sampling import Sampler, Samples
 from score_sde.sde import (
@@ -23,7 +24,6 @@ from score_sde.sde import (
     probability_flow,
     simulate,
 )
-from score_sde.types import ScoreFn, left_broadcast, sample_keys
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "ScoreFn",
     "SubVP",
     "UserError",
+    "conditioning",
     "grids",
     "left_broadcast",
     "objectives",

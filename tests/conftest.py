@@ -1,4 +1,4 @@
-"""The surroundings every test runs in: CPU, 8 fake devices, strict types and shapes, checked annotations."""
+"""The surroundings of every test: CPU, 8 fake devices, strict types, checked annotations."""
 
 import os
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Compiled programs are kept from one run to the next. A half-written entry (two workers, a killed run) is
-# reported by jax as a warning and compiled again.
+# Compiled programs are kept from one run to the next. A half-written entry (two workers, a killed
+# run) is reported by jax as a warning and compiled again.
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".cache" / "jax-tests")
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(__file__).resolve().parent.parent / ".cache" / "jax-tests"),
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
@@ -26,8 +27,8 @@ from jaxtyping import install_import_hook  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Every annotated function of the library checks the types and shapes it is called with and returns. The hook
-# (it names `check` in typecheck.py) must stand before the first import of score_sde.
+# Every annotated function of the library checks the types and shapes it is called with and returns.
+# The hook (it names `check` in typecheck.py) must stand before the first import of score_sde.
 install_import_hook("score_sde", "typecheck.check")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from golden import REPOSITORY
 
-JOIN = "import jax, main; main._join_processes(jax)\n"
+JOIN = "from score_sde import cli; cli._join_processes()\n"
 """How a program for `python -c` joins the others."""
 
 
 def run_two(arguments: Sequence[str | Path], devices: int = 2, timeout: float = 300) -> list[str]:
-    """What each of two Python processes with `devices` devices printed; asserts that both end well."""
+    """What each of two Python processes with `devices` devices printed; both must end well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

@@ -1,43 +1,37 @@
-"""The commands in docs/checkpoints.md: their recipes exist, take the overrides and make the networks."""
+"""The commands in docs/checkpoints.md make the networks of its tables."""
 
 import re
-import shlex
 
 import pytest
 
-import main
 from golden import REPOSITORY
-from score_sde import arguments
-from score_sde import config as config_lib
-from score_sde.build import build_network, build_process
+from pages import Command, commands, load, parse
+from score_sde.build.network import build_network
+from score_sde.build.process import build_process
 
 TEXT = (REPOSITORY / "docs" / "checkpoints.md").read_text()
-COMMANDS = [line for line in TEXT.splitlines() if line.startswith("python main.py --mode ")]
+COMMANDS = [parse(command) for command in commands(TEXT) if "runs/NAME" not in command]
+RECIPES = {
+    command.flags["workdir"][0]: command.flags["config"][0]
+    for command in reversed(COMMANDS)
+    if "config" in command.flags
+}
+"""Of each working directory."""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_understood(command: str) -> None:
-    rest, overrides = main.split_overrides(shlex.split(command)[2:])
-    flags = dict(zip(rest[::2], rest[1::2], strict=True))
-    assert all(name.startswith("--") for name in flags)
-    mode = flags.pop("--mode")
-    workdir = flags.pop("--workdir")
-    if mode == "import":
-        assert arguments.parse_options(mode, {"source": flags.pop("--source")})
-    if "--config" in flags:
-        location = flags.pop("--config")
-    else:  # of a run that a line before imports
-        (location,) = {
-            c.split("--config ")[1].split()[0] for c in COMMANDS if "--config " in c and c.endswith(workdir)
-        }
-    assert workdir.startswith("runs/") and not flags
-    config = config_lib.load(location)
-    config_lib.override(config, overrides)
-    build_network(config, build_process(config.sde))
+@pytest.mark.parametrize(
+    "command", COMMANDS, ids=lambda command: " ".join(command.flags["workdir"])
+)
+def test_networks_are_made(command: Command) -> None:
+    (workdir,) = command.flags["workdir"]
+    assert workdir.startswith("runs/")
+    assert (command.mode == "import") == ("source" in command.flags)
+    settings = load(RECIPES[workdir], command.overrides)
+    build_network(settings.model, build_process(settings.sde))
 
 
 def test_every_row_has_a_command() -> None:
-    recipes = set(re.findall(r"`(configs/\w+/\w+\.py(?::\w+)?)`", TEXT))
-    assert len(recipes) == 24
-    imported = {command.split("--config ")[1].split()[0] for command in COMMANDS if "--config " in command}
-    assert imported - {"configs/vp/ddpmpp_cont_lik.py"} == recipes
+    cells = re.findall(r"^\| .*? \| `(\w+/\w+(?::\w+)?)`", TEXT, flags=re.MULTILINE)
+    assert len(set(cells)) == 24
+    imported = {c.flags["config"][0] for c in COMMANDS if "config" in c.flags}
+    assert imported - {"vp/ddpmpp_cont_lik"} == set(cells)

@@ -12,7 +12,7 @@ _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """Check the arguments and the result of a function against its annotations.
 
-    Constructors are left out: jax rebuilds a dataclass that is a pytree with placeholders in the place of its
-    arrays, and a dataclass of parameters validates them itself, with a better message.
+    Constructors are left out: jax rebuilds a dataclass that is a pytree with placeholders in the
+    place of its arrays, and a dataclass of parameters validates them itself, with a better message.
     """
     return function if function.__name__ == "__init__" else _beartype(function)

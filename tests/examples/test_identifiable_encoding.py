@@ -1,4 +1,4 @@
-"""The example of identifiable encodings: that it runs, and that what it says of known codes is right."""
+"""The example of identifiable encodings: it runs, and says what is so of known codes."""
 
 import importlib.util
 
@@ -28,7 +28,12 @@ def test_comparison_of_known_codes(example):
 
 @pytest.mark.slow
 def test_runs(example, tmp_path):
-    tiny = ["model.nf=32", "model.ch_mult=(1,)", "model.attn_resolutions=(99,)", "training.batch_size=8"]
+    tiny = [
+        "model.nf=32",
+        "model.ch_mult=(1,)",
+        "model.attn_resolutions=(99,)",
+        "training.batch_size=8",
+    ]
     tiny += ["eval.batch_size=8", "eval.num_examples=8"]
     arguments = ["--steps", "2", "--images", "4", "--output", str(tmp_path), *tiny]
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes types

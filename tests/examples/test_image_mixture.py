@@ -1,4 +1,4 @@
-"""Figure 6.2: annealed Langevin dynamics reaches all images only from a noise scale as large as their distances."""
+"""Figure 6.2: annealed Langevin dynamics reaches all images only from large noise scales."""
 
 import importlib.util
 
@@ -39,7 +39,9 @@ def test_small_scale_misses_the_far_image(example):
         x = example.sample(jax.random.key(0), images, suggest(sigma_max, 64), 200)
         far = x.mean(axis=(1, 2, 3)) > 2
         assert least <= far.mean() <= most
-        np.testing.assert_allclose(x, images[far.astype(int)], atol=1e-3)  # denoised: the images themselves
+        np.testing.assert_allclose(
+            x, images[far.astype(int)], atol=1e-3
+        )  # denoised: the images themselves
 
 
 def test_mean_distance_by_hand(example):

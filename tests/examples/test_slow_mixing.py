@@ -1,4 +1,4 @@
-"""Figure 5.3: annealed Langevin dynamics recovers the weights of two modes, plain Langevin dynamics does not."""
+"""Figure 5.3: annealed Langevin dynamics recovers the weights of two modes, plain does not."""
 
 import importlib.util
 
@@ -47,7 +47,8 @@ def test_measures_by_hand(example):
 
 
 def test_one_step_by_hand(example):
-    # At the largest scale 2 of the chain {1, 2}: x + eps sigma^2/2 score + sqrt(eps sigma^2) z, one component at the origin.
+    # At the largest scale 2 of the chain {1, 2}, with one component at the origin:
+    # x + eps sigma^2/2 score + sqrt(eps sigma^2) z.
 
     point = GaussianMixture.isotropic([1.0], np.zeros((1, 2)), 0.0)
     chain = DiscreteChain(np.ones(1), np.full(1, 2.0))

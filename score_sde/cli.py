@@ -1,0 +1,140 @@
+"""The command line: absl's flags made of the table of `modes/table.py`, and one call of it."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+
+from score_sde import run_lib
+from score_sde.errors import UserError
+from score_sde.modes.table import FLAGS, MODES, flag_lines
+from score_sde.workdir.jobs import split_list
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Make absl's flags of the table."""
+    modes = "\n".join(f"{name:<18} {mode.does}" for name, mode in MODES.items())
+    flags.DEFINE_enum(
+        "mode", None, list(MODES), f"What to do:\n{modes}", required=True, flag_values=values
+    )
+    for flag, (name, text) in zip(FLAGS, flag_lines(), strict=True):
+        define = flags.DEFINE_multi_string if flag.several else flags.DEFINE_string
+        define(name, None, text, flag_values=values)
+    flags.DEFINE_alias("checkpoints", "checkpoint", flag_values=values)
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "[all modes] Start jax.distributed: one process per host of a pod or cluster.",
+        flag_values=values,
+    )
+
+
+def _show_in_help(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Let --help list our flags: absl shows those of the program, which only calls this module."""
+    sys.modules["__main__"].__doc__ = (
+        "score-sde --config vp/ddpmpp_cont:digits --mode train --workdir runs/first\n"
+        "score-sde --mode sample --workdir runs/first"
+    )
+    for name in ("mode", *(flag.name for flag in FLAGS), "distributed"):
+        values.register_key_flag_for_module(sys.argv[0], values[name])
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """(other arguments, entries): --config.NAME=VALUE, --config.NAME VALUE, or the name alone."""
+    rest, overrides, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.lstrip("-").partition("=")
+        if not (word.startswith("-") and name.startswith("config.")):
+            rest.append(word)
+            continue
+        if not equals:  # the next word is the value; a flag alone is true
+            value = "True" if not words or words[0].startswith("--") else words.pop(0)
+        overrides.append((name.removeprefix("config."), value))
+    return rest, overrides
+
+
+def parse(mode: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the flags that were given.
+
+    Raises:
+        UserError: a flag that the mode does not take, or a value that it cannot have.
+    """
+    found = {}
+    for flag in FLAGS:
+        value = given.get(flag.name)
+        if not value or value == [""]:  # --workdir= of a variable that is not set
+            continue
+        if mode not in flag.modes:
+            raise UserError(
+                f"--{flag.name} means nothing to --mode {mode}; it belongs to "
+                f"{', '.join(flag.modes)}"
+            )
+        if flag.several:
+            one = MODES[mode].takes in ("fresh", "recipe") and flag.name in ("config", "workdir")
+            found[flag.name] = [flag.parse(part) for part in (value if one else split_list(value))]
+        else:
+            found[flag.name] = flag.parse(value)
+    return found
+
+
+def run(mode: str, given: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> None:
+    """One call of the command line: a mode, its flags as texts, and entries to change."""
+    options = parse(mode, given)
+    if overrides and MODES[mode].takes == "nothing":
+        raise UserError(
+            f"--config.{overrides[0][0]} means nothing to --mode {mode}, which measures images "
+            "without a model"
+        )
+    runs = [options.pop(name, []) for name in ("config", "workdir", "checkpoint")]
+    run_lib.run(mode, runs[0], overrides, runs[1], runs[2], options)
+
+
+def _join_processes() -> None:
+    """Start jax.distributed: on pods by itself, elsewhere as three environment variables say."""
+    number, index = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=None if number is None else int(number),
+            process_id=None if index is None else int(index),
+        )
+    except (ValueError, RuntimeError) as error:
+        sys.exit(
+            f"error: --distributed: {error} Outside of pods and clusters that jax knows, set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) "
+            "for each process."
+        )
+
+
+def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells a great deal
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path.home() / ".cache" / "score_sde" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if flags.FLAGS.distributed:
+        _join_processes()
+    try:
+        run(
+            flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}, overrides
+        )
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        again = "interrupted; what was written is kept. Start the same command again."
+        print(f"\n{again}", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """The command `score-sde`."""
+    define_flags()
+    _show_in_help()
+    arguments, overrides = split_overrides(sys.argv)
+    app.run(lambda argv: _start(overrides, argv), argv=arguments)

@@ -1,0 +1,97 @@
+"""Fill in what a mask leaves unknown, by annealed Langevin dynamics (algorithm B.2)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from score_sde import viz
+from score_sde.arrays import sample_keys
+from score_sde.build.settings import to_dict
+from score_sde.conditioning import inpainting
+from score_sde.data import PixelRange
+from score_sde.data.inputs import Inputs, join, read_mask
+from score_sde.devices import leads
+from score_sde.errors import UserError
+from score_sde.files import write_json, write_npz, writing
+from score_sde.workdir.folder import result_folder
+from score_sde.workdir.inputs import read_given, show, split_images
+from score_sde.workdir.objects import check_finite, make_generator
+from score_sde.workdir.run import Run
+
+
+def main(
+    run: Run,
+    checkpoint: int | None = None,
+    input: list[Path] | None = None,
+    output: Path | None = None,
+    mask: str = "left",
+    copies: int = 8,
+) -> Path:
+    """Complete images: inpaint.npz, grid.png.
+
+    `input`: image files, folders, npz files with `images`; by default the first 8 images of
+    config.eval.split. Each gets `copies` completions; known pixels come back as they were.
+    """
+    settings, experiment = run.settings.sampling, run.experiment
+    if (settings.grid, settings.corrector) != ("levels", "annealed_langevin"):
+        raise UserError(
+            "--mode inpaint fills in by annealed Langevin dynamics; it needs "
+            "config.sampling.grid=levels and corrector=annealed_langevin, as the recipes ncsn and "
+            f"ncsnv2 have them; got grid={settings.grid}, corrector={settings.corrector}"
+        )
+    known = read_mask(mask, experiment.shape)
+    given = join(read_given(run, input, ["images"]) if input else split_images(run, first=8))
+    params, step = run.weights(checkpoint)
+    folder = result_folder(output, run.folder, f"inpaint_step_{step}", "samples")
+    pixels = experiment.pixel_range
+    values = pixels.encode(given.values.repeat(copies, axis=0)).astype(np.float32)
+    keys = sample_keys(run.keys()["sample"], jnp.arange(len(values)))
+    draw = make_generator(run, settings.batch_size, inpainting)
+    rows = {"image": values, "known": np.broadcast_to(known, (len(values), *known.shape))}
+    images = draw.all(params, keys, rows, "inpainting")
+    check_finite(images, folder)
+    if leads():
+        levels = pixels.decode(images).reshape(len(given.values), copies, *experiment.shape)
+        levels = np.where(known, given.values[:, None], levels).astype(given.values.dtype)
+        how = to_dict(settings) | {"step": step, "seed": run.settings.seed, "mask": mask}
+        with writing(folder):
+            _save(folder, given, known, levels, pixels, how)
+        print(f"{copies} completions of {len(levels)} images, checkpoint {step}: {folder}")
+    return folder
+
+
+def _save(
+    folder: Path,
+    given: Inputs,
+    known: Bool[np.ndarray, "h w 1"],
+    completed: Integer[np.ndarray, "n copies h w c"],
+    pixels: PixelRange,
+    how: Mapping[str, Any],
+) -> None:
+    """inpaint.npz, inpaint.json and grid.png.
+
+    A row of the picture: an image with its unknown part grey, up to 8 completions, the image; the
+    first 16 images are shown. inpaint.npz: images (n, copies, h, w, c) levels, originals, known,
+    names, levels, step.
+    """
+    arrays = {
+        "images": completed,
+        "originals": given.values,
+        "known": known,
+        "names": np.asarray(given.names, str),
+        "levels": pixels.levels,
+        "step": how["step"],
+    }
+    write_npz(folder / "inpaint.npz", arrays)
+    counts = {"images": len(completed), "copies": completed.shape[1]}
+    write_json(folder / "inpaint.json", dict(how) | counts)
+    originals, some = show(given.values[:16], pixels), completed[:16, :8]
+    hidden = np.where(known, originals, np.float32(0.5))[:, None]
+    filled = show(some.reshape(-1, *some.shape[2:]), pixels).reshape(some.shape)
+    rows = np.concatenate([hidden, filled, originals[:, None]], axis=1)
+    flat = rows.reshape(-1, *rows.shape[2:])
+    viz.save_png(folder / "grid.png", viz.image_grid(flat, columns=rows.shape[1]))

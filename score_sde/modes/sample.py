@@ -1,0 +1,72 @@
+"""Draw samples: samples.npz and grid.png; with frames reverse_diffusion.gif, intermediate.png."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde import viz
+from score_sde.arrays import sample_keys
+from score_sde.build.settings import to_dict
+from score_sde.devices import leads
+from score_sde.errors import UserError
+from score_sde.files import write_json, write_npz, writing
+from score_sde.parallel.samples import Film
+from score_sde.workdir.folder import IN_RUN
+from score_sde.workdir.objects import PREVIEW, make_generator
+from score_sde.workdir.run import Run
+
+
+def main(run: Run, checkpoint: int | None = None) -> Path:
+    """Draw config.sampling.num_samples images from the averaged weights.
+
+    Sample number i depends on the seed and i alone, not on batch size or devices. With
+    config.sampling.norm=batch it depends on its batch too; the last one is drawn to the end.
+    """
+    settings, number = run.settings.sampling, run.settings.sampling.num_samples
+    params, step = run.weights(checkpoint)
+    draw = make_generator(run, settings.batch_size)
+    film = Film(min(settings.frames, draw.sampler.steps))
+    keys = sample_keys(run.keys()["sample"], jnp.arange(draw.whole(number)))
+    images = draw.all(params, keys, title=f"sampling {number}", film=film)[:number]
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    folder = run.folder / "samples" / f"step_{step}"
+    if leads():
+        evaluations = draw.sampler.evaluations
+        with writing(folder, IN_RUN):
+            _save(run, folder, images, film.stacked(), step)
+            how = {"evaluations": evaluations, "seed": run.settings.seed}
+            write_json(folder / "sampling.json", to_dict(settings) | how)
+        print(
+            f"{len(images)} samples of checkpoint {step} ({evaluations} evaluations each): {folder}"
+        )
+    if not finite.all():
+        raise UserError(
+            f"{int((~finite).sum())} of {len(images)} samples are not finite (`finite` in "
+            f"{folder / 'samples.npz'} says which); try more config.sampling.steps or a smaller "
+            "config.sampling.snr."
+        )
+    return folder
+
+
+def _save(run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, step: int) -> None:
+    pixels = run.experiment.pixel_range
+    arrays = {
+        "images": pixels.decode(images),
+        "finite": np.isfinite(images).all(axis=(1, 2, 3)),
+        "step": step,
+        "levels": pixels.levels,
+    }
+    write_npz(folder / "samples.npz", arrays)
+    grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW])))
+    viz.save_png(folder / "grid.png", grid)
+    animation, intermediate = folder / "reverse_diffusion.gif", folder / "intermediate.png"
+    for old in (animation, intermediate):
+        old.unlink(missing_ok=True)
+    if not len(frames):
+        return
+    viz.save_animation(animation, np.nan_to_num(frames[:, : min(36, len(images))]))
+    columns = np.linspace(0, len(frames) - 1, min(11, len(frames))).astype(int)
+    shown = np.nan_to_num(frames[columns, : min(8, len(images))])
+    rows = shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])
+    viz.save_png(intermediate, viz.image_grid(rows, columns=len(shown)))

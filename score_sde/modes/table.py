@@ -1,0 +1,209 @@
+"""The tables of modes and of their flags. A new mode is a file of this package and a row here."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from score_sde.errors import UserError
+
+
+class Mode(NamedTuple):
+    """module: below `score_sde.modes`. takes: what it works on. does: one line for a user.
+
+    takes: "fresh", one run that need not exist;
+    "settings" alone; "checkpoints" of existing runs; "runs" that exist;
+    "recipe", what a run is to be made of; "nothing".
+    """
+
+    module: str
+    takes: str
+    does: str
+
+
+MODES = {
+    "train": Mode("train", "fresh", "trains, or goes on training"),
+    "sample": Mode("sample", "checkpoints", "draws samples: grid, npz, animation"),
+    "eval": Mode("eval", "checkpoints", "losses, bits/dim, FID and the like, with errors"),
+    "fid": Mode("fid", "nothing", "FID and the like of two sets of images, without a model"),
+    "train_dequantizer": Mode(
+        "train_dequantizer", "checkpoints", "trains the flow of variational dequantization"
+    ),
+    "likelihood": Mode("likelihood", "checkpoints", "bits/dim of images, a row for each"),
+    "summarize": Mode("summarize", "runs", "merges the shards of likelihood, compares runs"),
+    "encode": Mode("encode", "checkpoints", "latents of images by the probability-flow ODE"),
+    "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
+    "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
+    "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
+    "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
+    "suggest": Mode("suggest", "settings", "noise scales and step size for a data set"),
+    "import": Mode("import_checkpoint", "recipe", "makes a published checkpoint a run"),
+    "export": Mode("export", "checkpoints", "writes a checkpoint for the PyTorch codes"),
+    "report": Mode("report", "checkpoints", "writes report.html of a run"),
+    "dry_run": Mode("dry_run", "fresh", "prints settings, costs and devices, and stops"),
+}
+
+RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
+CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
+INPUTS = ("encode", "decode", "interpolate", "inpaint")
+
+
+class Flag(NamedTuple):
+    """name; modes that take it; help; parse: text -> value; several: whether it may be repeated."""
+
+    name: str
+    modes: tuple[str, ...]
+    help: str
+    parse: Callable[[str], Any] = str
+    several: bool = False
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, _, number = text.partition("/")
+    if not (first.isdigit() and number.isdigit() and int(first) < int(number)):
+        raise UserError(f"--shard must be i/n with 0 <= i < n, like 0/4 .. 3/4; got {text!r}")
+    return int(first), int(number)
+
+
+def _number(name: str, least: int, why: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise UserError(f"--{name} {why}, at least {least}; got {text}")
+        return value
+
+    return parse
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(
+            f"--temperature multiplies the latents; it must be a positive number, got {text}"
+        )
+    return value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+FLAGS = (
+    Flag(
+        "config",
+        RUNS,
+        "Recipe or configuration file, with a data set after a colon: vp/ddpmpp_cont:digits, "
+        "FILE.py:digits, config.json of a run. Set entries with --config.SECTION.NAME=VALUE "
+        "(docs/settings.md). Optional where --workdir names an existing run.",
+        several=True,
+    ),
+    Flag(
+        "workdir",
+        RUNS,
+        "Working directory of the run; default runs/<sde>_<recipe>_<dataset>. Several existing "
+        "runs are done one after another.",
+        several=True,
+    ),
+    Flag(
+        "checkpoint",
+        CHECKPOINTS,
+        "Steps of the checkpoints to use, like 10 or 10,20, 'all', or 'best' after --mode select "
+        "or eval; default 'latest'.",
+        several=True,
+    ),
+    Flag(
+        "shard",
+        ("likelihood",),
+        "i/n: do the i-th of n shares; afterwards --mode summarize.",
+        _shard,
+    ),
+    Flag(
+        "input",
+        INPUTS,
+        "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents); "
+        "default: images of config.eval.split, or latents drawn from the prior.",
+        _path,
+        several=True,
+    ),
+    Flag(
+        "output",
+        (*INPUTS, "summarize", "export", "suggest", "fid"),
+        "Folder for results; default: in the working directory. For export, suggest and fid the "
+        "file, like model.pth, my.json or statistics.npz.",
+        _path,
+    ),
+    Flag(
+        "source",
+        ("import",),
+        "Checkpoint of a published code: checkpoint_N or a .pth file.",
+        _path,
+    ),
+    Flag(
+        "source_config",
+        ("import",),
+        "Its configuration as JSON, without --config; default: a config.json beside the file, else "
+        "the one recipe whose network has these weights.",
+        _path,
+    ),
+    Flag(
+        "temperature",
+        ("decode", "interpolate"),
+        "Factor of the latents; default 1.",
+        _temperature,
+    ),
+    Flag(
+        "frames",
+        ("interpolate",),
+        "Images of one interpolation, both ends included; default 11.",
+        _number("frames", 2, "counts both ends"),
+    ),
+    Flag(
+        "mask",
+        ("inpaint",),
+        "Known pixels: left, right, top, bottom (the half), or an image file, white where known; "
+        "default left.",
+    ),
+    Flag(
+        "copies",
+        ("inpaint",),
+        "Completions of each image; default 8.",
+        _number("copies", 1, "is the number of completions of each image"),
+    ),
+    Flag("a", ("fid",), "Images: a folder, or an .npz file of images or statistics.", _path),
+    Flag("b", ("fid",), "What they are compared with, in the same forms.", _path),
+    Flag(
+        "metrics",
+        ("fid",),
+        "fid, kid, is (Inception score), pr (precision, recall), dc (density, coverage), with "
+        "commas between them; default fid.",
+        _names,
+    ),
+    Flag(
+        "extractor",
+        ("fid",),
+        "Features: inception, mnist, digits, pixels, or FILE.py:FUNCTION of yours; default "
+        "inception.",
+    ),
+    Flag("weights", ("fid",), "Weights file of the extractor.", _path),
+)
+"""Every flag of single modes. A new one is a row here, and a keyword of `main` in its modes."""
+
+
+def flag_lines() -> list[tuple[str, str]]:
+    """(flag, the modes that take it and what it is) of every flag."""
+    lines = []
+    for flag in FLAGS:
+        who = "all modes but fid" if flag.modes == RUNS else ", ".join(flag.modes)
+        again = " Several: separate them by commas, or repeat the flag." if flag.several else ""
+        lines.append((flag.name, f"[{who}] {flag.help}{again}"))
+    return lines

@@ -1,0 +1,150 @@
+"""Train, or go on training: steps, held-out losses, sample grids and checkpoints."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from score_sde import viz
+from score_sde.arrays import sample_keys
+from score_sde.build.assemble import build
+from score_sde.build.data import training_batches
+from score_sde.build.names import blame
+from score_sde.build.settings import Settings, to_dict
+from score_sde.devices import leads, say
+from score_sde.errors import UserError, command, quoted
+from score_sde.parallel.heldout import HeldoutLoss
+from score_sde.training.loop import Loop
+from score_sde.training.state import TrainState
+from score_sde.workdir import config as configurations
+from score_sde.workdir.folder import belongs_to_weights, claim
+from score_sde.workdir.jobs import exists
+from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
+from score_sde.workdir.quality import small_sample_settings, train_measure
+from score_sde.workdir.run import Run, restore, state_like
+
+
+def main(run: Run) -> None:
+    """Until config.training.steps, or a signal; the same command then goes on."""
+    settings, experiment = run.settings, run.experiment
+    source, heldout = run.source(train=True), run.source(train=False)
+    run.place.check_divisible("config.training.batch_size", settings.training.batch_size)
+    run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
+    fresh = not run.checkpoints().steps()
+    given = weights_of(settings.training.from_run, run) if fresh else None
+    claim(run.folder, settings)
+
+    keys = run.keys()
+    batches = training_batches(experiment, source)
+    loop = Loop(
+        run.folder,
+        experiment.trainer,
+        experiment.task,
+        to_dict(settings.training),
+        batches,
+        run.place,
+    )
+    if not loop.begin(keys["init"], experiment.shape, small_sample_settings(settings)):
+        say(
+            f"{run.folder} has been trained for {loop.step} steps already; raise "
+            "config.training.steps to go on."
+        )
+        return
+    if given:
+        loop.state = loop.state.replace(params=given.params, averages=given.averages)
+        given = None  # its optimizer state would stay in memory
+    if leads():
+        configurations.save(settings, run.folder / "config.json")
+    losses: HeldoutLoss = heldout_loss(run, experiment.task, heldout)
+    measure = train_measure(run) if settings.training.quality_every else None
+    if loop.run(
+        keys["train"],
+        lambda params: losses(params, keys["eval"]),
+        _picture(run, keys["sample"]),
+        measure,
+    ):
+        sample = command(f"--mode sample --workdir {quoted(run.folder)}")
+        say(f"trained for {loop.step} steps. Sample: {sample}")
+
+
+def _picture(run: Run, key: jax.Array):
+    """(averaged weights, step, log) -> nothing; a grid of samples during training."""
+    sampling = run.settings.sampling
+    shown = min(PREVIEW, sampling.num_samples, sampling.batch_size)
+    draw = make_generator(run, shown)
+    keys = sample_keys(key, jnp.arange(run.place.round_up(shown)))
+
+    def picture(params: PyTree, step: int, log) -> None:
+        images = draw.all(params, keys, title="")
+        if log:
+            unit = np.nan_to_num(run.experiment.pixel_range.unit(images[:PREVIEW]))
+            grid = viz.image_grid(unit)
+            (run.folder / "samples").mkdir(exist_ok=True)
+            viz.save_png(run.folder / "samples" / f"training_{step}.png", grid)
+            log.image(step, "samples", grid)
+
+    return picture
+
+
+def weights_of(location: str, run: Run) -> TrainState | None:
+    """The checkpoint RUN or RUN:STEP, whose weights and averages fit the run; None for "".
+
+    The other run may have other images, another process and another optimizer.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of another network.
+    """
+    if not location:
+        return None
+    with blame("training.from"):
+        folder, step = _split(location)
+        there = configurations.load_json(folder / "config.json")
+        _check_network(folder, there, run.settings)
+        open_size = not (there.data.image_size and there.data.channels)
+        other = build(there, run.experiment.shape if open_size else None)
+        like = state_like(other.task, other.trainer, other.shape, run.place)
+        state = restore(like, folder, step)
+        _check_shapes(state, run)
+    say(
+        f"begins with the weights of checkpoint {int(state.step)} of {folder}, a fresh "
+        "optimizer and step 0"
+    )
+    return state
+
+
+def _check_shapes(state: TrainState, run: Run) -> None:
+    """Raises UserError where arrays differ for other reasons, as image size or noise levels."""
+    experiment = run.experiment
+    like = state_like(experiment.task, experiment.trainer, experiment.shape, run.place)
+    theirs, ours = (jax.tree.map(jnp.shape, (s.params, s.averages)) for s in (state, like))
+    if theirs != ours:
+        raise UserError(
+            "its network has arrays of other shapes than this configuration's, so its weights do "
+            "not fit. Take its data.image_size and noise levels (sde), or name another run"
+        )
+
+
+def _split(location: str) -> tuple[Path, int | None]:
+    """(folder, step) of RUN or RUN:STEP; a path that exists is a RUN, whatever is in it."""
+    run, colon, step = (location, "", "") if exists(location) else location.rpartition(":")
+    if not colon:
+        return Path(location).expanduser(), None
+    if not step.isdecimal():
+        raise UserError(
+            f"it must be RUN or RUN:STEP; there is no {location!r}, and {step!r} is no step"
+        )
+    return Path(run).expanduser(), int(step)
+
+
+def _check_network(folder: Path, there: Settings, here: Settings) -> None:
+    """Raises UserError where weights of the settings `there` are none of the network `here`."""
+    found = configurations.differences(there, here)
+    network = [n for n in found if n.startswith("model.") and belongs_to_weights(n)]
+    if names := [*network, *({"data.channels"} & found.keys())]:
+        listed = "; ".join(f"{n}: {found[n][0]!r} there, {found[n][1]!r} here" for n in names)
+        raise UserError(
+            f"the network of {folder} is another one than this configuration's ({listed}), so its "
+            "weights do not fit. Set these entries as they are there, or name another run"
+        )
