@@ -12,7 +12,7 @@ RECIPE := configs/vp/ddpmpp_cont.py:digits
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo smoke lint typecheck test test-all test-lowest test-newest format lock clean
+.PHONY: help venv demo smoke lint typecheck test test-all test-lowest test-newest format settings lock clean
 
 help:  ## show this list
 	@echo "make TARGET, with TARGET one of"
@@ -59,6 +59,10 @@ lint: venv  ## ruff, rules and format
 format: venv  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+settings: venv  ## write docs/settings.md anew from score_sde/build/
+	$(BIN)/python -m score_sde.build.reference > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 typecheck: venv  ## mypy on score_sde/
 	$(BIN)/mypy
