@@ -1,4 +1,4 @@
-"""What the benchmarks share: the command line, timing in turns, memory, and the table with its JSON line."""
+"""What the benchmarks share: the command line, timing in turns, memory, the table and its JSON."""
 
 import functools
 import json
@@ -15,27 +15,30 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import jax
-import ml_collections
 import numpy as np
 
-import main
-from score_sde import config as config_lib
+from score_sde.build.settings import Settings
+from score_sde.cli import split_overrides
 from score_sde.errors import UserError
+from score_sde.workdir import config as configurations
 
 FLAGS = flags.FLAGS
-for _name in ("mode", "workdir", "checkpoint", "distributed"):  # of main.py, without meaning here
-    delattr(FLAGS, _name)
-flags.declare_key_flag("config")
-flags.DEFINE_integer("batch", None, "Images per batch; default as the configuration says.", lower_bound=1)
+flags.DEFINE_string("config", None, "A recipe or a file, with :DATASET if it has several.")
+flags.DEFINE_integer(
+    "batch", None, "Images per batch; default as the configuration says.", lower_bound=1
+)
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement; medians are printed.", lower_bound=1)
 flags.mark_flag_as_required("config")
 
 Row = tuple[str, str]
 
 
-def run(measure: Callable[[ml_collections.ConfigDict], tuple[list[Row], dict[str, Any]]]) -> None:
-    """Command line of a benchmark: load --config with its overrides, measure, print rows and one JSON line."""
-    arguments, overrides = main.split_overrides(sys.argv)
+def run(measure: Callable[[Settings], tuple[list[Row], dict[str, Any]]]) -> None:
+    """Command line of a benchmark: load --config, change entries, measure, print.
+
+    It prints rows and one JSON line.
+    """
+    arguments, overrides = split_overrides(sys.argv)
     app.run(functools.partial(_run, measure, overrides), argv=arguments)
 
 
@@ -44,9 +47,8 @@ def _run(measure, overrides: list[tuple[str, str]], argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be measured
     try:
-        config = config_lib.load(FLAGS.config)
-        config_lib.override(config, overrides)
-        rows, values = measure(config)
+        settings = configurations.override(configurations.load(FLAGS.config), overrides)
+        rows, values = measure(settings)
     except UserError as error:
         sys.exit(f"error: {error}")
     where = {
@@ -56,12 +58,12 @@ def _run(measure, overrides: list[tuple[str, str]], argv: list[str]) -> None:
         "repeats": FLAGS.repeats,
         "overrides": dict(overrides),
     }
-    rows = [("configuration", config.name), *rows]
+    rows = [("configuration", settings.name), *rows]
     rows.append(("measured on", f"{where['device']}, jax {where['jax']}, {FLAGS.repeats} rounds"))
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:<{width}}  {text}")
-    print(json.dumps({"config": config.name, **values, **where}))
+    print(json.dumps({"config": settings.name, **values, **where}))
 
 
 def clock(call: Callable[[], Any]) -> Callable[[], float]:
@@ -79,8 +81,9 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def in_turns(clocks: dict[str, Callable[[], float]], rounds: int) -> dict[str, np.ndarray]:
     """Seconds that each clock says in each round, (rounds,) each.
 
-    All are run once in every round, and every second round goes backwards: what disturbs the machine for longer than a
-    round, or grows with time, hits all of them alike. Compare them round by round (`ratio`).
+    All are run once in every round, and every second round goes backwards. So what disturbs the
+    machine for longer than a round, or grows with time, hits all of them alike. Compare them round
+    by round (`ratio`).
     """
     seconds: dict[str, list[float]] = {name: [] for name in clocks}
     for i in range(rounds):
@@ -92,7 +95,8 @@ def in_turns(clocks: dict[str, Callable[[], float]], rounds: int) -> dict[str, n
 def ratio(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """a/b: the median, lowest and highest over rounds, and that of the fastest a to the fastest b.
 
-    On a machine with other work the fastest rounds are the least disturbed ones: both numbers should say the same.
+    On a machine with other work the fastest rounds are the least disturbed ones: both numbers
+    should say the same.
     """
     quotients = a / b
     summary = {"median": np.median(quotients), "fastest": a.min() / b.min()}
@@ -109,12 +113,14 @@ def complement(share: dict[str, float]) -> dict[str, float]:
 def percent(share: dict[str, float]) -> str:
     """A ratio in words."""
     text = {name: f"{100 * value:.1f}" for name, value in share.items()}
-    return f"{text['median']} % (fastest {text['fastest']} %, rounds {text['lowest']} .. {text['highest']} %)"
+    rounds = f"rounds {text['lowest']} .. {text['highest']} %"
+    return f"{text['median']} % (fastest {text['fastest']} %, {rounds})"
 
 
 def peak_memory() -> tuple[int, str]:
-    """(bytes, of what): the most any local device has held, or else the process's resident memory."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    """(bytes, of what): the most any local device has held, else the process's resident memory."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [each.get("peak_bytes_in_use", 0) for each in stats]
     if max(peaks):
         return max(peaks), "one device"
     unit = 1 if sys.platform == "darwin" else 1024

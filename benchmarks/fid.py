@@ -1,7 +1,11 @@
-"""Quality numbers end to end: python benchmarks/fid.py --data DIR, the folder with TFDS's prepared mnist.
+"""Quality numbers end to end.
 
-MNIST images in npz files are measured by --mode fid with the MNIST classifier, each time in a process of its own: 10,000
-on first use, which trains the classifier and compiles; 10,000 again; 40,000. Goal: 10,000 in less than 180 s.
+    python benchmarks/fid.py --data DIR
+
+DIR is the folder with TFDS's prepared mnist. MNIST images in npz files are measured by --mode fid
+with the MNIST classifier, each time in a process of its own. First 10,000 on first use, which
+trains the classifier and compiles; then 10,000 again; then 40,000. Goal: 10,000 in less than 180
+s.
 """
 
 import argparse
@@ -26,8 +30,20 @@ RUNS = {"first use": 10_000, "again": 10_000, "four times as many": 40_000}
 
 
 def measured(count: int, folder: Path, data: Path, metrics: str) -> dict[str, float]:
-    """Seconds, peak memory and Frechet distance of one run of the command line; its home folder is `folder`."""
-    command = [sys.executable, "main.py", "--mode", "fid", "--extractor", "mnist", "--metrics", metrics]
+    """Seconds, peak memory and Frechet distance of one run of the command line.
+
+    Its home folder is `folder`.
+    """
+    command = [
+        sys.executable,
+        "main.py",
+        "--mode",
+        "fid",
+        "--extractor",
+        "mnist",
+        "--metrics",
+        metrics,
+    ]
     command += ["--a", str(folder / f"{count}.npz"), "--b", str(folder / "test.npz")]
     environment = os.environ | {"HOME": str(folder), "TFDS_DATA_DIR": str(data)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -55,13 +71,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of prepared TFDS data sets")
-    parser.add_argument("--metrics", default="fid", help="as of --mode fid; all but is and fid keep features")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of prepared TFDS data sets"
+    )
+    parser.add_argument(
+        "--metrics", default="fid", help="as of --mode fid; all but is and fid keep features"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train, test = (
-            in_memory(TFDSSource("mnist", split, arguments.data)).images for split in ("train", "test")
+            in_memory(TFDSSource("mnist", split, arguments.data)).images
+            for split in ("train", "test")
         )
         np.savez(folder / "test.npz", images=test)
         for count in set(RUNS.values()):
@@ -75,10 +96,13 @@ def main() -> None:
         memory = f"{row['peak_bytes'] / 2**20:,.0f} MiB"
         print(f"{run:20}{row['images']:>8,}{row['seconds']:>10.1f}{memory:>14}{row['fid']:>10.4f}")
     reached = found["first use"]["seconds"] < GOAL
-    print(
-        f"against the {len(test):,} test images; goal {GOAL} s on first use {'reached' if reached else 'MISSED'}"
-    )
-    where = {"cores": os.cpu_count(), "python": platform.python_version(), "metrics": arguments.metrics}
+    said = "reached" if reached else "MISSED"
+    print(f"against the {len(test):,} test images; goal {GOAL} s on first use {said}")
+    where = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "metrics": arguments.metrics,
+    }
     print(json.dumps(found | where))
 
 

@@ -1,7 +1,10 @@
-"""Speed of Inception's features: python benchmarks/inception.py [--batches 4,16,64] [--weights FILE].
+"""Speed of Inception's features.
 
-Images/s of our extractor on the device at hand and, where torch-fidelity is installed, of its extractor in the same process in
-turns. Without --weights they are random: the speed is the same. What each number means: README.md.
+    python benchmarks/inception.py [--batches 4,16,64] [--weights FILE]
+
+Images/s of our extractor on the device at hand. Where torch-fidelity is installed, its extractor
+runs in the same process, in turns. Without --weights they are random: the speed is the same. What
+each number means: README.md.
 """
 
 import argparse
@@ -31,7 +34,10 @@ except ImportError:
 
 
 def published(path: Path) -> tuple[Any, str]:
-    """torch-fidelity's extractor of numpy images, on the accelerator if there is one, and where it runs."""
+    """torch-fidelity's extractor of numpy images, and where it runs.
+
+    That is the accelerator, if there is one.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     extractor = reference.published(["2048", "logits_unbiased"], path).to(device)
 
@@ -40,7 +46,10 @@ def published(path: Path) -> tuple[Any, str]:
             tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
             return [found.cpu().numpy() for found in extractor(tensor)]
 
-    return call, f"torch-fidelity {torch_fidelity.__version__}, torch {torch.__version__} on {device}"
+    return (
+        call,
+        f"torch-fidelity {torch_fidelity.__version__}, torch {torch.__version__} on {device}",
+    )
 
 
 def measure(
@@ -76,8 +85,12 @@ def measure(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", default="4,16,64", help="images at a time, separated by commas")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batches", default="4,16,64", help="images at a time, separated by commas"
+    )
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of measurement")
     parser.add_argument("--weights", type=Path, help="file of weights")
@@ -86,15 +99,25 @@ def main() -> None:
         path = args.weights or Path(folder) / "random.pth"
         if not args.weights:
             write_torch(path, reference.weights(reference.layout()))
-        rows, values = measure(path, [int(b) for b in args.batches.split(",")], args.size, args.repeats)
-    where = {"device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}", "jax": jax.__version__}
+        rows, values = measure(
+            path, [int(b) for b in args.batches.split(",")], args.size, args.repeats
+        )
+    where = {
+        "device": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+    }
     rows.append(
-        ("measured on", f"{where['device']}, jax {where['jax']}, medians of {args.repeats} rounds in turns")
+        (
+            "measured on",
+            f"{where['device']}, jax {where['jax']}, medians of {args.repeats} rounds in turns",
+        )
     )
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:<{width}}  {text}")
-    print(json.dumps(values | where | {"python": platform.python_version(), "repeats": args.repeats}))
+    print(
+        json.dumps(values | where | {"python": platform.python_version(), "repeats": args.repeats})
+    )
 
 
 if __name__ == "__main__":

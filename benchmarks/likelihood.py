@@ -1,8 +1,10 @@
-"""Speed of exact likelihood: python benchmarks/likelihood.py --config configs/vp/ddpmpp_cont.py:digits --batch 64.
+"""Speed of exact likelihood.
 
-The conventional way to compare with: SciPy's `solve_ivp` (RK45) on one vector of all images and log-densities of the batch,
-calling a jitted function for score and divergence. Same network, images, probes and precision. What each number means:
-README.md.
+    python benchmarks/likelihood.py --config vp/ddpmpp_cont:digits --batch 64
+
+It is compared with the conventional way: SciPy's `solve_ivp` (RK45) on one vector of all images
+and log-densities of the batch, calling a jitted function for score and divergence. Network,
+images, probes and precision are the same. What each number means: README.md.
 """
 
 import dataclasses
@@ -14,16 +16,18 @@ import common
 import diffrax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from absl import flags
 from scipy.integrate import solve_ivp
 
-import run_lib
-from score_sde.build import build_likelihood, open_source
+from score_sde.arrays import ScoreFn
+from score_sde.build.likelihood import build_likelihood
+from score_sde.build.settings import Settings
 from score_sde.data import take
+from score_sde.errors import UserError
 from score_sde.likelihood import ODELikelihood
-from score_sde.types import ScoreFn
+from score_sde.modes import train
+from score_sde.workdir.run import Run
 
 flags.adopt_module_key_flags(common)
 flags.DEFINE_integer("train_steps", 400, "Steps of training before the measurement.", lower_bound=1)
@@ -36,7 +40,10 @@ flags.DEFINE_integer(
 
 
 class Conventional:
-    """log p by SciPy's RK45 on the flattened batch: dx/dt = f x - g^2/2 score, d logp/dt = v^T (d/dx of it) v."""
+    """log p by SciPy's RK45 on the flattened batch.
+
+    dx/dt = f x - g^2/2 score, and d logp/dt = v^T (d/dx of it) v.
+    """
 
     def __init__(self, ode: ODELikelihood, score_fn: ScoreFn, x: jax.Array, v: jax.Array):
         self.sde, self.x, self.v = ode.flow.sde, np.asarray(x), v[:, 0]
@@ -62,7 +69,12 @@ class Conventional:
 
         start = np.concatenate([self.x.ravel(), np.zeros(len(self.x))])
         end = solve_ivp(
-            flat, (self.sde.t_min, self.sde.t_max), start, method="RK45", rtol=tolerance, atol=tolerance
+            flat,
+            (self.sde.t_min, self.sde.t_max),
+            start,
+            method="RK45",
+            rtol=tolerance,
+            atol=tolerance,
         )
         z, integral = end.y[: self.x.size, -1].reshape(shape), end.y[self.x.size :, -1]
         return np.asarray(self.sde.prior_logp(jnp.asarray(z, dtype))) + integral, end.nfev
@@ -71,39 +83,55 @@ class Conventional:
 def exact(ode: ODELikelihood, model, params, x: jax.Array, v: jax.Array) -> np.ndarray:
     """log p in double precision, with Dopri8 at 1e-6."""
     with jax.enable_x64(True):
-        params, x, v = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), (params, x, v))
+        params, x, v = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a), jnp.float64), (params, x, v)
+        )
         flow = dataclasses.replace(ode.flow, solver=diffrax.Dopri8(), rtol=1e-6, atol=1e-6)
         tight = dataclasses.replace(ode, flow=flow, tolerance=1e-5)
-        found = jax.jit(lambda params, x, v: tight.with_probes(model.score_fn(params), x, v))(params, x, v)
-        return np.asarray(found.logp)
+        solve = jax.jit(lambda params, x, v: tight.with_probes(model.score_fn(params), x, v))
+        return np.asarray(solve(params, x, v).logp)
 
 
-def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[str, Any]]:
-    """Rows and values of `config` after a short training."""
+def trained(settings: Settings) -> tuple[Run, Any, int]:
+    """(run, averaged weights, step) after a short training, or of the trained model asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        workdir = Path(common.FLAGS.trained or folder)
+        run = Run.of(settings, Path(common.FLAGS.trained or folder))
         if not common.FLAGS.trained:
-            config.training.steps = common.FLAGS.train_steps
-            run_lib.train(config, workdir)
-        experiment, _, state, step = run_lib.restore(config, workdir, None)
-    ode, _ = build_likelihood(config.eval, experiment.process, experiment.shape)
+            train.main(run)
+        return run, *run.weights()
+
+
+def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
+    """Rows and values of these settings after a short training."""
+    settings = settings.change("training", steps=common.FLAGS.train_steps)
+    run, params, step = trained(settings)
+    experiment = run.experiment
+    ode, _ = build_likelihood(settings.eval, experiment.process, experiment.shape)
     if ode is None or ode.probes != 1:
-        raise run_lib.UserError("this benchmark compares with one probe: leave config.eval.probes at 1")
+        raise UserError("this benchmark compares with one probe: leave config.eval.probes at 1")
     batch = common.FLAGS.batch or 64
-    images = take(open_source(config.data, train=False), np.arange(batch))["image"]
+    images = take(run.source(train=False), np.arange(batch))["image"]
     noise = np.random.default_rng(0).uniform(size=images.shape)
     x = jnp.asarray(experiment.pixel_range.dequantize(images, noise), jnp.float32)
-    score_fn = experiment.model.score_fn(state.ema_params)
     v = ode.draw(jax.random.key(1), x)
-    conventional = Conventional(ode, score_fn, x, v)
+    few = common.FLAGS.exact
+    truth = exact(ode, experiment.model, params, x[:few], v[:few])
+    calls, results = solvers(ode, experiment.model.score_fn(params), x, v)
+    clocks = {name: common.clock(call) for name, call in calls.items()}
+    seconds = common.in_turns(clocks, common.FLAGS.repeats)
+    about = f"{batch} images {experiment.shape}, network after {step} steps of training"
+    rows, values = compared(results, seconds, truth, batch)
+    return [("batch", about), *rows], {"batch": batch, "step": step} | values
+
+
+def solvers(ode: ODELikelihood, score_fn: ScoreFn, x: jax.Array, v: jax.Array):
+    """By name the calls to be timed, and (log p, mean evaluations, most) of each."""
 
     def ours(tolerance: float):
         flow = dataclasses.replace(ode.flow, rtol=tolerance, atol=tolerance)
         return jax.jit(lambda x, v: dataclasses.replace(ode, flow=flow).with_probes(score_fn, x, v))
 
-    few = common.FLAGS.exact
-    truth = exact(ode, experiment.model, state.ema_params, x[:few], v[:few])
-    results, calls = {}, {}
+    conventional, calls, results = Conventional(ode, score_fn, x, v), {}, {}
     for tol in map(float, common.FLAGS.ours):
         solve = ours(tol)
         found = solve(x, v)
@@ -113,14 +141,17 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
         logp, count = conventional(tol)
         results[f"SciPy {tol:g}"] = logp, float(count), count
         calls[f"SciPy {tol:g}"] = lambda tol=tol: conventional(tol)
-    seconds = common.in_turns(
-        {name: common.clock(call) for name, call in calls.items()}, common.FLAGS.repeats
-    )
+    return calls, results
 
-    rows = [("batch", f"{batch} images {experiment.shape}, network after {step} steps of training")]
-    values: dict[str, Any] = {"batch": batch, "step": step}
+
+def compared(
+    results: dict[str, Any], seconds: dict[str, np.ndarray], truth: np.ndarray, batch: int
+) -> tuple[list[common.Row], dict[str, Any]]:
+    """Rows and values: time and error of each, and ratios of times."""
+    rows: list[common.Row] = []
+    values: dict[str, Any] = {}
     for name, (logp, nfe, most) in results.items():
-        error = np.abs(np.asarray(logp)[:few] - truth)
+        error = np.abs(np.asarray(logp)[: len(truth)] - truth)
         each = 1e3 * float(np.median(seconds[name])) / batch
         values[name] = {
             "ms_per_image": each,
@@ -129,14 +160,16 @@ def measure(config: ml_collections.ConfigDict) -> tuple[list[common.Row], dict[s
             "error_median": float(np.median(error)),
             "error_max": float(error.max()),
         }
-        text = f"{each:.2f} ms an image, {nfe:.0f} evaluations (at most {most}), "
-        rows.append((name, text + f"error {np.median(error):.1e} nats (median), {error.max():.1e} (worst)"))
+        text = f"{each:.2f} ms an image, {nfe:.0f} evaluations (at most {most}), error "
+        text += f"{np.median(error):.1e} nats (median), {error.max():.1e} (worst)"
+        rows.append((name, text))
     for mine in common.FLAGS.ours:
         for theirs in common.FLAGS.scipy:
             names = f"ours {float(mine):g}", f"SciPy {float(theirs):g}"
             faster = common.ratio(seconds[names[1]], seconds[names[0]])
             values[" / ".join(names)] = faster
-            text = f"{faster['median']:.2f} times faster (rounds {faster['lowest']:.2f} .. {faster['highest']:.2f})"
+            rounds = f"rounds {faster['lowest']:.2f} .. {faster['highest']:.2f}"
+            text = f"{faster['median']:.2f} times faster ({rounds})"
             rows.append((f"{names[0]}, {names[1]}", text))
     return rows, values
 

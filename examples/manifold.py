@@ -1,17 +1,19 @@
-"""Data on a manifold have no score in the space around it: sliced score matching fails, until a little noise is added.
+"""Data on a manifold have no score around it: score matching fails without a little noise.
 
-Figure 5.1 of the dissertation (section 5.3.1, settings in B.3.2): a residual auto-encoder trained by sliced score matching on
-images in [0, 1] as they are, and with noise N(0, 0.0001) that nobody sees. Published: on CIFAR-10, 50,000 steps of Adam at
-0.001 with batches of 128, and twice the filters. From the repository root:
+Figure 5.1 of the dissertation (section 5.3.1, settings in B.3.2). A residual auto-encoder is
+trained by sliced score matching on images in [0, 1] as they are, and with noise N(0, 0.0001) that
+nobody sees. Published: on CIFAR-10, 50,000 steps of Adam at 0.001 with batches of 128, and twice
+the filters. From the repository root:
 
     python examples/manifold.py [--steps 1000] [--images digits] [--output runs/manifold]
 
-trains both, some minutes on two CPU cores, and draws the loss curves side by side. Seen in 1500 steps on digits: without noise
-the loss falls to -3000, breaks down to +3000, and does so again with ever smaller falls until it stays near 0; with noise it
-falls to about -4000 by step 800 and stays there, with single bad steps, noisier than the published curve.
+trains both, some minutes on two CPU cores, and draws the loss curves side by side. Seen in 1500
+steps on digits: without noise the loss falls to -3000 and breaks down to +3000. It does so again
+with ever smaller falls, until it stays near 0. With noise it falls to about -4000 by step 800 and
+stays there, with single bad steps, noisier than the published curve.
 
-`--images` takes digits, a folder of
-pictures, or the name of a prepared TFDS data set; sides must be multiples of 4.
+`--images` takes digits, a folder of pictures, or the name of a prepared TFDS data set; sides must
+be multiples of 4.
 """
 
 import argparse
@@ -27,9 +29,10 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from score_sde.data.sources import FolderSource, Source, TFDSSource, digits, take
+from score_sde.data import FolderSource, Source, TFDSSource, digits, take
 from score_sde.networks.autoencoder import ResNetAutoencoder
 from score_sde.objectives import SlicedScoreMatching
+from score_sde.parameterize import Parameterization
 
 
 def load(name: str, size: int | None) -> np.ndarray:
@@ -40,12 +43,15 @@ def load(name: str, size: int | None) -> np.ndarray:
         source = FolderSource(name, image_size=size, split="all", held_out=0.0)
     else:
         source = TFDSSource(name, "train")
-    return np.asarray(take(source, np.arange(len(source)))["image"], np.float32) / (source.levels - 1)
+    return np.asarray(take(source, np.arange(len(source)))["image"], np.float32) / (
+        source.levels - 1
+    )
 
 
 def train(images: np.ndarray, noise: float, steps: int, nf: int, seed: int) -> np.ndarray:
     """Loss at every step of training on the images with noise of that standard deviation."""
     network, optimizer, objective = ResNetAutoencoder(nf), optax.adam(1e-3), SlicedScoreMatching()
+    from_unit = Parameterization(c_noise=lambda t: t, centre=True)
     key_init, key_train = jax.random.split(jax.random.key(seed))
     data = jnp.asarray(images)
     params = network.init(key_init, data[:1], jnp.zeros(1))
@@ -57,7 +63,8 @@ def train(images: np.ndarray, noise: float, steps: int, nf: int, seed: int) -> n
         x = x + noise * jax.random.normal(key_noise, x.shape)
 
         def loss(params):
-            return jnp.mean(objective(key_loss, lambda x, t: network.apply(params, x, t), x))
+            score_fn = from_unit.score_fn(lambda x, t: network.apply(params, x, t))
+            return jnp.mean(objective(key_loss, score_fn, x))
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradient, state, params)
@@ -72,7 +79,10 @@ def train(images: np.ndarray, noise: float, steps: int, nf: int, seed: int) -> n
 
 
 def roughness(losses: np.ndarray) -> float:
-    """Median absolute change from step to step over the last third, relative to the median loss there."""
+    """Median absolute change from step to step over the last third.
+
+    It is relative to the median loss there.
+    """
     tail = losses[-max(2, len(losses) // 3) :].astype(np.float64)
     return float(np.median(np.abs(np.diff(tail))) / abs(np.median(tail)))
 
@@ -93,9 +103,13 @@ def main(arguments: list[str] | None = None) -> dict[str, np.ndarray]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", default="digits", help="digits, a folder, or a TFDS data set")
-    parser.add_argument("--size", type=int, help="crop and resize the pictures of a folder to this side")
+    parser.add_argument(
+        "--size", type=int, help="crop and resize the pictures of a folder to this side"
+    )
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--nf", type=int, default=16, help="filters of the first block; published: 32")
+    parser.add_argument(
+        "--nf", type=int, default=16, help="filters of the first block; published: 32"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/manifold"))
     options = parser.parse_args(arguments)
@@ -105,7 +119,9 @@ def main(arguments: list[str] | None = None) -> dict[str, np.ndarray]:
         curves[name] = train(images, noise, options.steps, options.nf, options.seed)
         marks = curves[name][np.linspace(0, options.steps - 1, 7).astype(int)]
         print(f"{name:<20} loss " + " ".join(f"{mark:.4g}" for mark in marks))
-        print(f"{'':<20} change from step to step over the last third {roughness(curves[name]):.3f}")
+        print(
+            f"{'':<20} change from step to step over the last third {roughness(curves[name]):.3f}"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     draw(curves, options.output / "manifold.png")
     print(f"picture: {options.output / 'manifold.png'}")

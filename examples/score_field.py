@@ -1,12 +1,13 @@
-"""A score field learned by sliced score matching is right where the data are and wrong where they are not.
+"""A score learned by sliced score matching is right where the data are, and wrong elsewhere.
 
-Figure 5.2 of the dissertation (section 5.3.2, settings in B.3.2): 1/5 N((-5,-5), I) + 4/5 N((5,5), I), a network of three
-layers with 128 softplus units, 10,000 steps of Adam at 0.001 with batches of 128. From the repository root:
+Figure 5.2 of the dissertation (section 5.3.2, settings in B.3.2): 1/5 N((-5,-5), I) + 4/5 N((5,5),
+I), a network of three layers with 128 softplus units, 10,000 steps of Adam at 0.001 with batches
+of 128. From the repository root:
 
     python examples/score_field.py [--steps 10000] [--output runs/score_field]
 
-trains it, some seconds on two CPU cores, prints the mean squared error near the modes and away from them, and draws both
-fields over the density.
+trains it, some seconds on two CPU cores. It prints the mean squared error near the modes and away
+from them, and draws both fields over the density.
 """
 
 import argparse
@@ -24,10 +25,10 @@ from matplotlib.patches import Rectangle
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from score_sde.analytic import GaussianMixture
+from score_sde.arrays import ScoreFn, batch_time
 from score_sde.networks.mlp import ScoreMLP
 from score_sde.objectives import SlicedScoreMatching
 from score_sde.sde import DiscreteChain
-from score_sde.types import ScoreFn, batch_time
 
 MEANS = np.array([[-5.0, -5.0], [5.0, 5.0]])
 DATA = GaussianMixture.isotropic([0.2, 0.8], MEANS, 1.0)
@@ -37,7 +38,11 @@ CLEAN = DiscreteChain(np.ones(1), np.zeros(1))
 
 def train(steps: int, seed: int = 0, batch: int = 128) -> tuple[ScoreFn, np.ndarray]:
     """The learned score function, and the loss at every step."""
-    network, optimizer, objective = ScoreMLP(), optax.adam(1e-3), SlicedScoreMatching(kind="gaussian")
+    network, optimizer, objective = (
+        ScoreMLP(),
+        optax.adam(1e-3),
+        SlicedScoreMatching(kind="gaussian"),
+    )
     key_init, key_train = jax.random.split(jax.random.key(seed))
     params = network.init(key_init, jnp.zeros((1, 2)), jnp.zeros(1))
 
@@ -48,7 +53,9 @@ def train(steps: int, seed: int = 0, batch: int = 128) -> tuple[ScoreFn, np.ndar
         params, state = carry
         key_data, key_loss = jax.random.split(key)
         x = DATA.sample(key_data, batch)
-        loss, gradient = jax.value_and_grad(lambda p: jnp.mean(objective(key_loss, score_fn(p), x)))(params)
+        loss, gradient = jax.value_and_grad(
+            lambda p: jnp.mean(objective(key_loss, score_fn(p), x))
+        )(params)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), loss
 
@@ -80,16 +87,22 @@ def errors(score_fn: ScoreFn) -> dict[str, tuple[float, float]]:
     )
     squares, sizes = np.sum((estimate - exact) ** 2, axis=1), np.sum(exact**2, axis=1)
     return {
-        name: (float(squares[inside].mean()), float(sizes[inside].mean())) for name, inside in regions.items()
+        name: (float(squares[inside].mean()), float(sizes[inside].mean()))
+        for name, inside in regions.items()
     }
 
 
 def draw(score_fn: ScoreFn, path: Path) -> None:
-    """Score of the data and estimate over the density, as in figure 5.2; rectangles where they should agree."""
+    """Score of the data and estimate over the density, as in figure 5.2.
+
+    Rectangles show where they should agree.
+    """
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     axes: list[Axes] = list(figure.subplots(1, 2))
     fine, coarse = grid(200), grid(20)
-    density = np.exp(np.asarray(DATA.log_prob(CLEAN, jnp.asarray(fine), jnp.zeros(())))).reshape(200, 200)
+    density = np.exp(np.asarray(DATA.log_prob(CLEAN, jnp.asarray(fine), jnp.zeros(())))).reshape(
+        200, 200
+    )
     fields = {"score of the data": DATA.score_fn(CLEAN), "estimate": score_fn}
     for panel, (title, field) in zip(axes, fields.items(), strict=True):
         arrows = np.asarray(field(jnp.asarray(coarse), jnp.zeros(())))

@@ -1,17 +1,21 @@
-"""Slow mixing: Langevin dynamics with exact scores gets the weights of two modes wrong, annealed Langevin dynamics right.
+"""Slow mixing: Langevin dynamics gets the weights of two modes wrong, the annealed kind right.
 
-Figure 5.3 of the dissertation (section 5.3.2, settings in B.3.2): 1/5 N((-5,-5), I) + 4/5 N((5,5), I), 1,280 samples from
-uniform starts in [-8, 8]^2, T = 1000 steps of Langevin dynamics, or 100 steps at each of 10 noise scales from 10 to 0.1.
-From the repository root:
+Figure 5.3 of the dissertation (section 5.3.2, settings in B.3.2), with exact scores of 1/5
+N((-5,-5), I) + 4/5 N((5,5), I). There are 1,280 samples from uniform starts in [-8, 8]^2: of T =
+1000 steps of Langevin dynamics, or of 100 steps at each of 10 noise scales from 10 to 0.1. From
+the repository root:
 
     python examples/slow_mixing.py [--output runs/slow_mixing]
 
-The step is eps = 0.1 in x + eps/2 score + sqrt(eps) z (algorithm 5.1). Annealed, it grows to eps sigma_i^2/sigma_L^2: at the
-printed sigma_L = 0.1 that is 1000 at sigma_1 = 10, where the components have variance 101, and the chain diverges; "as
-printed" below shows it. So eps is taken in units of sigma_L^2 here, as it is in the authors' released code, whose scales are
-the standard deviations of the components themselves, from 20 to 1; "as released" below. With 100 steps at each scale the
-smaller mode keeps too much: 0.227 +- 0.003 in 20,000 samples, 2.4 of the standard errors that 1,280 samples have. 1,000 steps
-leave 0.204 +- 0.003, and they are what is drawn.
+The step is eps = 0.1 in x + eps/2 score + sqrt(eps) z (algorithm 5.1). Annealed, it grows to eps
+sigma_i^2/sigma_L^2. At the printed sigma_L = 0.1 that is 1000 at sigma_1 = 10, where the
+components have variance 101, and the chain diverges; "as printed" below shows it. So eps is taken
+in units of sigma_L^2 here, as it is in the authors' released code. The scales there are the
+standard deviations of the components themselves, from 20 to 1; "as released" below.
+
+With 100 steps at each scale the smaller mode keeps too much: 0.227 +- 0.003 in 20,000 samples, 2.4
+of the standard errors that 1,280 samples have. 1,000 steps leave 0.204 +- 0.003, and they are what
+is drawn.
 """
 
 import argparse
@@ -40,10 +44,10 @@ POINTS = GaussianMixture.isotropic(WEIGHTS, MEANS, 0.0)
 def langevin(
     key: jax.Array, data: GaussianMixture, chain: DiscreteChain, steps: int, epsilon: float, n: int
 ) -> np.ndarray:
-    """n samples: `steps` updates at each noise scale of the chain, from the largest, with exact scores.
+    """n samples by `steps` updates at each noise scale, from the largest, with exact scores.
 
     Args:
-        epsilon: step size of algorithm 5.1 in units of sigma_L^2, so that a step is epsilon sigma_i^2.
+        epsilon: step size of algorithm 5.1 in units of sigma_L^2. So a step is epsilon sigma_i^2.
     """
     key_start, key_noise = jax.random.split(key)
     start = jax.random.uniform(key_start, (n, 2), minval=-8.0, maxval=8.0)
@@ -51,12 +55,20 @@ def langevin(
     # The stepper's step is 2 (snr sigma)^2 score: half of algorithm 5.1's epsilon sigma^2.
     stepper = AnnealedLangevin(chain, snr=math.sqrt(epsilon) / 2)
     sampler = Sampler(chain, stepper, np.stack([times, times], axis=1), denoise="none")
-    advance = jax.jit(lambda x: sampler.advance(key_noise, data.score_fn(chain), x, 0, len(times))[0])
-    return np.asarray(advance(start))
+    score_fn = data.score_fn(chain)
+
+    @jax.jit
+    def run(x):
+        return sampler.advance(key_noise, score_fn, sampler.start(x), 0, len(times)).x
+
+    return np.asarray(run(start))
 
 
 def methods(seed: int, n: int, factor: int = 10) -> dict[str, np.ndarray]:
-    """Samples of every method by name: with the published numbers of steps, and with `factor` times as many."""
+    """Samples of every method by name.
+
+    They have the published numbers of steps, or `factor` times as many.
+    """
     keys = jax.random.split(jax.random.key(seed), 7)
     unit = DiscreteChain(np.ones(1), np.ones(1))
     printed, released = DiscreteChain.smld(0.1, 10.0, 10), DiscreteChain.smld(1.0, 20.0, 10)
@@ -72,7 +84,10 @@ def methods(seed: int, n: int, factor: int = 10) -> dict[str, np.ndarray]:
 
 
 def weight(samples: np.ndarray) -> float:
-    """Share of the samples nearer to (-5, -5): the weight of that mode, or NaN if samples are not finite."""
+    """Share of the samples nearer to (-5, -5): the weight of that mode.
+
+    NaN if samples are not finite.
+    """
     return float(np.mean(samples.sum(axis=1) < 0)) if np.isfinite(samples).all() else math.nan
 
 
@@ -104,7 +119,9 @@ def main(arguments: list[str] | None = None) -> dict[str, np.ndarray]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samples", type=int, default=1280, help="of each method")
-    parser.add_argument("--factor", type=int, default=10, help="steps as a multiple of the published T")
+    parser.add_argument(
+        "--factor", type=int, default=10, help="steps as a multiple of the published T"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/slow_mixing"))
     options = parser.parse_args(arguments)
