@@ -28,7 +28,6 @@ flags.DEFINE_integer(
     "batch", None, "Images per batch; default as the configuration says.", lower_bound=1
 )
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement; medians are printed.", lower_bound=1)
-flags.mark_flag_as_required("config")
 
 Row = tuple[str, str]
 
@@ -38,6 +37,7 @@ def run(measure: Callable[[Settings], tuple[list[Row], dict[str, Any]]]) -> None
 
     It prints rows and one JSON line.
     """
+    flags.mark_flag_as_required("config")
     arguments, overrides = split_overrides(sys.argv)
     app.run(functools.partial(_run, measure, overrides), argv=arguments)
 

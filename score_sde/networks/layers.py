@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Real
 
 from score_sde.errors import UserError
-from score_sde.networks import resample
+from score_sde.networks import convolution, resample
 
 Image = Float[Array, "batch height width channels"]
 Resized = Float[Array, "batch new_height new_width new_channels"]
@@ -80,7 +80,14 @@ def kernel_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 def conv3x3(features: int, *, name: str, dtype: DType, init_scale: float = 1.0) -> nn.Conv:
     """3 x 3 convolution that keeps the image size."""
-    return nn.Conv(features, (3, 3), kernel_init=kernel_init(init_scale), dtype=dtype, name=name)
+    return nn.Conv(
+        features,
+        (3, 3),
+        kernel_init=kernel_init(init_scale),
+        dtype=dtype,
+        conv_general_dilated=convolution.general,
+        name=name,
+    )
 
 
 def dense(features: int, *, name: str, dtype: DType, init_scale: float = 1.0) -> nn.Dense:
@@ -257,9 +264,7 @@ class FIRConv(nn.Module):
         elif self.direction == "down":
             y = resample.conv_downsample_2d(x, kernel, self.fir_kernel)
         else:
-            y = lax.conv_general_dilated(
-                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
+            y = convolution.convolve(x, kernel)
         return y + bias[None, None, None, :]
 
 

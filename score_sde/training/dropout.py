@@ -7,18 +7,22 @@ CPU).
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jax import lax
+from jaxtyping import Array, Key, UInt
 
 from score_sde.arrays import fold_in
 
 _STREAM = "dropout_layer"
 """The flax stream of random numbers that tells the layers apart; it is the same in every call."""
+CHANCES = 2**16
+"""The rate is rounded to a multiple of 1/CHANCES. The scale is that of the rounded rate."""
 
 
 def apply(network: nn.Module, keys: Key[Array, "batch"], *arguments: Any) -> Any:
@@ -47,6 +51,13 @@ def _drop(keys, layer: nn.Dropout, call: Callable, x, deterministic=None, rng=No
     own = fold_in(keys, jax.random.bits(layer.make_rng(_STREAM)))
     shared = {axis % x.ndim for axis in layer.broadcast_dims}
     shape = [1 if axis in shared else size for axis, size in enumerate(x.shape)][1:]
-    keep = 1 - layer.rate
-    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape))(own)
-    return jnp.where(mask, x / keep, jnp.zeros_like(x))
+    kept = min(max(round((1 - layer.rate) * CHANCES), 1), CHANCES - 1)
+    mask = jax.vmap(lambda key: _chances(key, shape) < kept)(own)
+    return jnp.where(mask, x * (CHANCES / kept), jnp.zeros_like(x))
+
+
+def _chances(key: Key[Array, ""], shape: list[int]) -> UInt[Array, "..."]:
+    """Uniform integers below `CHANCES`, two of each 32 random bits."""
+    count = math.prod(shape)
+    bits = jax.random.bits(key, ((count + 1) // 2,), jnp.uint32)
+    return lax.bitcast_convert_type(bits, jnp.uint16).reshape(-1)[:count].reshape(shape)
