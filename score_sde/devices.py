@@ -1,11 +1,12 @@
 """Devices: one program for one chip or many, and which process speaks for all of them.
 
 The mesh has two axes, "data" and "fsdp". Rows (images, samples) are split over both. Weights are
-whole on every device today, so that "fsdp" has length 1.
+split over "fsdp", whose length is 1 unless a mode asks for more: then they are whole everywhere.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from jaxtyping import PyTree
 from score_sde.errors import UserError
 
 AXES = ("data", "fsdp")
+SMALL = 256
+"""Weights of fewer entries are never split: they cost more to gather than to keep."""
 
 
 def leads() -> bool:
@@ -54,10 +57,18 @@ class Placement:
     mesh: Mesh
 
     @classmethod
-    def of(cls, devices: Sequence[jax.Device] | None = None) -> "Placement":
-        """On `devices`, by default all of all processes."""
+    def of(cls, devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> "Placement":
+        """On `devices`, by default all of all processes; `fsdp` of them share one copy of weights.
+
+        Raises UserError where the devices do not split into groups of `fsdp`.
+        """
         found = np.asarray(jax.devices() if devices is None else devices)
-        return cls(Mesh(found.reshape(-1, 1), AXES))
+        if found.size % fsdp:
+            raise UserError(
+                f"config.training.fsdp={fsdp} does not divide the number of devices, {found.size}; "
+                f"use one of {[n for n in range(1, found.size + 1) if found.size % n == 0]}."
+            )
+        return cls(Mesh(found.reshape(-1, fsdp), AXES))
 
     @property
     def size(self) -> int:
@@ -68,6 +79,33 @@ class Placement:
     def whole(self) -> NamedSharding:
         """A copy on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    def split_axis(self, leaf: Any) -> int:
+        """The axis of an array of weights that is split over "fsdp"; -1 where it stays whole.
+
+        It is the longest that divides evenly, and the last of equally long ones.
+        """
+        length = self.mesh.shape["fsdp"]
+        even = [axis for axis, size in enumerate(leaf.shape) if size % length == 0]
+        if length == 1 or math.prod(leaf.shape) < SMALL or not even:
+            return -1
+        return max(even, key=lambda axis: (leaf.shape[axis], axis))
+
+    def weights(self, tree: PyTree) -> PyTree:
+        """Where arrays of weights lie, or of anything with one entry for each weight."""
+
+        def sharding(leaf: Any) -> NamedSharding:
+            axis = self.split_axis(leaf)
+            spec = () if axis < 0 else (*[None] * axis, "fsdp")
+            return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+        return jax.tree.map(sharding, tree)
+
+    def gather(self, weights: PyTree) -> PyTree:
+        """The weights, whole on every device."""
+        if self.mesh.shape["fsdp"] == 1:
+            return weights
+        return _identity(self.whole)(weights)
 
     def rows(self, axis: int = 0) -> NamedSharding:
         """Array axis `axis` split over the devices."""
@@ -104,6 +142,11 @@ class Placement:
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(x))
 
         return jax.tree.map(put, whole)
+
+
+@functools.cache
+def _identity(place: NamedSharding) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=place)
 
 
 def say(text: str) -> None:

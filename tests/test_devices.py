@@ -1,7 +1,8 @@
 """Devices: what is placed where, and that their number changes no result."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from score_sde.arrays import normal, sample_keys
 from score_sde.build.assemble import build
 from score_sde.build.experiment import Experiment
 from score_sde.data import ArraySource, PixelRange, digits, pipeline
-from score_sde.devices import Placement, any_process, leads, processes, say
+from score_sde.devices import SMALL, Placement, any_process, leads, processes, say
 from score_sde.errors import UserError
 from score_sde.grids import uniform
 from score_sde.parallel.heldout import HeldoutLoss
@@ -23,16 +24,11 @@ from score_sde.parallel.samples import Film, Generator
 from score_sde.sampling import Sampler
 from score_sde.sde import VP
 from score_sde.steppers import EulerMaruyama, Langevin, chain
+from score_sde.training.gradients import mean_and_grad
+from score_sde.training.step import mean_loss
 
 KEY = jax.random.key(5)
 FAST_COMPILE = {"xla_backend_optimization_level": 0}
-
-
-@pytest.fixture
-def mixed_types() -> Iterator[None]:
-    """optax's Adam mixes types."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def places() -> tuple[Placement, Placement]:
@@ -101,30 +97,130 @@ def test_one_process_leads_and_speaks(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "a line\n"
 
 
-def train(experiment: Experiment, place: Placement, batch_size: int, steps: int):
-    """The loop of the train mode, without its files."""
-    run, fit, options = experiment.trainer, experiment.task, {"compiler_options": FAST_COMPILE}
-    init = jax.jit(run.init, static_argnums=2, out_shardings=place.whole, **options)
+MESHES = {"1": (1, 1), "8 data": (8, 1), "8 fsdp": (8, 8), "4 x 2": (8, 2)}
+"""Devices, and how many of them share one copy of the weights."""
+
+
+def place_of(name: str) -> Placement:
+    count, fsdp = MESHES[name]
+    return Placement.of(jax.devices()[:count], fsdp)
+
+
+def prepared(experiment: Experiment, place: Placement, batch_size: int):
+    """The state, batches and step of the train mode, without its files."""
+    trainer, fit = dataclasses.replace(experiment.trainer, place=place), experiment.task
+    options = {"compiler_options": FAST_COMPILE}
+    where = place.weights(jax.eval_shape(lambda: trainer.init(fit, KEY, experiment.shape)))
+    init = jax.jit(trainer.init, static_argnums=2, out_shardings=where, **options)
     state = init(fit, KEY, experiment.shape)
     pixels = experiment.pixel_range
     batches = pipeline.Batches(digits("train"), pixels, batch_size, seed=1, train=True)
-    step, losses = jax.jit(run.steps, donate_argnums=1, **options), []
-    for k in range(steps):
-        batch = jax.tree.map(lambda rows: rows[None], batches[k])
-        state, metrics = step(fit, state, KEY, place.put_part(batch, axis=1))
-        losses.append(metrics["loss"][0])
-    return state, np.asarray(losses)
+
+    def batch(k: int):
+        return place.put_part(jax.tree.map(lambda rows: rows[None], batches[k]), axis=1)
+
+    step = jax.jit(trainer.steps, donate_argnums=1, out_shardings=(where, None), **options)
+    return state, batch, step.lower(fit, state, KEY, batch(0)).compile()
 
 
-def test_twenty_steps_are_the_same_on_1_and_on_8_devices(mixed_types: None) -> None:
+@pytest.fixture(scope="module")
+def trained() -> dict[str, tuple]:
+    """By mesh: the state after 20 steps on 16 images each, the losses, the program's text."""
     small = {"model.nf": 8, "model.ch_mult": (1,), "model.num_res_blocks": 1, "optim.warmup": 0}
     experiment = build(runs.load("vp/ddpmpp_cont:digits", small))
-    (one, first), (eight, second) = (train(experiment, place, 16, 20) for place in places())
+    found = {}
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes types
+        for name in MESHES:
+            state, batch, step = prepared(experiment, place_of(name), 16)
+            losses = []
+            for k in range(20):
+                state, metrics = step(experiment.task, state, KEY, batch(k))
+                losses.append(metrics["loss"][0])
+            found[name] = state, np.asarray(losses), step.as_text()
+    return found
+
+
+@pytest.mark.parametrize("name", list(MESHES)[1:])
+def test_twenty_steps_are_the_same_on_every_mesh(trained, name: str) -> None:
+    (one, first, _), (other, second, _) = trained["1"], trained[name]
     assert not np.array_equal(first[1:], first[:-1]) and np.isfinite(first).all()
     np.testing.assert_allclose(second, first, rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(one.averages), jax.tree.leaves(eight.averages), strict=True):
+    for a, b in zip(jax.tree.leaves(one.averages), jax.tree.leaves(other.averages), strict=True):
         np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=2e-4)
-    assert all(len(leaf.addressable_shards) == 8 for leaf in jax.tree.leaves(eight.params))
+    assert all(len(leaf.addressable_shards) == 8 for leaf in jax.tree.leaves(other.params))
+
+
+def own_entries(state) -> int:
+    """Entries of weights, averages and optimizer state on one device."""
+    leaves = jax.tree.leaves(state)
+    return sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+
+
+def test_the_state_is_split_over_fsdp(trained) -> None:
+    whole = own_entries(trained["1"][0])
+    large = sum(a.size for a in jax.tree.leaves(trained["1"][0]) if a.size >= SMALL)
+    assert large > 0.7 * whole
+    assert own_entries(trained["8 data"][0]) == whole
+    assert own_entries(trained["8 fsdp"][0]) == whole - large + large / 8
+    assert own_entries(trained["4 x 2"][0]) == whole - large + large / 2
+
+
+def sent_bytes(program: str) -> int:
+    """Bytes of the arrays that collective operations of a compiled program give out.
+
+    Of a reduce-scatter they are those of what goes in.
+    """
+    total = 0
+    pattern = r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\((.*?)\)"
+    for result, name, _ in re.findall(pattern, program):
+        sizes = [math.prod(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", result)]
+        total += 4 * sum(sizes) * (8 if name == "reduce-scatter" else 1)
+    return total
+
+
+def test_a_step_sends_no_more_than_the_weights_need(trained) -> None:
+    weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(trained["1"][0].params))
+    assert sent_bytes(trained["1"][2]) == 0
+    assert 0.95 * weights < sent_bytes(trained["8 data"][2]) < 1.1 * weights
+    assert 1.5 * weights < sent_bytes(trained["8 fsdp"][2]) < 2.2 * weights
+
+
+def test_devices_that_do_not_split_into_groups_are_refused() -> None:
+    with pytest.raises(UserError, match=r"config.training.fsdp=3 .* devices, 8; .*\[1, 2, 4, 8\]"):
+        Placement.of(fsdp=3)
+
+
+def test_what_is_split_over_fsdp() -> None:
+    place = Placement.of(fsdp=4)
+    assert dict(place.mesh.shape) == {"data": 2, "fsdp": 4}
+
+    def axis(*shape: int) -> int:
+        return place.split_axis(jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    assert axis(3, 3, 64, 128) == axis(3, 3, 128, 128) == 3 and axis(3, 3, 128, 64) == 2
+    assert axis(3, 3, 6, 126) == -1  # nothing divides
+    assert axis(128) == axis() == -1 and axis(256) == 0  # small ones stay whole
+    leaf = jax.device_put(jnp.arange(4096.0).reshape(64, 64), place.weights(jnp.zeros((64, 64))))
+    assert leaf.addressable_shards[0].data.shape == (64, 16)
+    whole = place.gather({"w": leaf})["w"]
+    assert whole.sharding == place.whole
+    np.testing.assert_array_equal(whole, leaf)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_a_batch_in_parts_has_the_gradient_of_the_batch(fsdp: int) -> None:
+    """4 parts of 16 images, on one device and on eight; every example keeps its key."""
+    place, fit, images = Placement.of(fsdp=fsdp), task(dropout=0.3), batch(64)
+    params, own = fit.init(KEY, SHAPE), keys(KEY, 64)
+    loss, grads = jax.jit(mean_and_grad(mean_loss))(params, fit, own, images)
+    rows = place.put_rows((own, images))
+    for found, where in (
+        (jax.jit(mean_and_grad(mean_loss, parts=4))(params, fit, own, images), None),
+        (jax.jit(mean_and_grad(mean_loss, place, parts=4))(params, fit, *rows), place),
+    ):
+        np.testing.assert_allclose(found[0], loss, rtol=1e-5, err_msg=str(where))
+        for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=1e-5)
 
 
 def test_held_out_loss_is_the_same_on_1_and_on_8_devices() -> None:

@@ -140,6 +140,8 @@ class Training:
     batch_size: int = count(128, "images a step, over all devices")
     steps: int = count(1_300_000, "optimizer updates in all", changeable=True)
     steps_per_call: int = count(1, "updates in one call of the compiled program", changeable=True)
+    accumulate: int = count(1, "parts that a batch is computed in, to save memory", changeable=True)
+    fsdp: int = count(1, "devices that share one copy of the weights", changeable=True)
     likelihood_weighting: float = entry(
         0.0, "k of the weight sigma^(2-2k) g^(2k): 1 is maximum likelihood", least=0, most=1
     )

@@ -84,4 +84,4 @@ def build_trainer(optim: Optim, training: Training) -> Trainer:
     """
     warmup = training.ema_warmup and not training.from_run
     averages = (Average(training.ema_rate, warmup),)
-    return Trainer(build_optimizer(optim), averages)
+    return Trainer(build_optimizer(optim), averages, training.accumulate)

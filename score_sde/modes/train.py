@@ -1,5 +1,6 @@
 """Train, or go on training: steps, held-out losses, sample grids and checkpoints."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from score_sde.build.assemble import build
 from score_sde.build.data import training_batches
 from score_sde.build.names import blame
 from score_sde.build.settings import Settings, to_dict
-from score_sde.devices import leads, say
+from score_sde.devices import Placement, leads, say
 from score_sde.errors import UserError, command, quoted
 from score_sde.parallel.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
@@ -30,7 +31,8 @@ def main(run: Run) -> None:
     """Until config.training.steps, or a signal; the same command then goes on."""
     settings, experiment = run.settings, run.experiment
     source, heldout = run.source(train=True), run.source(train=False)
-    run.place.check_divisible("config.training.batch_size", settings.training.batch_size)
+    run = dataclasses.replace(run, place=Placement.of(fsdp=settings.training.fsdp))
+    _check_batch(run)
     run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
     fresh = not run.checkpoints().steps()
     given = weights_of(settings.training.from_run, run) if fresh else None
@@ -67,6 +69,19 @@ def main(run: Run) -> None:
     ):
         sample = command(f"--mode sample --workdir {quoted(run.folder)}")
         say(f"trained for {loop.step} steps. Sample: {sample}")
+
+
+def _check_batch(run: Run) -> None:
+    """Raises UserError unless a batch splits over the devices, and into parts on each of them."""
+    training = run.settings.training
+    run.place.check_divisible("config.training.batch_size", training.batch_size)
+    each = training.batch_size // run.place.size
+    if each % training.accumulate:
+        raise UserError(
+            f"config.training.accumulate={training.accumulate} does not divide the {each} images "
+            f"of a batch (config.training.batch_size={training.batch_size}) on each of "
+            f"{run.place.size} devices; use a divisor of {each}."
+        )
 
 
 def _picture(run: Run, key: jax.Array):

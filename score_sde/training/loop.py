@@ -1,5 +1,6 @@
 """The training loop: steps, held-out losses, pictures and checkpoints, to the end or a signal."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class Loop:
         batches: Any,
         place: Placement,
     ):
-        self.folder, self.trainer, self.task = folder, trainer, task
+        self.folder, self.task = folder, task
+        self.trainer = dataclasses.replace(trainer, place=place)
         self.settings, self.batches, self.place = settings, batches, place
         self.step = 0
 
@@ -66,7 +68,8 @@ class Loop:
             shape: (height, width, channels) of an image.
             how: what the measure of samples depends on; see `Checkpoints`.
         """
-        placed = self.place.whole
+        like = jax.eval_shape(lambda: self.trainer.init(self.task, key, shape))
+        placed = self.place.weights(like)
         make = jax.jit(
             self.trainer.init, static_argnums=2, out_shardings=placed, compiler_options=RUN_ONCE
         )
@@ -108,7 +111,8 @@ class Loop:
         log = None
         if leads():
             log = MetricsLog(self.folder, settings["log_every"], total, self.step, self._window)
-        train = jax.jit(self.trainer.steps, donate_argnums=1)
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        train = jax.jit(self.trainer.steps, donate_argnums=1, out_shardings=(places, None))
         pending, stop = None, False
         with Interrupt() as interrupt:
             try:
@@ -162,6 +166,8 @@ class Loop:
     ) -> None:
         """What is due after some steps: losses, a picture, a measure, a checkpoint."""
         average, measured = self.state.averages[0], None
+        if due & {"eval_every", "sample_every", "quality_every"}:
+            average = self.place.gather(average)
         if "eval_every" in due:
             losses = evaluate(average)
             if log:

@@ -13,9 +13,11 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from score_sde.arrays import Keys, ScoreFn, fold_in, sample_keys
 from score_sde.data import Batch
+from score_sde.devices import Placement
 from score_sde.parameterize import Parameterization
 from score_sde.training import dropout
 from score_sde.training.ema import Average, ema_update
+from score_sde.training.gradients import mean_and_grad
 from score_sde.training.state import TrainState
 
 Objective = Callable[[Keys, ScoreFn, Float[Array, "batch ..."]], Float[Array, "batch"]]
@@ -127,6 +129,8 @@ class Trainer:
     Args:
         optimizer: optax transformation.
         averages: profiles of the moving averages, at least one.
+        accumulate: the gradient of a batch is computed in so many parts, to save memory.
+        place: where batches and weights lie; None is one device.
 
     Raises:
         ValueError: no average.
@@ -134,6 +138,8 @@ class Trainer:
 
     optimizer: optax.GradientTransformation
     averages: tuple[Average, ...]
+    accumulate: int = 1
+    place: Placement | None = None
 
     def __post_init__(self):
         if not self.averages:
@@ -157,7 +163,8 @@ class Trainer:
         Example i of the global batch has the key fold_in(fold_in(key, step), i).
         """
         keys = sample_keys(jax.random.fold_in(key, state.step), jnp.arange(batch.image.shape[0]))
-        loss, grads = jax.value_and_grad(mean_loss)(state.params, task, keys, batch)
+        gradient = mean_and_grad(mean_loss, self.place, self.accumulate)
+        loss, grads = gradient(state.params, task, keys, batch)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = tuple(

@@ -84,7 +84,9 @@ def state_like(
     """Shapes, types and places of a train state."""
     like = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place.whole), like
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        like,
+        place.weights(like),
     )
 
 

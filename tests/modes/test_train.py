@@ -117,6 +117,24 @@ def test_impossible_values_are_refused_before_the_workdir_is_made(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"training.batch_size": 20}, "training.batch_size=20 does not split over 8 devices"),
+        (
+            {"training.batch_size": 24, "training.accumulate": 2},
+            "training.accumulate=2 does not divide the 3 images .*batch_size=24.*divisor of 3",
+        ),
+        ({"training.fsdp": 3}, r"training.fsdp=3 does not divide .*devices, 8; .*1, 2, 4, 8"),
+    ],
+)
+def test_a_batch_that_devices_cannot_share_is_refused(
+    tmp_path: Path, values: dict, message: str
+) -> None:
+    refused(message, "train", tmp_path / "none", RECIPE, values=SMALL | values)
+    assert not (tmp_path / "none").exists()
+
+
 def test_missing_cifar10_is_said_at_once_with_what_needs_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

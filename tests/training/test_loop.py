@@ -52,10 +52,12 @@ class Watch:
         return 100.0 - step
 
 
-def run(folder: Path, measure: bool = False, **changes: int) -> tuple[Loop, Watch]:
+def run(
+    folder: Path, measure: bool = False, place: Placement | None = None, **changes: int
+) -> tuple[Loop, Watch]:
     batches = pipeline.Batches(ArraySource(IMAGES, levels=17), PIXELS, 16, seed=3, train=True)
     settings, watch = SETTINGS | changes, Watch()
-    loop = Loop(folder, SMALL, FIT, settings, pipeline.read(batches), Placement.of())
+    loop = Loop(folder, SMALL, FIT, settings, pipeline.read(batches), place or Placement.of())
     assert loop.begin(KEY, SHAPE, how="this way")
     assert loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
     return loop, watch
@@ -105,6 +107,21 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, steps_per_call: i
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
     losses = [[row for row in rows(tmp_path / n) if "loss" in row] for n in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:
+    """From weights split over 8 devices to 1 device, and from there to 2 x 2."""
+    run(tmp_path / "whole")
+    for steps, count, fsdp in ((4, 8, 8), (8, 1, 1), (12, 4, 2)):
+        place = Placement.of(jax.devices()[:count], fsdp)
+        loop, _ = run(tmp_path / "parts", place=place, steps=steps)
+        weights = loop.state.params["Dense_0"]["kernel"]
+        assert weights.sharding.mesh.shape == {"data": count // fsdp, "fsdp": fsdp}
+        assert weights.addressable_shards[0].data.size == weights.size // fsdp
+    whole, parts = saved(tmp_path / "whole"), saved(tmp_path / "parts")
+    assert int(parts.step) == 12
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_finished_run_has_nothing_left(tmp_path: Path) -> None:
