@@ -6,6 +6,7 @@ Images are NHWC. Parameters are float32; every module computes in its `dtype`, e
 softmax and embeddings of the noise level, which never use less than float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -24,6 +25,7 @@ Image = Float[Array, "batch height width channels"]
 Resized = Float[Array, "batch new_height new_width new_channels"]
 Embedding = Float[Array, "batch features"]
 DType = Any
+_conv = functools.partial(nn.Conv, conv_general_dilated=convolution.general)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
@@ -80,14 +82,7 @@ def kernel_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 def conv3x3(features: int, *, name: str, dtype: DType, init_scale: float = 1.0) -> nn.Conv:
     """3 x 3 convolution that keeps the image size."""
-    return nn.Conv(
-        features,
-        (3, 3),
-        kernel_init=kernel_init(init_scale),
-        dtype=dtype,
-        conv_general_dilated=convolution.general,
-        name=name,
-    )
+    return _conv(features, (3, 3), kernel_init=kernel_init(init_scale), dtype=dtype, name=name)
 
 
 def dense(features: int, *, name: str, dtype: DType, init_scale: float = 1.0) -> nn.Dense:
