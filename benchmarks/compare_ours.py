@@ -21,6 +21,7 @@ from score_sde.build.likelihood import build_likelihood
 from score_sde.build.settings import Settings
 from score_sde.data import Batch
 from score_sde.training import costs
+from score_sde.training.loop import RUN_ONCE
 from score_sde.workdir import config as configurations
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
@@ -50,7 +51,12 @@ class Parts:
         self.run, self.batch = Run.of(settings, Path("nowhere")), batch
         experiment, place, key = self.run.experiment, self.run.place, self.run.keys()["train"]
         shape, self.task, self.key = experiment.shape, experiment.task, key
-        initialize = jax.jit(experiment.trainer.init, static_argnums=2, out_shardings=place.whole)
+        initialize = jax.jit(
+            experiment.trainer.init,
+            static_argnums=2,
+            out_shardings=place.whole,
+            compiler_options=RUN_ONCE,
+        )
         self.state = initialize(self.task, key, shape)
         images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
         numbers = np.zeros(batch, np.int32)
