@@ -82,7 +82,7 @@ def plan(
 
 
 def general(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **options: Any) -> Array:
-    """`lax.conv_general_dilated`, by `convolve` where that is meant; for `flax.linen.Conv`."""
+    """`lax.conv_general_dilated` of NHWC and HWIO, by `convolve` where it computes the same."""
     usual = {"lhs_dilation", "rhs_dilation", "dimension_numbers", "feature_group_count"}
     plain = (
         lhs.ndim == 4
