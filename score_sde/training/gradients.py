@@ -19,7 +19,7 @@ def mean_and_grad(loss: Loss, place: Placement | None = None, parts: int = 1) ->
 
     Each device takes its rows. It gathers the weights that are split over "fsdp" once, and what it
     adds to their gradient is summed to where they lie. So a step sends the size of the weights
-    once where they are whole, and three times at most where they are split.
+    once where they are whole, and two to two and a half times where they are split.
 
     Args:
         loss: means over different rows must not depend on each other.

@@ -26,8 +26,8 @@ INTERVALS = ("log_every", "eval_every", "sample_every", "quality_every", "checkp
 
 
 RUN_ONCE = {"xla_backend_optimization_level": 0}
-"""Compiler options of a program that runs once: fresh weights of the digits' network in a third of
-the time."""
+"""Options of the compiler for CPUs, for a program that runs once: fresh weights of the digits'
+network in a third of the time. Compilers of other devices may not know the option."""
 
 
 class Loop:
@@ -70,8 +70,12 @@ class Loop:
         """
         like = jax.eval_shape(lambda: self.trainer.init(self.task, key, shape))
         placed = self.place.weights(like)
+        on_cpu = self.place.mesh.devices.flat[0].platform == "cpu"
         make = jax.jit(
-            self.trainer.init, static_argnums=2, out_shardings=placed, compiler_options=RUN_ONCE
+            self.trainer.init,
+            static_argnums=2,
+            out_shardings=placed,
+            compiler_options=RUN_ONCE if on_cpu else None,
         )
         self.state, self._window = make(self.task, key, shape), {}
         self._checkpoints = Checkpoints(

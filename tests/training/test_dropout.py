@@ -44,6 +44,8 @@ def test_share_and_scale_are_those_of_dropout(rate: float) -> None:
     assert abs(together - rate**2) < 4 * rate / np.sqrt(first.size)
     rows = ((first[1:] == 0) & (first[:-1] == 0)).mean()
     assert abs(rows - rate**2) < 4 * rate / np.sqrt(first.size)
+    halves = ((first[..., 1::2] == 0) & (first[..., ::2] == 0)).mean()  # of the same random word
+    assert abs(halves - rate**2) < 4 * rate / np.sqrt(first.size / 2)
 
 
 def test_axes_that_share_a_mask() -> None:
