@@ -30,6 +30,19 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("repeats", 5, "Rounds of measurement; medians are printed.", lower_bound=1)
 
 Row = tuple[str, str]
+PEAKS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "V100": 125e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Floating point operations a second of products in bfloat16 (V100: float16), without sparsity, by
+a part of the device's name. The first that fits counts. Source: data sheets of the makers."""
 
 
 def run(measure: Callable[[Settings], tuple[list[Row], dict[str, Any]]]) -> None:
@@ -126,6 +139,12 @@ def peak_memory() -> tuple[int, str]:
     unit = 1 if sys.platform == "darwin" else 1024
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return resident, "resident memory of the process, compiler included"
+
+
+def peak_flops() -> float | None:
+    """Of one device, as its maker says; None where that is not known."""
+    kind = jax.devices()[0].device_kind
+    return next((flops for name, flops in PEAKS.items() if name in kind), None)
 
 
 def mebibytes(count: float) -> str:

@@ -82,7 +82,10 @@ def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
         common.FLAGS.repeats,
     )
     step_s = float(np.median(seconds["step"])) / count
+    cost = costs.estimate(experiment.trainer, task, experiment.shape, size // place.size)
     values |= {
+        "step_flops": cost["step_flops"],
+        "largest_batch": largest_batch(compiled, size // place.size),
         "step_images_per_s": size / step_s,
         "step_s": step_s,
         "initialize_s": init_s,
@@ -101,19 +104,39 @@ def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
     return _rows(settings.model.dtype, values), values
 
 
+def largest_batch(compiled: Any, size: int) -> int | None:
+    """Images of a step that fit into one device's memory, if what it works in grows with them.
+
+    None where the device does not tell its memory (CPUs).
+    """
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if not limit:
+        return None
+    memory = compiled.memory_analysis()
+    free = limit - memory.argument_size_in_bytes
+    return int(free / memory.temp_size_in_bytes * size)
+
+
 def _rows(dtype: str, values: dict[str, Any]) -> list[common.Row]:
     count, supply = values["steps_per_call"], values["pipeline_over_step"]["median"]
     goal = "goal 10x reached" if supply >= 10 else "goal 10x MISSED"
+    rate, peak = values["step_flops"] / values["step_s"], common.peak_flops()
+    use = f"{rate / 1e12:,.3g} TFLOP/s on each device"
+    use += f", {100 * rate / peak:.1f} % of {peak / 1e12:,.0f} in bfloat16" if peak else ""
+    batch = f"{values['batch']} images, {count} step(s) in a call"
+    if values["largest_batch"]:
+        batch += f"; at most about {values['largest_batch']:,} fit into one device"
     return [
         (
             "network",
             f"{values['parameters']:,} parameters, {dtype}, images {values['shape']}",
         ),
-        ("batch", f"{values['batch']} images, {count} step(s) in a call"),
+        ("batch", batch),
         (
             "training step",
             f"{values['step_images_per_s']:,.1f} images/s, {1e3 * values['step_s']:,.1f} ms",
         ),
+        ("operations", use),
         ("outside the network", common.percent(values["share_outside_network"])),
         (
             "to the first step",

@@ -18,7 +18,7 @@ hardest sample.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import diffrax
 import jax
@@ -33,6 +33,9 @@ DATA_STD = 0.5
 
 Twice as much changes the number of evaluations by some percent.
 """
+
+Variable = Literal["t", "angle", "log_snr"]
+"""What is integrated over: time, arctan(sigma/(alpha c)), or log(alpha^2/sigma^2)."""
 
 Field = Callable[[Float[Array, ""], Any, Any], Any]
 """(t, state of one sample, data of that sample) -> d state/dt."""
@@ -78,12 +81,12 @@ class Flow:
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int = 0
-    variable: Literal["t", "log_snr"] = "t"
+    variable: Variable = "t"
     max_steps: int = 10_000
 
     def __post_init__(self):
-        if self.variable not in ("t", "log_snr"):
-            raise ValueError(f"variable must be 't' or 'log_snr'; got {self.variable!r}")
+        if self.variable not in get_args(Variable):
+            raise ValueError(f"variable must be 't', 'angle' or 'log_snr'; got {self.variable!r}")
         if self.steps < 0 or self.max_steps < 1:
             raise ValueError(
                 f"steps must be >= 0 and max_steps >= 1; got {self.steps}, {self.max_steps}"
@@ -152,8 +155,7 @@ class Flow:
             tolerances = jax.tree.map(lambda _: self.tolerance, state)
         with jax.ensure_compile_time_eval():
             ends = jnp.asarray([start, end], jax.tree.leaves(state)[0].dtype)
-            if self.variable == "log_snr":
-                ends = self.sde.log_snr(ends)
+            ends = self._of_time(ends)
             control, first, limit = self._step_control(ends[1] - ends[0], tolerances)
             times = _as_numbers(ends[0], ends[1], first)
         rate: Any = self._rate(field)
@@ -178,14 +180,29 @@ class Flow:
 
         return Solution(*jax.vmap(solve_one)(state, data))
 
+    def _of_time(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The variable of integration at time t."""
+        if self.variable == "t":
+            return t
+        if self.variable == "log_snr":
+            return self.sde.log_snr(t)
+        alpha, sigma = self.sde.marginal(t)
+        return jnp.arctan2(sigma, alpha * DATA_STD)
+
+    def _time_at(self, value: Float[Array, ""]) -> Float[Array, ""]:
+        """The time at which the variable of integration, which is not t, has this value."""
+        if self.variable == "angle":
+            value = -2 * jnp.log(DATA_STD * jnp.tan(value))
+        return self.sde.time_at_log_snr(value)
+
     def _rate(self, field: Field) -> Field:
         """`field` as the derivative with respect to the variable of integration."""
         if self.variable == "t":
             return field
 
-        def rate(log_snr, y, data):
-            t = self.sde.time_at_log_snr(log_snr)
-            _, slope = jax.jvp(self.sde.log_snr, (t,), (jnp.ones_like(t),))
+        def rate(value, y, data):
+            t = self._time_at(value)
+            _, slope = jax.jvp(self._of_time, (t,), (jnp.ones_like(t),))
             return jax.tree.map(lambda d: d / slope, field(t, y, data))
 
         return rate

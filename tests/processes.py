@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from golden import REPOSITORY
@@ -13,23 +13,47 @@ JOIN = "from score_sde import cli; cli._join_processes()\n"
 """How a program for `python -c` joins the others."""
 
 
-def run_two(arguments: Sequence[str | Path], devices: int = 2, timeout: float = 300) -> list[str]:
+def by_variables(index: int, port: int) -> dict[str, str]:
+    """The environment of a process where JAX does not know the cluster."""
+    return {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+    }
+
+
+def by_slurm(index: int, port: int) -> dict[str, str]:
+    """The environment of a task of SLURM."""
+    return {
+        "JAX_COORDINATOR_PORT": str(port),
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+def run_two(
+    arguments: Sequence[str | Path],
+    devices: int = 2,
+    timeout: float = 300,
+    cluster: Callable[[int, int], dict[str, str]] = by_variables,
+) -> list[str]:
     """What each of two Python processes with `devices` devices printed; both must end well."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
     shared = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": "",
         "COLUMNS": "200",
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": "2",
     }
     processes = [
         subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             cwd=REPOSITORY,
-            env=shared | {"JAX_PROCESS_ID": str(i)},
+            env=shared | cluster(i, port),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

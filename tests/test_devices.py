@@ -1,8 +1,6 @@
 """Devices: what is placed where, and that their number changes no result."""
 
 import dataclasses
-import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +22,7 @@ from score_sde.parallel.samples import Film, Generator
 from score_sde.sampling import Sampler
 from score_sde.sde import VP
 from score_sde.steppers import EulerMaruyama, Langevin, chain
+from score_sde.training.costs import sent_bytes
 from score_sde.training.gradients import mean_and_grad
 from score_sde.training.step import mean_loss
 
@@ -165,24 +164,13 @@ def test_the_state_is_split_over_fsdp(trained) -> None:
     assert own_entries(trained["4 x 2"][0]) == whole - large + large / 2
 
 
-def sent_bytes(program: str) -> int:
-    """Bytes of the arrays that collective operations of a compiled program give out.
-
-    Of a reduce-scatter they are those of what goes in.
-    """
-    total = 0
-    pattern = r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\((.*?)\)"
-    for result, name, _ in re.findall(pattern, program):
-        sizes = [math.prod(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", result)]
-        total += 4 * sum(sizes) * (8 if name == "reduce-scatter" else 1)
-    return total
-
-
 def test_a_step_sends_no_more_than_the_weights_need(trained) -> None:
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(trained["1"][0].params))
     assert sent_bytes(trained["1"][2]) == 0
     assert 0.95 * weights < sent_bytes(trained["8 data"][2]) < 1.1 * weights
     assert 1.5 * weights < sent_bytes(trained["8 fsdp"][2]) < 2.2 * weights
+    # Gathered and reduced over pairs, then half of each weight reduced over 4 of them.
+    assert 2.0 * weights < sent_bytes(trained["4 x 2"][2]) < 2.7 * weights
 
 
 def test_devices_that_do_not_split_into_groups_are_refused() -> None:

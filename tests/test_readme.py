@@ -23,8 +23,9 @@ from pages import (
 )
 from score_sde.recipes import RECIPES as KNOWN
 
-GUIDE = sorted((REPOSITORY / "docs" / "guide").glob("*.md"))
-PAGES = read(REPOSITORY / "README.md", REPOSITORY / "docs" / "checkpoints.md", *GUIDE)
+DOCS = REPOSITORY / "docs"
+GUIDE = [page for part in ("guide", "launch") for page in sorted((DOCS / part).glob("*.md"))]
+PAGES = read(REPOSITORY / "README.md", DOCS / "checkpoints.md", *GUIDE)
 COMMANDS = [(page, command) for page, text in PAGES.items() for command in commands(text)]
 RECIPES = ("ve/ncsnpp_cont", "vp/ddpmpp_cont:digits", "ncsnv2/ncsnv2:digits")
 """Together they have every entry that the pages speak of."""
@@ -138,7 +139,7 @@ def test_entries_flags_and_modes_in_sentences_exist(page: str) -> None:
 
 def test_the_readme_has_every_page_mode_and_recipe() -> None:
     readme = PAGES["README.md"]
-    assert set(re.findall(r"\]\((docs/(?:guide/)?\w+\.md)\)", readme)) >= set(PAGES) - {"README.md"}
+    assert set(re.findall(r"\]\((docs/(?:\w+/)?\w+\.md)\)", readme)) >= set(PAGES) - {"README.md"}
     first_cells = re.findall(r"^\| (`.*?) \|", readme, flags=re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
     recipes = {name.partition("/")[2] for name in KNOWN}

@@ -32,7 +32,7 @@ EXTENT = {
 }
 """The most of each that is imported, with room to spare; of tuples, entries."""
 SHAPELESS = (
-    *("dropout", "activation", "dtype", "remat", "prediction"),
+    *("dropout", "activation", "dtype", "remat", "remat_keep", "prediction"),
     *("scale_by_sigma", "init_scale", "fourier_scale"),
 )
 """Entries of config.model that names and shapes of weights do not depend on."""

@@ -331,7 +331,7 @@ def entries(section: Any) -> dict[str, tuple[dataclasses.Field, Entry]]:
 def changeable(name: str) -> bool:
     """Whether the entry with this dotted name may change from one start of training to the next."""
     section, _, key = name.partition(".")
-    if section in START_ANEW or name == "model.remat":
+    if section in START_ANEW or name in ("model.remat", "model.remat_keep"):
         return True
     known = entries(SECTIONS[section]) if section in SECTIONS else {}
     return key in known and known[key][1].changeable

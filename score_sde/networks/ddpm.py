@@ -1,5 +1,7 @@
 """The U-Net of DDPM."""
 
+from typing import Any, get_args
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
@@ -14,6 +16,7 @@ from score_sde.networks.layers import (
     TimeMLP,
     Upsample,
 )
+from score_sde.networks.remat import Kept, rematerialized
 
 
 class DDPM(nn.Module):
@@ -54,9 +57,12 @@ class DDPM(nn.Module):
     """Type of the computation; parameters are float32."""
     remat: bool = False
     """Compute blocks again in the backward pass instead of storing them: less memory, more time."""
+    remat_keep: Kept = "nothing"
+    """With `remat`, what of a block is stored all the same: its products are most of the time."""
 
     def __post_init__(self) -> None:
         layers.check_choice("DDPM", "activation", self.activation, tuple(layers.ACTIVATIONS))
+        layers.check_choice("DDPM", "remat_keep", self.remat_keep, get_args(Kept))
         super().__post_init__()
 
     @nn.compact
@@ -87,7 +93,9 @@ class DDPM(nn.Module):
 
     @nn.nowrap
     def _block(self, name: str, features: int) -> nn.Module:
-        block = layers.rematerialized(ResNetBlock) if self.remat else ResNetBlock
+        block: Any = ResNetBlock
+        if self.remat:
+            block = rematerialized(block, self.remat_keep, static=(3,))  # `train`
         return block(
             features=features,
             activation=self.activation,
@@ -100,7 +108,9 @@ class DDPM(nn.Module):
 
     @nn.nowrap
     def _attention(self, name: str) -> nn.Module:
-        attention = nn.remat(Attention) if self.remat else Attention
+        attention: Any = Attention
+        if self.remat:
+            attention = rematerialized(attention, self.remat_keep)
         return attention(groups=32, dtype=self.dtype, name=name)
 
     @nn.nowrap

@@ -442,8 +442,3 @@ class TimeMLP(nn.Module):
     def __call__(self, features: Float[Array, "batch any"]) -> Embedding:
         h = dense(4 * self.nf, name="dense_0", dtype=self.dtype)(features)
         return dense(4 * self.nf, name="dense_1", dtype=self.dtype)(ACTIVATIONS[self.activation](h))
-
-
-def rematerialized(block: type[ResNetBlock]) -> type[ResNetBlock]:
-    """The block, but its inside is computed again in the backward pass instead of being stored."""
-    return nn.remat(block, static_argnums=(3,))  # `train`, counting self

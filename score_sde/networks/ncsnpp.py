@@ -1,6 +1,6 @@
 """The U-Net family of NCSN++ and DDPM++."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from score_sde.networks.layers import (
     TimeMLP,
     Upsample,
 )
+from score_sde.networks.remat import Kept, rematerialized
 
 BlockType = Literal["biggan", "ddpm"]
 Progressive = Literal["none", "output_skip", "residual"]
@@ -95,6 +96,8 @@ class NCSNpp(nn.Module):
     """Type of the computation; parameters are float32."""
     remat: bool = False
     """Compute blocks again in the backward pass instead of storing them: less memory, more time."""
+    remat_keep: Kept = "nothing"
+    """With `remat`, what of a block is stored all the same: its products are most of the time."""
 
     def __post_init__(self) -> None:
         for field, choices in {
@@ -104,6 +107,7 @@ class NCSNpp(nn.Module):
             "progressive_combine": get_args(ProgressiveCombine),
             "embedding": get_args(EmbeddingType),
             "activation": tuple(layers.ACTIVATIONS),
+            "remat_keep": get_args(Kept),
         }.items():
             layers.check_choice("NCSNpp", field, getattr(self, field), choices)
         if self.fir and not (self.fir_kernel and sum(self.fir_kernel)):
@@ -254,7 +258,9 @@ class NCSNpp(nn.Module):
     def _block(
         self, name: str, features: int, resample: Literal["none", "up", "down"] = "none"
     ) -> nn.Module:
-        block = layers.rematerialized(ResNetBlock) if self.remat else ResNetBlock
+        block: Any = ResNetBlock
+        if self.remat:
+            block = rematerialized(block, self.remat_keep, static=(3,))  # `train`
         return block(
             features=features,
             activation=self.activation,
@@ -270,5 +276,7 @@ class NCSNpp(nn.Module):
 
     @nn.nowrap
     def _attention(self, name: str) -> nn.Module:
-        attention = nn.remat(Attention) if self.remat else Attention
+        attention: Any = Attention
+        if self.remat:
+            attention = rematerialized(attention, self.remat_keep)
         return attention(self.skip_rescale, self.init_scale, dtype=self.dtype, name=name)

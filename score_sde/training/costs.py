@@ -1,6 +1,7 @@
-"""What a training step will cost, from shapes alone: nothing is compiled or run."""
+"""What a training step will cost, from shapes or from the compiled program: nothing is run."""
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -64,3 +65,42 @@ def _shapes(n: int, shape: tuple[int, int, int], given: Any) -> Batch:
     rows: Any = jax.tree.map(lambda a: jax.ShapeDtypeStruct((n, *a.shape), a.dtype), given)
     image: Any = jax.ShapeDtypeStruct((n, *shape), jnp.float32)
     return Batch(image, number, number, rows)  # type: ignore[arg-type]
+
+
+_COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+
+
+def sent_bytes(program: str) -> int:
+    """Bytes of the arrays that the collective operations of a compiled program make.
+
+    They are counted on one device: what an all-reduce or an all-gather gives out, and what goes
+    into a reduce-scatter.
+
+    Args:
+        program: `compiled.as_text()`.
+    """
+    total = 0
+    for line in program.splitlines():
+        found = _COLLECTIVE.search(line)
+        if not found:
+            continue
+        result, name, started = found.groups()
+        arrays = re.findall(r"\b[a-z]+(\d+)\[([\d,]*)\]", result)
+        if started and name == "all-gather":
+            arrays = arrays[len(arrays) // 2 :]  # what goes in comes first
+        entries = [math.prod(map(int, filter(None, shape.split(",")))) for _, shape in arrays]
+        size = sum(int(bits) * n for (bits, _), n in zip(arrays, entries, strict=True)) // 8
+        total += size * (_group_size(line) if name == "reduce-scatter" else 1)
+    return total
+
+
+def _group_size(line: str) -> int:
+    """Devices of a group, of replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
+    short = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
+    if short:
+        return int(short[1])
+    first = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
+    assert first, line
+    return first[1].count(",") + 1

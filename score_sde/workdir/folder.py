@@ -9,7 +9,7 @@ from score_sde.errors import UserError, quoted
 from score_sde.files import writing
 from score_sde.workdir import config as configurations
 
-COMPUTE = ("remat", "dtype", "dropout")
+COMPUTE = ("remat", "remat_keep", "dtype", "dropout")
 """Entries of config.model that say how weights are computed with, not what they are."""
 IN_RUN = (
     "make room there or change its permissions, then the same command goes on; or work in a copy "

@@ -217,20 +217,25 @@ def test_killed_run_resumes_bit_for_bit(trained: Path, tmp_path: Path, moment: i
 # Several processes
 
 
-def train_on_two_processes(workdir: Path, steps: int) -> list[str]:
+def train_on_two_processes(workdir: Path, steps: int, fsdp: int = 1) -> list[str]:
     """What each of two processes of 4 devices printed."""
     values = {"training.log_every": 1, "training.eval_every": 3, "training.steps": steps}
+    values["training.fsdp"] = fsdp
     return run_two(["main.py", "--distributed", *training(workdir, values)], devices=4)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Also across a restart: 3 steps, then on to 6, on 2 x 4 devices against 1 device."""
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_two_processes_train_as_one(tmp_path: Path, fsdp: int) -> None:
+    """Also across a restart: 3 steps, then on to 6, on 2 x 4 devices against 1 device.
+
+    The weights of the first 3 steps lie whole on each device, or an eighth of them.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
     short = {"training.log_every": 1, "training.eval_every": 3, "training.steps": 6}
     run(*training(one, short))
-    train_on_two_processes(two, 3)
-    outputs = train_on_two_processes(two, 6)
+    train_on_two_processes(two, 3, fsdp)
+    outputs = train_on_two_processes(two, 6, max(1, fsdp // 2))
     assert "trained for 6 steps" in outputs[0] and "trained for" not in outputs[1]
     found, wanted = rows(two), rows(one)
     assert [row["step"] for row in found] == [row["step"] for row in wanted]

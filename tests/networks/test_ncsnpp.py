@@ -65,12 +65,37 @@ def test_every_parameter_has_a_gradient_except_the_frequencies(gradient):
             assert float(jnp.abs(leaf).max()) > 1e-6, name
 
 
-def test_remat_changes_no_gradient(params, gradient):
+@pytest.mark.parametrize("keep", ["nothing", "products"])
+def test_remat_changes_no_gradient(params, gradient, keep):
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    again = _gradient(SMALL.clone(remat=True), params)
+    again = _gradient(SMALL.clone(remat=True, remat_keep=keep), params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale), again, gradient
     )
+
+
+def test_remat_stores_less(params):
+    """In entries of what the backward pass is given, for 4 more images."""
+
+    def stored(network, count: int) -> int:
+        def backward(p, x, sigma):
+            rngs = {"dropout": jax.random.key(1)}
+            return jax.vjp(lambda p: network.apply({"params": p}, x, sigma, True, rngs=rngs), p)[1]
+
+        x = jax.ShapeDtypeStruct((count, *X.shape[1:]), jnp.float32)
+        sigma = jax.ShapeDtypeStruct((count,), jnp.float32)
+        kept = jax.tree.leaves(jax.eval_shape(backward, params, x, sigma))
+        return sum(leaf.size for leaf in kept)
+
+    everything, products, nothing = (
+        stored(network, 8) - stored(network, 4)
+        for network in (
+            SMALL,
+            SMALL.clone(remat=True, remat_keep="products"),
+            SMALL.clone(remat=True),
+        )
+    )
+    assert nothing < 0.8 * products and products < 0.8 * everything
 
 
 def test_bfloat16_computes_roughly_the_same_with_float32_parameters(params):

@@ -42,3 +42,18 @@ def test_every_average_and_dropout_are_counted() -> None:
     found = costs.estimate(two, task(dropout=0.5), SHAPE, 4)
     assert found["state_bytes"] == 4 * 4 * PARAMETERS + 4
     assert found["activation_bytes"] > costs.estimate(two, task(), SHAPE, 4)["activation_bytes"]
+
+
+def test_bytes_of_collective_operations_are_read_off_the_program() -> None:
+    lines = [
+        "%a = f32[10,4]{1,0} all-reduce(%x), replica_groups={{0,1}}, to_apply=%add",
+        "%b = (f32[3]{0}, bf16[5]{0}) all-reduce(%x, %y), replica_groups=[1,2]<=[2]",
+        "%c = f32[8]{0} all-gather-done(%d)",
+        "%d = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), replica_groups=[1,2]<=[2]",
+        "%e = f32[6]{0} reduce-scatter(%x), replica_groups={{0,1,2},{3,4,5}}, to_apply=%add",
+        "%f = f32[6]{0} reduce-scatter(%x), replica_groups=[2,4]<=[8], to_apply=%add",
+        "%g = f32[100]{0} add(%x, %y)",
+    ]
+    wanted = [160, 22, 0, 32, 72, 96, 0]
+    assert [costs.sent_bytes(line) for line in lines] == wanted
+    assert costs.sent_bytes("\n".join(lines)) == sum(wanted)
