@@ -37,6 +37,9 @@ Twice as much changes the number of evaluations by some percent.
 Variable = Literal["t", "angle", "log_snr"]
 """What is integrated over: time, arctan(sigma/(alpha c)), or log(alpha^2/sigma^2)."""
 
+FIRST = {"t": 1e-3, "angle": 0.08, "log_snr": 1e-3}
+"""The first step that is tried, as a share of the whole."""
+
 Field = Callable[[Float[Array, ""], Any, Any], Any]
 """(t, state of one sample, data of that sample) -> d state/dt."""
 
@@ -224,7 +227,7 @@ class Flow:
             factormax=3.0,
             norm=lambda errors: _worst(errors, tolerances),
         )
-        return control, 1e-3 * length, self.max_steps
+        return control, FIRST[self.variable] * length, self.max_steps
 
     def _evaluations(self, steps: Int[Array, ""]) -> Int[Array, ""]:
         """Evaluations of the field in `steps` steps, accepted or not.

@@ -4,6 +4,8 @@ Two forms: times (n+1,), consecutive entries being the ends of a step; or explic
 (from, to).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,10 +22,14 @@ def _check(process: Perturbation, n: int, t_end: float) -> None:
         )
 
 
-def as_pairs(times: np.ndarray) -> np.ndarray:
-    """Steps (n, 2) of a grid in either form. Raises ValueError for any other shape."""
+def as_pairs(times: Any) -> Any:
+    """Steps (n, 2) of a grid in either form, of numpy or of jax.
+
+    Raises ValueError for any other shape.
+    """
     if times.ndim == 1 and len(times) > 1:
-        return np.stack([times[:-1], times[1:]], axis=1)
+        stack = np.stack if isinstance(times, np.ndarray) else jnp.stack
+        return stack([times[:-1], times[1:]], axis=1)
     if times.ndim == 2 and times.shape[1] == 2 and len(times) > 0:
         return times
     raise ValueError(

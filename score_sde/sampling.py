@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ class Sampler:
 
     process: Perturbation
     stepper: Stepper
-    times: np.ndarray
+    times: Any
     denoise: Literal["tweedie", "mean", "none"] = "tweedie"
     uniform: tuple[float, float] | None = None
     noise: Callable[..., Float[Array, "batch ..."]] = independent_noise

@@ -19,7 +19,7 @@ FLOORS = (
     {"analytic", "parameterize", "grids"},
     {"objectives", "steppers", "flow", "likelihood"},
     {"sampling"},
-    {"conditioning"},
+    {"conditioning", "tuning"},
     {"networks", "data", "noise_scales"},
     {"convert"},
     {"metrics", "training", "viz"},
