@@ -13,6 +13,7 @@ import numpy as np
 from score_sde import grids, steppers
 from score_sde.build.names import blame, choose
 from score_sde.build.settings import Sampling
+from score_sde.build.solvers import NOISY, OPTIONS, SOLVERS, USUAL, solver
 from score_sde.data import PixelRange
 from score_sde.errors import UserError
 from score_sde.sampling import Sampler
@@ -68,12 +69,25 @@ def _reverse_diffusion(given: Given, eta: float = 1.0) -> steppers.Stepper:
     return steppers.ReverseDiffusion(given.table, eta)
 
 
+def _solver(name: str) -> Callable[[Given], steppers.Stepper]:
+    def make(given: Given) -> steppers.Stepper:
+        if given.published:
+            raise ValueError(
+                f"compat=published repeats the samplers of Score SDE, which has no {name}; use "
+                "compat=none"
+            )
+        return solver(name, given.process, given.sampling)
+
+    return make
+
+
 PREDICTORS: dict[str, Callable[[Given], steppers.Stepper]] = {
     "euler_maruyama": _euler_maruyama,
     "reverse_diffusion": _reverse_diffusion,
     "probability_flow": functools.partial(_reverse_diffusion, eta=0.0),
     "ancestral": lambda given: steppers.Ancestral(given.table, given.sampling.variance),
     "none": lambda given: steppers.Identity(),
+    **{name: _solver(name) for name in (*SOLVERS, *NOISY)},
 }
 """By the name in config.sampling.predictor."""
 
@@ -114,16 +128,38 @@ def _uniform_grid(given: Given) -> np.ndarray:
     return grids.uniform(given.process, settings.steps, settings.t_end)
 
 
-def _continuous(grid: Callable) -> Callable[[Given], np.ndarray]:
+def _continuous(grid: Callable, exponent: str = "") -> Callable[[Given], np.ndarray]:
+    """A grid of a continuous process. `exponent`: the name of its argument of that kind."""
+
     def make(given: Given) -> np.ndarray:
+        settings = given.sampling
         if given.discrete or given.published:
             raise ValueError(
                 "only grid=uniform and levels exist for discrete chains, and uniform alone for "
                 "compat=published"
             )
-        return grid(given.process, given.sampling.steps, given.sampling.t_end)
+        more = {exponent: settings.exponent} if exponent and settings.exponent else {}
+        return grid(given.process, settings.steps, settings.t_end, **more)
 
     return make
+
+
+def _given_times(given: Given) -> np.ndarray:
+    """config.sampling.times."""
+    times, low, high = np.asarray(given.sampling.times), given.process.t_min, given.process.t_max
+    if len(times) != given.sampling.steps + 1:
+        raise ValueError(
+            f"grid=times needs times, one more than steps={given.sampling.steps}; got "
+            f"{len(times)}. --mode tune_steps finds and sets them"
+        )
+    if given.published or not (
+        high >= times[0] and times[-1] >= low and (np.diff(times) < 0).all()
+    ):
+        raise ValueError(
+            f"times must fall from at most {high} to at least {low}, without compat=published; got "
+            f"{given.sampling.times}"
+        )
+    return times
 
 
 def _levels(given: Given) -> np.ndarray:
@@ -152,13 +188,48 @@ def _levels(given: Given) -> np.ndarray:
     return grids.levels(process, settings.steps)
 
 
+def _aligned(given: Given) -> np.ndarray:
+    if not isinstance(given.process, GaussianSDE) or given.published:
+        raise ValueError("grid=align_your_steps needs a continuous process and compat=none")
+    return grids.align_your_steps(given.process, given.sampling.steps)
+
+
 GRIDS: dict[str, Callable[[Given], np.ndarray]] = {
     "uniform": _uniform_grid,
     "levels": _levels,
     "log_snr": _continuous(grids.log_snr_uniform),
-    "karras": _continuous(grids.karras),
+    "karras": _continuous(grids.karras, "rho"),
+    "quadratic": _continuous(grids.power, "exponent"),
+    "polyexponential": _continuous(grids.polyexponential, "exponent"),
+    "iddpm": _continuous(grids.iddpm),
+    "align_your_steps": _aligned,
+    "times": _given_times,
 }
 """By the name in config.sampling.grid."""
+WITH_EXPONENT = ("karras", "quadratic", "polyexponential")
+
+
+def _check_options(sampling: Sampling) -> None:
+    """Raise ValueError for an option that means nothing to the parts that are named."""
+    named = {name for name in OPTIONS if getattr(sampling, name) != getattr(USUAL, name)}
+    if (
+        named
+        and sampling.predictor in PREDICTORS
+        and sampling.predictor not in {**SOLVERS, **NOISY}
+    ):
+        raise ValueError(
+            f"{', '.join(sorted(named))} mean nothing to predictor={sampling.predictor}; they are "
+            f"for {', '.join(SOLVERS)}"
+        )
+    if sampling.exponent and sampling.grid not in WITH_EXPONENT:
+        raise ValueError(
+            f"exponent={sampling.exponent} means nothing to grid={sampling.grid}; it is for "
+            f"{', '.join(WITH_EXPONENT)}"
+        )
+    if sampling.times and sampling.grid != "times":
+        raise ValueError(
+            f"times are given, but grid={sampling.grid}; set grid=times, or times=() to leave them"
+        )
 
 
 def build_sampler(sampling: Sampling, process: Perturbation, pixels: PixelRange) -> Sampler:
@@ -185,6 +256,7 @@ def build_sampler(sampling: Sampling, process: Perturbation, pixels: PixelRange)
     with blame("sampling"):
         table = _published_table(process, sampling.steps) if published else process
         given = Given(process, sampling, table)
+        _check_options(sampling)
         predictor = choose("sampling.predictor", PREDICTORS, sampling.predictor)(given)
         corrector = choose("sampling.corrector", CORRECTORS, sampling.corrector)(given)
         times = choose("sampling.grid", GRIDS, sampling.grid)(given)

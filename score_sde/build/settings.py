@@ -167,6 +167,11 @@ def sampled(default: Any, meaning: str, **known: Any) -> Any:
     return entry(default, meaning, affects=("samples",), **known)
 
 
+def option(default: Any, meaning: str, **known: Any) -> Any:
+    """An entry of some samplers, which older runs have not."""
+    return sampled(default, meaning, added=True, **known)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """The sampler: what a sample depends on, and how many are drawn."""
@@ -182,8 +187,18 @@ class Sampling:
     variance: Literal["posterior", "forward"] = sampled(
         "posterior", "noise of the ancestral predictor"
     )
+    order: int = option(0, "order of a fast solver; 0: its usual one", least=0)
+    eta: float = option(0.0, "noise of a fast solver; 1: as much as the reverse SDE's", least=0)
+    churn: float = option(0.0, "S_churn of EDM's stochastic sampler; 0: none", least=0)
+    churn_min: float = option(0.0, "least sigma/alpha that is churned", least=0)
+    churn_max: float = option(1e9, "largest sigma/alpha that is churned", above=0)
+    churn_noise: float = option(1.0, "S_noise, factor of the noise of churn", above=0)
+    rtol: float = option(0.05, "relative tolerance of dpm_solver_adaptive", above=0)
+    atol: float = option(0.0078, "absolute tolerance of dpm_solver_adaptive", above=0)
     steps: int = sampled(1000, "steps of the time grid", least=1)
     grid: str = sampled("uniform", "spacing of the time grid")
+    exponent: float = option(0.0, "exponent of a grid that has one; 0: its usual one", least=0)
+    times: tuple[float, ...] = option((), "times of the grid for grid=times, decreasing")
     start: Literal["prior", "uniform"] = sampled("prior", "what sampling begins with")
     t_end: float = sampled(1e-3, "last time of a continuous process", least=0)
     denoise: Literal["tweedie", "mean", "none"] = sampled("tweedie", "last operation")

@@ -36,6 +36,9 @@ MODES = {
     "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
     "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
     "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
+    "tune_steps": Mode(
+        "tune_steps", "checkpoints", "finds the time grid and solver for few evaluations"
+    ),
     "suggest": Mode("suggest", "settings", "noise scales and step size for a data set"),
     "import": Mode("import_checkpoint", "recipe", "makes a published checkpoint a run"),
     "export": Mode("export", "checkpoints", "writes a checkpoint for the PyTorch codes"),
@@ -178,6 +181,18 @@ FLAGS = (
         ("inpaint",),
         "Completions of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
+    ),
+    Flag(
+        "evaluations",
+        ("tune_steps",),
+        "Evaluations of the network for one sample; default 10.",
+        _number("evaluations", 2, "is the number of evaluations for one sample"),
+    ),
+    Flag(
+        "solvers",
+        ("tune_steps",),
+        "Solvers to try; default ddim,dpmpp_2m,dpmpp_3m,unipc,deis.",
+        _names,
     ),
     Flag("a", ("fid",), "Images: a folder, or an .npz file of images or statistics.", _path),
     Flag("b", ("fid",), "What they are compared with, in the same forms.", _path),
