@@ -11,6 +11,7 @@ from scipy.integrate import solve_ivp
 from golden import groups, load, meta
 from score_sde.analytic import GaussianMixture
 from score_sde.grids import as_pairs
+from score_sde.sde import EDM
 
 PAD = 32
 """Steps are filled up to a multiple of this, so that runs of several lengths share a program."""
@@ -83,27 +84,20 @@ def states(file, stepper, x, times, noise=None, dtype="float64"):
     return _program(file, stepper)(*arrays, n)[: n + 1]
 
 
-def exact_flow(process, data, x, start, end):
-    """The probability flow of a mixture from `start` to `end`, to 1e-12, in v against rho."""
-    alpha, sigma = (np.asarray(v) for v in process.marginal(jnp.asarray([start, end])))
+def exact_flow(process, data, x, times):
+    """The probability flow of a mixture from x at times[0]: its states at the times, to 1e-11."""
+    alpha, sigma = (np.asarray(v) for v in process.marginal(jnp.asarray(times)))
+    levels = EDM(0.0, np.inf)  # x/alpha at the level rho is what EDM calls x at time rho
 
-    # In log rho, a process is nothing but EDM: the score of v at the level rho.
     @jax.jit
     def drift(log_rho, v):
-        rho = jnp.exp(log_rho)
-        components = GaussianMixture.score(data, _Levels(), v, rho)
-        return -(rho**2) * components
+        return -jnp.exp(2 * log_rho) * data.score(levels, v.reshape(x.shape), jnp.exp(log_rho))
 
+    log_rho = np.log(sigma / alpha)
     found = solve_ivp(
-        lambda u, v: np.asarray(drift(jnp.asarray(u), jnp.asarray(v.reshape(x.shape)))).reshape(-1),
-        np.log(sigma / alpha), np.asarray(x).reshape(-1) / alpha[0],
-        method="DOP853", rtol=1e-12, atol=1e-12,
+        lambda u, v: np.asarray(drift(jnp.asarray(u), jnp.asarray(v))).reshape(-1),
+        log_rho[[0, -1]], np.asarray(x).reshape(-1) / alpha[0], t_eval=log_rho,
+        method="DOP853", rtol=1e-13, atol=1e-13,
     )  # fmt: skip
-    return alpha[1] * found.y[:, -1].reshape(x.shape)
-
-
-class _Levels:
-    """alpha = 1, sigma = t."""
-
-    def marginal(self, t):
-        return jnp.ones_like(t), t
+    states = found.y.T.reshape(-1, *x.shape)
+    return alpha.reshape(-1, *[1] * x.ndim) * states
