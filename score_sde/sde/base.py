@@ -90,6 +90,14 @@ class Perturbation(abc.ABC):
     def prior_std(self) -> float:
         """Standard deviation of the Gaussian that stands for p_{t_max}."""
 
+    @property
+    def t_clean(self) -> float:
+        """The time of the clean image, where alpha = 1 and sigma = 0: 0, unless a process differs.
+
+        A sampler may step there. No score is asked for at this time.
+        """
+        return 0.0
+
     def perturb(
         self, x0: Float[Array, "batch ..."], t: Time, z: Float[Array, "batch ..."]
     ) -> Float[Array, "batch ..."]:

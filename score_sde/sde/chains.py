@@ -73,6 +73,11 @@ class DiscreteChain(Perturbation):
         return float(len(self.alphas) - 1)
 
     @property
+    def t_clean(self) -> float:
+        """-1, the index of the clean image."""
+        return -1.0
+
+    @property
     def prior_std(self) -> float:
         """Of N(0, I) if the chain forgets the data (alpha near 0), else the largest sigma."""
         return float(np.where(self.alphas[-1] < 0.5, 1.0, self.sigmas[-1]))

@@ -41,6 +41,11 @@ class VE(GaussianSDE):
         )
 
     @property
+    def t_clean(self) -> float:
+        """-inf: sigma(0) is sigma_min, not 0."""
+        return -math.inf
+
+    @property
     def prior_std(self) -> float:
         """sigma_max."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** self.t_max

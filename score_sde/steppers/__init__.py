@@ -1,21 +1,47 @@
 """Steppers: one step of a sampler from an explicit time t to an explicit time s."""
 
+from score_sde.steppers.adams import AdamsBashforth
 from score_sde.steppers.base import Chain, Identity, Noise, Stepper, at_start, chain
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
+from score_sde.steppers.runge_kutta import (
+    EULER,
+    HEUN,
+    HEUN_3,
+    KUTTA,
+    MIDPOINT,
+    RK4,
+    Churn,
+    FlowRungeKutta,
+    RungeKutta,
+    Tableau,
+    second_order,
+)
 
 __all__ = [
+    "EULER",
+    "HEUN",
+    "HEUN_3",
+    "KUTTA",
+    "MIDPOINT",
+    "RK4",
+    "AdamsBashforth",
     "Ancestral",
     "AnnealedLangevin",
     "Chain",
+    "Churn",
     "EulerMaruyama",
+    "FlowRungeKutta",
     "Identity",
     "InpaintingLangevin",
     "Langevin",
     "Noise",
     "ReverseDiffusion",
+    "RungeKutta",
     "Stepper",
+    "Tableau",
     "at_start",
     "chain",
+    "second_order",
     "step_alpha",
 ]
