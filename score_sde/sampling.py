@@ -102,7 +102,8 @@ class Sampler:
         state, passed = jax.lax.scan(segment, start, ends)
         x = self.finish(score_fn, state)
         trajectory = jnp.concatenate([start.x[None], passed[:-1], x[None]]) if frames else None
-        nfe = self.stepper.spent(state.carry, as_pairs(self.times)) + (self.denoise == "tweedie")
+        nfe = self.stepper.spent(state.carry, as_pairs(self.times))
+        nfe = nfe + int(self.denoise == "tweedie")
         return Samples(x, nfe, trajectory)
 
     def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> State:

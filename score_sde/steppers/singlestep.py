@@ -46,7 +46,7 @@ def stage_weights(
     return difference_weights(powers, z, nodes[: order - 1])
 
 
-def check_stages(exponential: Exponential, kind: Kind) -> None:
+def check_stages(exponential: Exponential, kind: str) -> None:
     """Raise ValueError where a solver with inner times cannot work, or `kind` is unknown."""
     if kind not in ("dpmsolver", "taylor"):
         raise ValueError(f"kind must be 'dpmsolver' or 'taylor'; got {kind!r}")
@@ -68,8 +68,10 @@ def quiet(exponential: Exponential) -> Exponential:
 
 
 def inner_time(exponential: Exponential, t: Time, way: Time) -> Time:
-    """The time at which lambda is lambda(t) + way."""
-    return exponential.process.time_at_log_snr(2 * (exponential.position(t) + way))
+    """The time at which lambda is lambda(t) + way; at most t_max, at least t_min."""
+    process = exponential.process
+    assert isinstance(process, GaussianSDE)  # `check_stages`
+    return process.time_at_log_snr(2 * (exponential.position(t) + way))
 
 
 def second_stage(
@@ -114,7 +116,7 @@ class Singlestep(Stepper):
 
     Raises:
         ValueError: an order other than 1, 2, 3; unknown names; a process without times in between;
-            noise in another form than a renewed state ("noise" with law "sde"); noisy at order 3.
+            noise of another form ("noise" prediction with law "sde"); noisy at another order.
 
     Sources: as `exponential`.
     """
@@ -132,7 +134,7 @@ class Singlestep(Stepper):
             raise ValueError(
                 f"between must be 'log_snr', 'time' or 'quadratic'; got {self.between!r}"
             )
-        if self.noisy and highest(self.order) > 2:
+        if self.noisy and highest(self.order) != 2:
             raise ValueError(f"noisy=True is a method of order 2; got order={self.order}")
 
     @property
@@ -219,10 +221,7 @@ def _one_path(noise: Noise, inner: Time, whole: Time) -> Noise:
         if j == 0:
             return noise(0)
         before, after = noise(0), noise(1)
-        before_factor, after_factor = jnp.sqrt(share), jnp.sqrt(1 - share)
-        return (
-            left_broadcast(before_factor, before) * before
-            + left_broadcast(after_factor, after) * after
-        )
+        part, rest = (left_broadcast(jnp.sqrt(v), before) for v in (share, 1 - share))
+        return part * before + rest * after
 
     return joined
