@@ -29,12 +29,13 @@ class State(NamedTuple):
 class Samples(NamedTuple):
     """What a sampler returns.
 
-    x: (batch, ...) samples. nfe: evaluations of the score per sample. trajectory:
-    (frames + 1, batch, ...) states from the prior to the samples, or None.
+    x: (batch, ...) samples. nfe: evaluations of the score per sample, one number or, of an adaptive
+    stepper, (batch,). trajectory: (frames + 1, batch, ...) states from the prior to the samples, or
+    None.
     """
 
     x: Array
-    nfe: int
+    nfe: int | Int[Array, "batch"]
     trajectory: Array | None = None
 
 
@@ -83,7 +84,7 @@ class Sampler:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the score per sample."""
+        """Evaluations of the score per sample; with an adaptive stepper at most so many."""
         return self.stepper.evaluations(as_pairs(self.times)) + (self.denoise == "tweedie")
 
     def __call__(
@@ -101,7 +102,9 @@ class Sampler:
         state, passed = jax.lax.scan(segment, start, ends)
         x = self.finish(score_fn, state)
         trajectory = jnp.concatenate([start.x[None], passed[:-1], x[None]]) if frames else None
-        return Samples(x, self.evaluations, trajectory)
+        nfe = self.stepper.spent(state.carry, as_pairs(self.times))
+        nfe = nfe + int(self.denoise == "tweedie")
+        return Samples(x, nfe, trajectory)
 
     def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> State:
         """A draw from the prior, or uniform noise, and the stepper's carry."""

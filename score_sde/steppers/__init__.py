@@ -1,8 +1,11 @@
 """Steppers: one step of a sampler from an explicit time t to an explicit time s."""
 
 from score_sde.steppers.adams import AdamsBashforth
+from score_sde.steppers.adaptive import Adaptive, arctan_control, power_control
 from score_sde.steppers.base import Chain, Identity, Noise, Stepper, at_start, chain
+from score_sde.steppers.exponential import Exponential, fast_orders, lowered_orders
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
+from score_sde.steppers.multistep import Multistep
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 from score_sde.steppers.runge_kutta import (
     EULER,
@@ -26,22 +29,30 @@ __all__ = [
     "MIDPOINT",
     "RK4",
     "AdamsBashforth",
+    "Adaptive",
     "Ancestral",
     "AnnealedLangevin",
     "Chain",
     "Churn",
     "EulerMaruyama",
+    "Exponential",
     "FlowRungeKutta",
     "Identity",
     "InpaintingLangevin",
     "Langevin",
+    "Multistep",
     "Noise",
     "ReverseDiffusion",
     "RungeKutta",
+    "Singlestep",
     "Stepper",
     "Tableau",
+    "arctan_control",
     "at_start",
     "chain",
+    "fast_orders",
+    "lowered_orders",
+    "power_control",
     "second_order",
     "step_alpha",
 ]

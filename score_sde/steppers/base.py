@@ -39,8 +39,18 @@ class Stepper(abc.ABC):
         return ()
 
     def evaluations(self, pairs: Pairs) -> int:
-        """Evaluations of the score in the steps (from, to) of a time grid."""
+        """Evaluations of the score in the steps (from, to) of a time grid.
+
+        An adaptive method says how many they are at most.
+        """
         return len(pairs)
+
+    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
+        """Evaluations in a run over the grid that ended with this carry.
+
+        An adaptive method counts them in its carry, for each sample.
+        """
+        return self.evaluations(pairs)
 
     @abc.abstractmethod
     def __call__(
@@ -86,6 +96,11 @@ class Chain(Stepper):
         """The sum of its parts'."""
         return sum(stepper.evaluations(pairs) for stepper in self.steppers)
 
+    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
+        """The sum of its parts'."""
+        each = zip(self.steppers, carry, strict=True)
+        return sum((stepper.spent(own, pairs) for stepper, own in each), 0)
+
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
     ) -> tuple[X, X, PyTree]:
@@ -129,6 +144,10 @@ class at_start(Stepper):
     def evaluations(self, pairs: Pairs) -> int:
         """The stepper's in steps from each t to itself."""
         return self.stepper.evaluations(pairs[:, [0, 0]])
+
+    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
+        """The stepper's in steps from each t to itself."""
+        return self.stepper.spent(carry, pairs[:, [0, 0]])
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree

@@ -1,0 +1,99 @@
+"""What tests of the solvers in log-SNR share: one compiled program for many grids and orders."""
+
+import functools
+import itertools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde.analytic import GaussianMixture
+from score_sde.arrays import batch_time
+from score_sde.sde import Perturbation
+from score_sde.steppers import Stepper, multistep, singlestep
+
+FAST_COMPILATION = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+"""Programs run once: their compilation is what takes time."""
+
+
+def sampler_mixture(arrays) -> GaussianMixture:
+    """The mixture of a reference file of samplers."""
+    return GaussianMixture.isotropic(arrays["gmm_weights"], arrays["gmm_means"], arrays["gmm_stds"])
+
+
+class Problem:
+    """A stepper with what its score is of; a static argument, equal where the stepper is."""
+
+    def __init__(self, stepper: Stepper, process: Perturbation, data: GaussianMixture):
+        self.stepper, self.process, self.data = stepper, process, data
+
+    def __eq__(self, other):
+        return (self.stepper, self.data) == (other.stepper, other.data)
+
+    def __hash__(self):
+        return hash((self.stepper, self.data))
+
+
+def trace(problem: Problem, times, x, orders=None, noise=None, size=None):
+    """States (n+1, batch, ...) at the times of a grid, (n+1,), and the carries after each step.
+
+    Args:
+        orders: of each step, in place of the stepper's, whose order is the largest. So the steppers
+            of all lists of orders share a program.
+        noise: (n, draws, batch, ...).
+        size: steps the program has room for; grids of other lengths share it.
+    """
+    n = len(times) - 1
+    size = n if size is None else size
+    last = np.full((size - n, 2), times[-2:])  # never made
+    pairs = np.concatenate([np.stack([times[:-1], times[1:]], 1), last])
+    z = np.zeros((size, 1, *x.shape))
+    if noise is not None:
+        z = np.concatenate([noise, np.zeros((size - n, *noise.shape[1:]))])
+    dtype = jnp.result_type(float)
+    table = None if orders is None else jnp.asarray(np.resize(orders, size), jnp.int32)
+    states, carries = _program(problem, n, table, *(jnp.asarray(v, dtype) for v in (pairs, x, z)))
+    return states[: n + 1], jax.tree.map(lambda leaf: leaf[: n + 1], carries)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
+def _program(problem, n, orders, pairs, x, z):
+    stepper, score_fn = problem.stepper, problem.data.score_fn(problem.process)
+
+    def step(i, states):
+        passed, carries = states
+        carry = jax.tree.map(lambda leaf: leaf[i], carries)
+        t, s = pairs[i, 0], pairs[i, 1]
+        new, _, carry = stepper(score_fn, passed[i], t, s, lambda j: z[i, j], carry)
+        put = lambda all, one: all.at[i + 1].set(one)  # noqa: E731
+        return put(passed, new), jax.tree.map(put, carries, carry)
+
+    start = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (len(pairs) + 1, *jnp.shape(leaf))),
+        (x, stepper.init(x)),
+    )
+    if orders is None:
+        return jax.lax.fori_loop(0, n, step, start)
+    with (
+        mock.patch.object(multistep, "order_at", lambda _, i: orders[i]),
+        mock.patch.object(singlestep, "order_at", lambda _, i: orders[i]),
+    ):
+        return jax.lax.fori_loop(0, n, step, start)
+
+
+def follow(stepper, score_fn, x, times, z):
+    """States after the steps of a grid, one after another; each draw is z."""
+    carry, states = stepper.init(x), []
+    for t, s in itertools.pairwise(times):
+        x, _, carry = stepper(score_fn, x, t, s, lambda j: z, carry)
+        states.append(x)
+    return states
+
+
+def denoised(process, data, x, t):
+    """E[x_0 | x_t = x], exactly."""
+    return process.tweedie(x, t, data.score(process, x, batch_time(t, x)))
