@@ -112,7 +112,20 @@ class Data:
         256, "number of integer levels of a pixel", least=2, most=65536, weights=True
     )
     centered: bool = entry(False, "pixel range [-1, 1]; else [0, 1]", weights=True)
+    std: float = entry(
+        0.5,
+        "standard deviation of pixel values, for EDM's prediction and weight",
+        above=0,
+        weights=True,
+    )
     random_flip: bool = entry(True, "mirror half of the training images")
+    augment: float = entry(
+        0.0,
+        "chance of each labelled transformation of a training image; 0: none",
+        least=0,
+        most=1,
+        weights=True,
+    )
     dequantize: bool = entry(False, "spread each level evenly over its cell")
     crop: int = count(0, "central square cut out of prepared images, in pixels; 0: none", 0)
     train_split: str = entry("train", "split that is trained on")
@@ -145,7 +158,11 @@ class Training:
     likelihood_weighting: float = entry(
         0.0, "k of the weight sigma^(2-2k) g^(2k): 1 is maximum likelihood", least=0, most=1
     )
+    weight: str = entry("likelihood", "weight of noise levels in the loss")
     times: str = entry("uniform", "distribution of training times")
+    p_mean: float = entry(-1.2, "mean of log(sigma/alpha), for times=log_normal")
+    p_std: float = entry(1.2, "standard deviation of log(sigma/alpha) there", above=0)
+    uncertainty: bool = entry(False, "divide the loss by what is expected at its noise level")
     reduce: Literal["mean", "sum"] = entry("mean", "reduction of the loss over dimensions")
     ema_rate: float = entry(0.9999, "rate of the average of the weights", least=0, below=1)
     ema_warmup: bool = entry(True, "begin with a faster average, but after training.from")

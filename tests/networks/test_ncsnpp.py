@@ -80,7 +80,9 @@ def test_remat_stores_less(params):
     def stored(network, count: int) -> int:
         def backward(p, x, sigma):
             rngs = {"dropout": jax.random.key(1)}
-            return jax.vjp(lambda p: network.apply({"params": p}, x, sigma, True, rngs=rngs), p)[1]
+            return jax.vjp(
+                lambda p: network.apply({"params": p}, x, sigma, train=True, rngs=rngs), p
+            )[1]
 
         x = jax.ShapeDtypeStruct((count, *X.shape[1:]), jnp.float32)
         sigma = jax.ShapeDtypeStruct((count,), jnp.float32)
