@@ -21,8 +21,10 @@ from score_sde.sde import VE, VP, DiscreteChain, SubVP
 from score_sde.workdir import config as configurations
 
 LANGEVIN = ["ncsn/ncsn", "ncsnv2/ncsnv2"]
+DENOISERS = ["edm/ddpmpp", "edm/ncsnpp", "straight/ddpmpp"]
 PROMISED = [
     *LANGEVIN,
+    *DENOISERS,
     *(
         f"{sde}/{network}{deep}_cont"
         for sde in ("ve", "vp", "subvp")
@@ -33,7 +35,7 @@ PROMISED = [
     *(f"{sde}/ddpmpp{deep}_cont_lik" for sde in ("vp", "subvp") for deep in ("", "_deep")),
 ]
 
-SDES = [recipe for recipe in RECIPES if recipe not in LANGEVIN]
+SDES = [recipe for recipe in RECIPES if recipe not in (*LANGEVIN, *DENOISERS)]
 
 
 def datasets(recipe: str) -> list[str]:
@@ -313,8 +315,8 @@ def pieces(config: Settings) -> None:
     """Everything that `build` makes, but for tracing the network."""
     process = build_process(config.sde)
     build_network(config.model, process)
-    build_parameterization(config, process)
-    build_objective(config.training, process)
+    made = build_parameterization(config, process)
+    build_objective(config, process, made)
     build_optimizer(config.optim)
     build_sampler(config.sampling, process, build_pixel_range(config.data))
 
