@@ -29,10 +29,10 @@ def test_an_image_with_a_label_of_zeros_is_not_changed() -> None:
 
 def test_rows_depend_on_their_own_keys() -> None:
     augment = jax.jit(Augment(0.5))
-    whole, labels = augment(keys(64), IMAGES)
-    part, few = augment(keys(64)[10:13], IMAGES[10:13])
-    np.testing.assert_allclose(part, whole[10:13], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(few, labels[10:13], rtol=1e-6)
+    images, labels = augment(keys(64), IMAGES)
+    backwards, others = augment(keys(64)[::-1], IMAGES[::-1])
+    np.testing.assert_allclose(backwards, images[::-1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(others, labels[::-1], rtol=1e-6)
     assert len(np.unique(labels, axis=0)) > 40
 
 
@@ -77,31 +77,27 @@ def matrix_of(label: np.ndarray) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("chance", [0.3, 1.0])
-def test_a_blob_goes_where_its_label_says(chance: float) -> None:
+def test_a_blob_goes_where_its_label_says() -> None:
     """Its centre p moves to M p + shift, its covariance C becomes M C M^T."""
-    height, width = 48, 64
-    place, spread = np.asarray([5.0, -3.0]), np.asarray([[9.0, 3.0], [3.0, 5.0]])
-    grid = np.stack(np.meshgrid(np.arange(width) - 31.5, np.arange(height) - 23.5), axis=-1)
-    offset = grid - place
-    quadratic = np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(spread), offset)
-    blob = jnp.asarray(np.exp(-0.5 * quadratic), jnp.float32)[None, :, :, None]
-    images, labels = jax.jit(Augment(chance))(keys(80, 3), jnp.repeat(blob, 80, axis=0))
-    seen = 0
-    for image, label in zip(np.asarray(images, float)[..., 0], np.asarray(labels, float)):
+    size, place = np.asarray([64, 48]), np.asarray([5.0, -3.0])
+    spread = np.asarray([[9.0, 3.0], [3.0, 5.0]])
+    axes = (np.arange(n) - (n - 1) / 2 for n in size)
+    grid = np.stack(np.meshgrid(*axes), axis=-1)
+
+    def distances(centre, covariance):
+        offset = grid - centre
+        return np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(covariance), offset)
+
+    blob = jnp.asarray(np.exp(-0.5 * distances(place, spread)), jnp.float32)[None, :, :, None]
+    images, labels = jax.jit(Augment(0.6))(keys(80, 3), jnp.repeat(blob, 80, axis=0))
+    pixels = 0
+    for image, label in zip(np.asarray(images)[..., 0], np.asarray(labels, float)):
         matrix = matrix_of(label)
-        centre = matrix @ place + label[7:] / 8 * np.asarray([width, height])
-        covariance = matrix @ spread @ matrix.T
-        reach = 3.5 * np.sqrt(np.diag(covariance))
-        if (np.abs(centre) + reach > np.asarray([width, height]) / 2).any():
-            continue
-        seen += 1
-        mass = image / image.sum()
-        found = np.einsum("hw,hwi->i", mass, grid)
-        np.testing.assert_allclose(found, centre, atol=0.05)
-        spread_found = np.einsum("hw,hwi,hwj->ij", mass, grid - found, grid - found)
-        np.testing.assert_allclose(spread_found, covariance, atol=0.03 * np.trace(covariance))
-    assert seen > 40
+        squares = distances(matrix @ place + label[7:] / 8 * size, matrix @ spread @ matrix.T)
+        near = squares < 9  # further away the mirror images at the edges may show
+        np.testing.assert_allclose(image[near], np.exp(-0.5 * squares[near]), atol=0.01)
+        pixels += near.sum()
+    assert pixels > 80 * 100
 
 
 def test_images_continue_as_mirrored_at_their_edges() -> None:
