@@ -98,6 +98,53 @@ def noise_prediction(process: Perturbation, c_noise: Coefficient) -> Parameteriz
     return Parameterization(c_noise, c_out=lambda t: -1 / process.marginal(t)[1])
 
 
+def v_prediction(process: Perturbation, c_noise: Coefficient) -> Parameterization:
+    """F predicts v = alpha z - sigma x_0, of x_t = alpha x_0 + sigma z.
+
+    sigma x_t + alpha v = (alpha^2 + sigma^2) z. So score = -z/sigma is
+
+        -(x + alpha/sigma v)/(alpha^2 + sigma^2).
+
+    Source: Salimans & Ho 2022, appendix D, where alpha^2 + sigma^2 = 1.
+    """
+
+    def scaled(t):
+        alpha, sigma = process.marginal(t)
+        return alpha, sigma, alpha**2 + sigma**2
+
+    def c_skip(t):
+        return -1 / scaled(t)[2]
+
+    def c_out(t):
+        alpha, sigma, total = scaled(t)
+        return -alpha / (sigma * total)
+
+    return Parameterization(c_noise, c_out, c_skip=c_skip)
+
+
+def velocity_prediction(process: Perturbation, c_noise: Coefficient) -> Parameterization:
+    """F predicts u = z - x_0: the velocity dx_t/dt of `StraightPath`.
+
+    x_t + alpha u = (alpha + sigma) z. So score = -z/sigma is
+
+        -(x + alpha u)/(sigma (alpha + sigma)).
+
+    Source: Lipman et al. 2023; Liu et al. 2023.
+    """
+
+    def total(t):
+        alpha, sigma = process.marginal(t)
+        return sigma * (alpha + sigma)
+
+    def c_skip(t):
+        return -1 / total(t)
+
+    def c_out(t):
+        return -process.marginal(t)[0] / total(t)
+
+    return Parameterization(c_noise, c_out, c_skip=c_skip)
+
+
 def edm_preconditioning(process: Perturbation, sigma_data: float = 0.5) -> Parameterization:
     """Preconditioning of Karras et al. (2022, table 1), for any alpha.
 
@@ -136,6 +183,11 @@ def edm_preconditioning(process: Perturbation, sigma_data: float = 0.5) -> Param
 def noise_level_label(process: Perturbation) -> Coefficient:
     """Label sigma(t): networks with Fourier features, which take its logarithm themselves."""
     return lambda t: process.marginal(t)[1]
+
+
+def exponential(label: Coefficient) -> Coefficient:
+    """exp(label): for networks with Fourier features, which take the logarithm themselves."""
+    return lambda t: jnp.exp(label(t))
 
 
 def time_label(t: Time) -> Time:

@@ -8,7 +8,7 @@ import numpy as np
 
 from golden import meta
 from score_sde.analytic import GaussianMixture
-from score_sde.sde import EDM, VE, VP, CosineVP, DiscreteChain, SubVP
+from score_sde.sde import EDM, VE, VP, CosineVP, DiscreteChain, StraightPath, SubVP
 
 SDES = {
     "ve": VE(0.02, 8.0),
@@ -16,6 +16,7 @@ SDES = {
     "subvp": SubVP(),
     "edm": EDM(t_max=10.0),
     "cosine": CosineVP(),
+    "straight": StraightPath(),
 }
 
 

@@ -10,6 +10,8 @@ RECIPES = {
     "smld": "ve/ncsnpp:digits",
     "ddpm": "vp/ddpm:digits",
     "ncsnv2": "ncsnv2/ncsnv2:digits",
+    "edm": "edm/ddpmpp:digits",
+    "straight": "straight/ddpmpp:digits",
 }
 
 

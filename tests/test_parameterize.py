@@ -22,8 +22,10 @@ from score_sde.parameterize import (
     noise_prediction,
     reversed_index_label,
     time_label,
+    v_prediction,
+    velocity_prediction,
 )
-from score_sde.sde import EDM, VE, VP, DiscreteChain, PublishedSteps, SubVP
+from score_sde.sde import EDM, VE, VP, DiscreteChain, PublishedSteps, SubVP, probability_flow
 
 
 def _reference_case(name, p):
@@ -208,6 +210,73 @@ def test_noise_prediction_of_the_noise_is_the_score(name):
         lambda x, labels: -sde.marginal(t)[1][:, None] * exact
     )
     assert_close(fn(x, t), exact, 1e-5)
+
+
+PREDICTED = {
+    "v": (v_prediction, lambda alpha, sigma, x0, z: alpha * z - sigma * x0),
+    "velocity": (velocity_prediction, lambda alpha, sigma, x0, z: z - x0),
+}
+"""Name -> (parameterization, what the network should return)."""
+
+
+class TestPredictions:
+    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("kind", PREDICTED)
+    def test_prediction_of_the_exact_denoiser_is_the_score(self, kind, name, x64):
+        """x0 = E[x_0 | x] and z = -sigma score of a mixture, for any alpha and sigma."""
+        sde, data = SDES[name], mixture_2d()
+        make, target = PREDICTED[kind]
+        t = jnp.linspace(0.01, 1.0, 6) * sde.t_max
+        x = jax.random.normal(jax.random.key(0), (6, 2))
+        exact = data.score(sde, x, t)
+        alpha, sigma = (v[:, None] for v in sde.marginal(t))
+        output = target(alpha, sigma, sde.tweedie(x, t, exact), -sigma * exact)
+        assert_close(make(sde, time_label).score_fn(lambda x, labels: output)(x, t), exact, 1e-9)
+
+    @pytest.mark.parametrize(("kind", "output"), [("v", -2.2), ("velocity", -3.0)])
+    def test_by_hand(self, kind, output):
+        """x0 = 2, z = -1, alpha = 0.6, sigma = 0.8: x = 0.4, score = 1.25."""
+        chain = DiscreteChain(np.asarray([0.6]), np.asarray([0.8]))
+        make, target = PREDICTED[kind]
+        assert target(0.6, 0.8, 2.0, -1.0) == pytest.approx(output)
+        seen = []
+
+        def network(x, labels):
+            seen.append((x, labels))
+            return jnp.full_like(x, output)
+
+        score = make(chain, index_label).score_fn(network)(jnp.full((1, 1), 0.4), jnp.zeros(1))
+        assert float(score[0, 0]) == pytest.approx(1.25, rel=1e-6)
+        assert float(seen[0][0][0, 0]) == pytest.approx(0.4) and float(seen[0][1][0]) == 0
+
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("v", "vp"), ("v", "cosine"), ("velocity", "straight")]
+    )
+    def test_single_precision_at_both_ends(self, kind, name, request):
+        """sigma score in float32 errs by rounding alone, from t_min to t_max."""
+        sde, data = SDES[name], mixture_2d()
+        make, target = PREDICTED[kind]
+        ends = [sde.t_min, 2 * sde.t_min, 0.5, 0.999 * sde.t_max, sde.t_max]
+        t = np.asarray(ends, np.float32)
+        request.getfixturevalue("x64")
+        wide = jnp.asarray(t, jnp.float64)
+        x0, z = jax.random.normal(jax.random.key(0), (2, 5, 2))
+        x = jnp.asarray(sde.perturb(0.5 * x0, wide, z), jnp.float32)
+        exact = data.score(sde, x.astype(jnp.float64), wide)
+        alpha, sigma = (v[:, None] for v in sde.marginal(wide))
+        clean = sde.tweedie(x.astype(jnp.float64), wide, exact)
+        output = target(alpha, sigma, clean, -sigma * exact).astype(jnp.float32)
+        score = make(sde, time_label).score_fn(lambda x, labels: output)(x, jnp.asarray(t))
+        assert score.dtype == jnp.float32
+        assert_close(sigma * score.astype(jnp.float64), sigma * exact, 2e-6)
+
+    def test_velocity_is_that_of_the_straight_path(self, x64):
+        """u = dx/dt of the probability flow, with the exact score."""
+        sde, data = SDES["straight"], mixture_2d()
+        t, x = jnp.linspace(0.1, 0.9, 5), jax.random.normal(jax.random.key(0), (5, 2))
+        exact = data.score(sde, x, t)
+        velocity = -t[:, None] * exact - sde.tweedie(x, t, exact)
+        assert_close(probability_flow(sde, data.score_fn(sde))(x, t), velocity, 1e-10)
 
 
 class TestEDM:

@@ -150,7 +150,16 @@ def test_tables_of_names_are_where_the_pages_say() -> None:
     found = {page: tables(text) for page, text in PAGES.items()}
     spoken = {name for names in found["docs/guide/extending.md"].values() for name in names}
     assert spoken == {
-        *("PROCESSES", "NETWORKS", "PREDICTIONS", "TIMES", "PREDICTORS", "CORRECTORS", "GRIDS"),
+        *(
+            "PROCESSES",
+            "NETWORKS",
+            "PREDICTIONS",
+            "TIMES",
+            "WEIGHTS",
+            "PREDICTORS",
+            "CORRECTORS",
+            "GRIDS",
+        ),
         *("SOLVERS", "SOURCES", "MEASURES", "RECIPES", "DATASETS", "MODES", "FLAGS"),
     }
     for named in found.values():

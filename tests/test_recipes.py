@@ -3,26 +3,31 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from golden import REPOSITORY
 from score_sde.build.assemble import build
-from score_sde.build.data import build_pixel_range
+from score_sde.build.data import build_pixel_range, open_source
 from score_sde.build.network import build_network, build_parameterization
 from score_sde.build.process import build_process
 from score_sde.build.sampler import build_sampler
 from score_sde.build.settings import OPEN, SECTIONS, Settings
 from score_sde.build.task import build_objective, build_optimizer
+from score_sde.data import take
 from score_sde.errors import UserError
 from score_sde.noise_scales import suggest
 from score_sde.recipes import DATASETS, RECIPES
 from score_sde.recipes.langevin import LEVELS
-from score_sde.sde import VE, VP, DiscreteChain, SubVP
+from score_sde.sde import EDM, VE, VP, DiscreteChain, StraightPath, SubVP
+from score_sde.steppers import Ancestral, ReverseDiffusion
 from score_sde.workdir import config as configurations
 
 LANGEVIN = ["ncsn/ncsn", "ncsnv2/ncsnv2"]
+DENOISERS = ["edm/ddpmpp", "edm/ncsnpp", "straight/ddpmpp"]
 PROMISED = [
     *LANGEVIN,
+    *DENOISERS,
     *(
         f"{sde}/{network}{deep}_cont"
         for sde in ("ve", "vp", "subvp")
@@ -33,7 +38,7 @@ PROMISED = [
     *(f"{sde}/ddpmpp{deep}_cont_lik" for sde in ("vp", "subvp") for deep in ("", "_deep")),
 ]
 
-SDES = [recipe for recipe in RECIPES if recipe not in LANGEVIN]
+SDES = [recipe for recipe in RECIPES if recipe not in (*LANGEVIN, *DENOISERS)]
 
 
 def datasets(recipe: str) -> list[str]:
@@ -138,6 +143,60 @@ def test_published_processes_and_samplers_on_cifar10(recipe: str) -> None:
     assert (config.sampling.predictor, config.sampling.corrector) == published[sde]
     if sde == "ve":
         assert config.sampling.snr == 0.16 and config.training.reduce == "sum"
+
+
+@pytest.mark.parametrize("network", ["ddpmpp", "ncsnpp"])
+def test_published_settings_of_edm(network: str) -> None:
+    """Karras et al. 2022, tables 1, 6 and 7, for CIFAR-10."""
+    config = load(f"edm/{network}")
+    assert build_process(config.sde) == EDM(0.002, 80.0)
+    model, optim, training = config.model, config.optim, config.training
+    assert (model.nf, model.ch_mult, model.num_res_blocks) == (128, (2, 2, 2), 4)
+    assert (model.attn_resolutions, model.dropout, model.prediction) == ((16,), 0.13, "edm")
+    ncsnpp = network == "ncsnpp"
+    assert model.fir is ncsnpp and model.fourier_scale == 16.0
+    assert model.progressive_input == ("residual" if ncsnpp else "none")
+    assert model.embedding == ("fourier" if ncsnpp else "positional")
+    assert (optim.lr, optim.beta1, optim.eps, optim.weight_decay) == (1e-3, 0.9, 1e-8, 0.0)
+    assert optim.grad_clip == 0 and optim.warmup * 512 == pytest.approx(10e6, rel=1e-4)
+    assert (training.batch_size, training.steps * training.batch_size) == (512, 200_000_000)
+    assert training.ema_rate ** (500_000 / 512) == pytest.approx(0.5)
+    assert (training.times, training.p_mean, training.p_std) == ("log_normal", -1.2, 1.2)
+    assert (training.weight, config.data.std, config.data.augment) == ("edm", 0.5, 0.12)
+    assert config.data.centered and not config.data.random_flip
+
+
+def test_edm_on_other_data_sets() -> None:
+    """At 64 pixels as EDM's FFHQ; digits and grey images keep what fits their small networks."""
+    celeba = load("edm/ddpmpp", "celeba")
+    assert (celeba.model.ch_mult, celeba.model.dropout) == ((1, 2, 2, 2), 0.05)
+    assert (celeba.optim.lr, celeba.training.batch_size) == (2e-4, 256)
+    assert celeba.data.augment == 0.15
+    digits = load("edm/ddpmpp", "digits")
+    assert (digits.optim.lr, digits.optim.warmup, digits.training.steps) == (1e-3, 200, 2500)
+    assert (digits.data.augment, digits.model.nf, digits.training.weight) == (0, 32, "edm")
+    images = np.asarray(take(open_source(digits.data, True), np.arange(500))["image"], float)
+    assert (images / 8 - 1).std() == pytest.approx(digits.data.std, abs=0.01)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_samplers_of_edm_and_flow_matching(dataset: str) -> None:
+    """EDM's noise levels and 35 evaluations, by the probability flow alone."""
+    sampler = build(load("edm/ddpmpp", dataset)).sampler
+    assert sampler.evaluations == 35 and sampler.denoise == "tweedie"
+    times = (80 ** (1 / 7) + np.arange(35) / 34 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(sampler.times, times, rtol=1e-12)
+    straight = build(load("straight/ddpmpp", dataset))
+    assert straight.process == StraightPath() and straight.sampler.evaluations == 101
+    assert isinstance(sampler.stepper, ReverseDiffusion) and sampler.stepper.eta == 0
+    assert straight.sampler.stepper == Ancestral(StraightPath(), "posterior")
+
+
+def test_settings_of_flow_matching() -> None:
+    found = configurations.differences(load("vp/ddpmpp_cont"), load("straight/ddpmpp"))
+    kept = {name for name in found if not name.startswith(("sde.", "sampling."))}
+    assert kept == {"name", "model.prediction", "training.weight"}
+    assert load("straight/ddpmpp").training.times == "uniform"
 
 
 @pytest.mark.parametrize(
@@ -313,8 +372,8 @@ def pieces(config: Settings) -> None:
     """Everything that `build` makes, but for tracing the network."""
     process = build_process(config.sde)
     build_network(config.model, process)
-    build_parameterization(config, process)
-    build_objective(config.training, process)
+    made = build_parameterization(config, process)
+    build_objective(config, process, made)
     build_optimizer(config.optim)
     build_sampler(config.sampling, process, build_pixel_range(config.data))
 
@@ -358,6 +417,7 @@ def test_every_recipe_builds_on_every_data_set(recipe: str, dataset: str) -> Non
         ("ve/ncsnpp_cont", 62.76),
         ("vp/ddpmpp_cont", 61.80),
         ("vp/ddpm", 35.22),
+        ("edm/ddpmpp", 55.73),
     ],
 )
 def test_sizes_of_the_published_networks(name: str, millions: float) -> None:

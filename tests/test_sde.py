@@ -28,6 +28,7 @@ from score_sde.sde import (
     DiscreteChain,
     MatrixSDE,
     PublishedSteps,
+    StraightPath,
     SubVP,
     probability_flow,
 )
@@ -185,6 +186,7 @@ class TestCoefficients:
         check(VP(), lambda t: -0.5 * beta(t), beta)
         check(SubVP(), lambda t: -0.5 * beta(t), lambda t: -beta(t) * jnp.expm1(-2 * integral(t)))
         check(EDM(), lambda t: 0.0, lambda t: 2 * t)
+        check(StraightPath(), lambda t: -1 / (1 - t), lambda t: 2 * t / (1 - t))
 
         def tangent(t):
             return math.pi / 2 / 1.008 * jnp.tan(math.pi / 2 * (t + 0.008) / 1.008)
@@ -323,6 +325,8 @@ class TestValidation:
             (lambda: VP(t_min=1.0), r"t_min must be in \[0, t_max\); got t_min=1.0, t_max=1.0"),
             (lambda: EDM(t_min=-1.0), "t_min must be in"),
             (lambda: CosineVP(t_max=1.0), "t_max must be below 1"),
+            (lambda: StraightPath(t_max=1.0), "t_max must be below 1 .*got t_max=1.0"),
+            (lambda: StraightPath(t_min=-0.1), "t_min must be in"),
             (lambda: CosineVP(s=-0.1), "s must be >= 0; got s=-0.1"),
             (
                 lambda: DiscreteChain(np.ones(3), np.ones(4)),
@@ -342,7 +346,7 @@ class TestValidation:
 
 
 class TestRescaling:
-    @pytest.mark.parametrize("name", ["ve", "vp", "subvp", "cosine"])
+    @pytest.mark.parametrize("name", ["ve", "vp", "subvp", "cosine", "straight"])
     def test_every_process_is_edm_in_other_units(self, name, x64):
         """x_t/alpha is EDM at noise level nu = sigma/alpha.
 

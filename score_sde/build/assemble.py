@@ -8,14 +8,13 @@ from score_sde.build.experiment import Experiment
 from score_sde.build.likelihood import build_likelihood
 from score_sde.build.metrics import metric_names
 from score_sde.build.names import blame
-from score_sde.build.network import build_network, build_parameterization
+from score_sde.build.network import build_network
 from score_sde.build.process import build_process
 from score_sde.build.sampler import build_sampler
 from score_sde.build.settings import Settings, Training
-from score_sde.build.task import build_objective, build_trainer
+from score_sde.build.task import build_task, build_trainer
 from score_sde.errors import UserError
 from score_sde.sde import GaussianSDE
-from score_sde.training.step import ScoreMatching, ScoreModel
 
 
 def build(settings: Settings, shape: tuple[int, int, int] | None = None) -> Experiment:
@@ -34,12 +33,11 @@ def build(settings: Settings, shape: tuple[int, int, int] | None = None) -> Expe
         )
     process = build_process(settings.sde)
     network = build_network(settings.model, process)
-    model = ScoreModel(network, build_parameterization(settings, process))
-    task = ScoreMatching(model, build_objective(settings.training, process))
+    task = build_task(settings, process, network)
     trainer = build_trainer(settings.optim, settings.training)
     pixels = build_pixel_range(settings.data)
     sampler = build_sampler(settings.sampling, process, pixels)
-    experiment = Experiment(settings, process, model, task, trainer, sampler, pixels, shape)
+    experiment = Experiment(settings, process, task.model, task, trainer, sampler, pixels, shape)
     _check_intervals(settings.training)
     metric_names(settings.eval)
     with blame("model"):

@@ -23,14 +23,27 @@ NETWORKS: dict[str, type[nn.Module]] = {
 """By the name in config.model.name; the fields of a network are the other entries."""
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """By the name in config.model.dtype."""
-PREDICTIONS: dict[str, Callable[[Perturbation, Any], parameterize.Parameterization]] = {
-    "score": lambda process, label: parameterize.network_score(label),
-    "noise": parameterize.noise_prediction,
-    "edm": lambda process, label: dataclasses.replace(
-        parameterize.edm_preconditioning(process), c_noise=label
-    ),
+
+
+def _edm(process: Perturbation, label: Any, settings: Settings) -> parameterize.Parameterization:
+    made = parameterize.edm_preconditioning(process, settings.data.std)
+    if settings.model["name"] == "ncsn":  # it has parameters for each index
+        return dataclasses.replace(made, c_noise=label)
+    if settings.model.get("embedding") == "fourier":
+        return dataclasses.replace(made, c_noise=parameterize.exponential(made.c_noise))
+    return made
+
+
+Prediction = Callable[[Perturbation, Any, Settings], parameterize.Parameterization]
+PREDICTIONS: dict[str, Prediction] = {
+    "score": lambda process, label, settings: parameterize.network_score(label),
+    "noise": lambda process, label, settings: parameterize.noise_prediction(process, label),
+    "edm": _edm,
+    "v": lambda process, label, settings: parameterize.v_prediction(process, label),
+    "velocity": lambda process, label, settings: parameterize.velocity_prediction(process, label),
 }
-"""By the name in config.model.prediction: from the process and the labels of its times."""
+"""By the name in config.model.prediction: from the process, the labels of its times and all
+settings."""
 OWN = {"prediction": "score", "scale_by_sigma": False}
 """Entries of config.model that are the parameterization's, with their defaults."""
 DIVIDED = ("ncsnpp", "ncsnv2")
@@ -119,13 +132,13 @@ def build_parameterization(
     section = settings.model
     prediction = section.get("prediction", OWN["prediction"])
     divided = section.get("scale_by_sigma", section["name"] in DIVIDED)
-    if prediction in ("noise", "edm") and divided:
+    label = _label(section, process)
+    made = choose("model.prediction", PREDICTIONS, prediction)(process, label, settings)
+    if prediction != "score" and divided:
         raise UserError(
             "config.model: scale_by_sigma divides the network's output by sigma, and so does "
             f"prediction={prediction}; set scale_by_sigma=False"
         )
-    label = _label(section, process)
-    made = choose("model.prediction", PREDICTIONS, prediction)(process, label)
     if divided:
         made = parameterize.divided_by_sigma(made, process)
     return dataclasses.replace(made, centre=not settings.data.centered)

@@ -7,7 +7,7 @@ from typing import Any
 from score_sde.build.names import blame, choose
 from score_sde.build.settings import Section, check_names
 from score_sde.errors import UserError
-from score_sde.sde import EDM, VE, VP, CosineVP, DiscreteChain, Perturbation, SubVP
+from score_sde.sde import EDM, VE, VP, CosineVP, DiscreteChain, Perturbation, StraightPath, SubVP
 
 PROCESSES: dict[str, Callable[..., Perturbation]] = {
     "ve": VE,
@@ -15,6 +15,7 @@ PROCESSES: dict[str, Callable[..., Perturbation]] = {
     "subvp": SubVP,
     "edm": EDM,
     "cosine": CosineVP,
+    "straight": StraightPath,
     "smld": DiscreteChain.smld,
     "ddpm": DiscreteChain.ddpm,
 }

@@ -21,83 +21,11 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import ml_collections
 
+from score_sde.build.entry import Entry, count, entry, interval
 from score_sde.errors import UserError
 
 Section: TypeAlias = ml_collections.FrozenConfigDict
 """An open section: the name of an object, and its parameters."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What is known of an entry beside its type and default.
-
-    Args:
-        meaning: one line, with the unit.
-        least, most: closed bounds; `above`, `below`: open ones.
-        choices: the only values, where the type of the field lists them.
-        changeable: whether it may change from one start of a training run to the next.
-        weights: whether the weights of a run belong to it.
-        affects: which stored results depend on it: "samples", "likelihood", "flow".
-        added: whether rows stored by older versions lack it; at its default it leaves no trace.
-        name: in configurations, where it is no Python name.
-    """
-
-    meaning: str
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-    changeable: bool = False
-    weights: bool = False
-    affects: tuple[str, ...] = ()
-    added: bool = False
-    name: str = ""
-
-    @property
-    def range(self) -> str:
-        """The values allowed, in words: "in [0, 1)", "at least 1", "one of a, b".
-
-        Empty where any are.
-        """
-        if self.choices:
-            return f"one of {', '.join(self.choices)}"
-        lower, upper = (self.least, self.above), (self.most, self.below)
-        if lower == (None, None) and upper == (None, None):
-            return ""
-        if upper == (None, None):
-            if self.above == 0:
-                return "positive"
-            return f"above {self.above}" if self.least is None else f"at least {self.least:g}"
-        first = f"({self.above:g}" if self.least is None else f"[{self.least:g}"
-        last = f"{self.below:g})" if self.most is None else f"{self.most:g}]"
-        return f"in {first}, {last}"
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the right type is allowed."""
-        if self.choices:
-            return value in self.choices
-        return (
-            (self.least is None or value >= self.least)
-            and (self.most is None or value <= self.most)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
-
-
-def entry(default: Any, meaning: str, **known: Any) -> Any:
-    """A field of a section: its default, its meaning, and what `Entry` has besides."""
-    return dataclasses.field(default=default, metadata={"entry": Entry(meaning, **known)})
-
-
-def count(default: int, meaning: str, least: int = 1, **known: Any) -> Any:
-    """A whole number of at least `least`."""
-    return entry(default, meaning, least=least, **known)
-
-
-def interval(default: int, meaning: str, least: int = 0) -> Any:
-    """A number of steps between two events; 0 means never. It may change between starts."""
-    return entry(default, meaning, least=least, changeable=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +40,20 @@ class Data:
         256, "number of integer levels of a pixel", least=2, most=65536, weights=True
     )
     centered: bool = entry(False, "pixel range [-1, 1]; else [0, 1]", weights=True)
+    std: float = entry(
+        0.5,
+        "standard deviation of pixel values, for EDM's prediction and weight",
+        above=0,
+        weights=True,
+    )
     random_flip: bool = entry(True, "mirror half of the training images")
+    augment: float = entry(
+        0.0,
+        "chance of each labelled transformation of a training image; 0: none",
+        least=0,
+        most=1,
+        weights=True,
+    )
     dequantize: bool = entry(False, "spread each level evenly over its cell")
     crop: int = count(0, "central square cut out of prepared images, in pixels; 0: none", 0)
     train_split: str = entry("train", "split that is trained on")
@@ -145,7 +86,11 @@ class Training:
     likelihood_weighting: float = entry(
         0.0, "k of the weight sigma^(2-2k) g^(2k): 1 is maximum likelihood", least=0, most=1
     )
+    weight: str = entry("likelihood", "weight of noise levels in the loss")
     times: str = entry("uniform", "distribution of training times")
+    p_mean: float = entry(-1.2, "mean of log(sigma/alpha), for times=log_normal")
+    p_std: float = entry(1.2, "standard deviation of log(sigma/alpha) there", above=0)
+    uncertainty: bool = entry(False, "divide the loss by what is expected at its noise level")
     reduce: Literal["mean", "sum"] = entry("mean", "reduction of the loss over dimensions")
     ema_rate: float = entry(0.9999, "rate of the average of the weights", least=0, below=1)
     ema_warmup: bool = entry(True, "begin with a faster average, but after training.from")

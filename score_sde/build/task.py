@@ -3,37 +3,93 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from score_sde import objectives
 from score_sde.build.names import blame, choose
-from score_sde.build.settings import Optim, Training
+from score_sde.build.network import build_parameterization
+from score_sde.build.settings import Optim, Settings, Training
+from score_sde.data.augment import LABELS, Augment
 from score_sde.errors import UserError
+from score_sde.networks.uncertainty import Uncertainty
+from score_sde.objectives.denoising import Weight
 from score_sde.objectives.times import TimeSampler
+from score_sde.parameterize import Parameterization
 from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
 from score_sde.training.ema import Average
-from score_sde.training.step import Trainer
+from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
-TIMES: dict[str, Callable[[Any], TimeSampler]] = {
-    "uniform": lambda process: (
+TIMES: dict[str, Callable[[Any, Training], TimeSampler]] = {
+    "uniform": lambda process, section: (
         objectives.UniformIndex(process)
         if isinstance(process, DiscreteChain)
         else objectives.UniformTime(process)
     ),
-    "log_snr": objectives.LogSNRUniform,
+    "log_snr": lambda process, section: objectives.LogSNRUniform(process),
+    "log_normal": lambda process, section: objectives.LogNormal(
+        process, section.p_mean, section.p_std
+    ),
 }
+"""By the name in config.training.times."""
 
 
-def build_objective(section: Training, process: Perturbation) -> objectives.DenoisingScoreMatching:
+def _likelihood(process: Perturbation, made: Parameterization, settings: Settings) -> Weight:
+    if isinstance(process, GaussianSDE):
+        k = settings.training.likelihood_weighting
+        return objectives.interpolated_weight(process, k)
+    return objectives.variance_weight(process)
+
+
+WEIGHTS: dict[str, Callable[[Perturbation, Parameterization, Settings], Weight]] = {
+    "likelihood": _likelihood,
+    "edm": lambda process, made, settings: objectives.edm_weight(process, settings.data.std),
+    "output": lambda process, made, settings: objectives.output_weight(made),
+}
+"""By the name in config.training.weight."""
+
+
+def build_task(settings: Settings, process: Perturbation, network: nn.Module) -> ScoreMatching:
+    """The task of fitting `network`, as config.training and config.data say.
+
+    Raises:
+        UserError: what `build_parameterization` and `build_objective` refuse, or a network that
+            takes no labels of augmented images.
+    """
+    chance, made = settings.data.augment, build_parameterization(settings, process)
+    if chance and settings.model["name"] != "ncsnpp":
+        raise UserError(
+            f"config.data.augment={chance} gives the network labels, which model.name=ncsnpp alone "
+            f"takes; got model.name={settings.model['name']}. Set data.augment=0"
+        )
+    labels = jax.ShapeDtypeStruct((LABELS,), jnp.float32)
+    return ScoreMatching(
+        ScoreModel(network, made, labels if chance else ()),
+        build_objective(settings, process, made),
+        Augment(chance) if chance else None,
+        Uncertainty() if settings.training.uncertainty else None,
+    )
+
+
+def build_objective(
+    settings: Settings, process: Perturbation, made: Parameterization
+) -> objectives.DenoisingScoreMatching:
     """Denoising score matching with the times, weight and reduction of config.training.
 
     Raises:
-        UserError: an unknown name, or a weighting that a discrete chain has not.
+        UserError: an unknown name, a weighting that a discrete chain has not, or two weights.
     """
+    section = settings.training
     likelihood = section.likelihood_weighting
     make_times = choose("training.times", TIMES, section.times)
+    make_weight = choose("training.weight", WEIGHTS, section.weight)
+    if section.weight != "likelihood" and likelihood:
+        raise UserError(
+            f"config.training.likelihood_weighting={likelihood} is for training.weight=likelihood, "
+            f"not {section.weight}; set one of them back"
+        )
     if isinstance(process, DiscreteChain) and (section.times != "uniform" or likelihood):
         raise UserError(
             "a discrete chain is trained with training.times=uniform and "
@@ -41,11 +97,9 @@ def build_objective(section: Training, process: Perturbation) -> objectives.Deno
             f"likelihood_weighting={likelihood}. Use a *_cont recipe for the others."
         )
     with blame("training"):
-        weight = objectives.variance_weight(process)
-        if isinstance(process, GaussianSDE):
-            weight = objectives.interpolated_weight(process, likelihood)
+        weight = make_weight(process, made, settings)
         return objectives.DenoisingScoreMatching(
-            process, make_times(process), weight, section.reduce
+            process, make_times(process, section), weight, section.reduce
         )
 
 

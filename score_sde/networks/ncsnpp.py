@@ -47,6 +47,8 @@ class NCSNpp(nn.Module):
     Args (call):
         x: images (batch, height, width, channels), centred around 0, any number of channels.
         labels: noise levels (batch,), as said above.
+        given: numbers (batch, features) that the image is conditioned on, such as the label of an
+            augmentation. Their linear map is added to the embedding. None is the same as zeros.
         train: apply dropout; needs `rngs={"dropout": key}`.
     Returns:
         The raw output of the network, of the shape of x, in the type of x or float32, whichever is
@@ -121,10 +123,16 @@ class NCSNpp(nn.Module):
         self,
         x: Float[Array, "batch height width channels"],
         labels: Real[Array, "batch"],
+        given: Float[Array, "batch given"] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch height width channels"]:
         layers.check_image_size("NCSNpp", x.shape[1], x.shape[2], len(self.ch_mult))
-        temb = self._embedding(labels)
+        if given is not None and not self.conditional:
+            raise UserError(
+                "NCSNpp: with conditional=False there is no embedding that what is given could be "
+                "added to; set conditional=True"
+            )
+        temb = self._embedding(labels, given)
         h, skips = self._down(x.astype(self.dtype), temb, train)
         h = self._block("mid_block_0", h.shape[-1])(h, temb, train)
         h = self._attention("mid_attn")(h)
@@ -138,7 +146,9 @@ class NCSNpp(nn.Module):
         return h.astype(layers.at_least_float32(x.dtype))
 
     @nn.nowrap
-    def _embedding(self, labels: Real[Array, "batch"]) -> layers.Embedding | None:
+    def _embedding(
+        self, labels: Real[Array, "batch"], given: Float[Array, "batch given"] | None
+    ) -> layers.Embedding | None:
         if not self.conditional:
             return None
         if self.embedding == "fourier":
@@ -148,6 +158,14 @@ class NCSNpp(nn.Module):
             )
         else:
             features = layers.positional_embedding(labels, self.nf, self.dtype)
+        if given is not None:  # without bias: zeros add nothing
+            features += nn.Dense(
+                features.shape[-1],
+                use_bias=False,
+                kernel_init=layers.kernel_init(),
+                dtype=self.dtype,
+                name="given",
+            )(given)
         return TimeMLP(self.nf, self.activation, self.dtype, name="time")(features)
 
     @nn.nowrap

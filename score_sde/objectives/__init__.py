@@ -2,20 +2,25 @@
 
 from score_sde.objectives.denoising import (
     DenoisingScoreMatching,
+    edm_weight,
     interpolated_weight,
     likelihood_weight,
+    output_weight,
     variance_weight,
 )
 from score_sde.objectives.sliced import SlicedScoreMatching
-from score_sde.objectives.times import LogSNRUniform, UniformIndex, UniformTime
+from score_sde.objectives.times import LogNormal, LogSNRUniform, UniformIndex, UniformTime
 
 __all__ = [
     "DenoisingScoreMatching",
+    "LogNormal",
     "LogSNRUniform",
     "SlicedScoreMatching",
     "UniformIndex",
     "UniformTime",
+    "edm_weight",
     "interpolated_weight",
     "likelihood_weight",
+    "output_weight",
     "variance_weight",
 ]

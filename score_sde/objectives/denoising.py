@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from score_sde.arrays import Keys, ScoreFn, Time, fold_in, left_broadcast, normal
 from score_sde.objectives.times import TimeSampler
+from score_sde.parameterize import Parameterization
 from score_sde.sde import GaussianSDE, Perturbation
 
 Weight = Callable[[Time], Time]
@@ -48,6 +49,42 @@ def interpolated_weight(sde: GaussianSDE, likelihood_weighting: float) -> Weight
     return lambda t: variance(t) ** (1 - k) * likelihood(t) ** k
 
 
+def edm_weight(process: Perturbation, sigma_data: float = 0.5) -> Weight:
+    """lambda(t) = sigma^2 (1 + nu^2/sigma_data^2) with nu = sigma/alpha: the weight of EDM.
+
+    EDM weights the error of the denoiser D by (nu^2 + sigma_data^2)/(nu sigma_data)^2. By Tweedie's
+    formula D - x_0 = sigma^2/alpha (score + z/sigma), so the error of the score has that weight
+    times sigma^4/alpha^2.
+
+    Args:
+        process: gives alpha and sigma.
+        sigma_data: the standard deviation of the data.
+
+    Source: Karras et al. 2022, table 1.
+    """
+
+    def weight(t: Time) -> Time:
+        alpha, sigma = process.marginal(t)
+        return sigma**2 * (1 + (sigma / (alpha * sigma_data)) ** 2)
+
+    return weight
+
+
+def output_weight(made: Parameterization) -> Weight:
+    """lambda(t) = 1/c_out^2: errors of the network's output count alike at all noise levels.
+
+    It gives the published loss of each prediction: |z - F|^2 (DDPM), |v - F|^2 (Salimans & Ho
+    2022), |u - F|^2 (flow matching), and `edm_weight` with EDM's preconditioning. Where the output
+    is divided by sigma, lambda = sigma^2/c_out^2.
+    """
+
+    def weight(t: Time) -> Time:
+        divisor = jnp.ones_like(t) if made.sigma is None else made.sigma(t)
+        return (divisor / made.c_out(t)) ** 2
+
+    return weight
+
+
 @dataclasses.dataclass(frozen=True)
 class DenoisingScoreMatching:
     """lambda(t) R(|score(x_t, t) + z/sigma(t)|^2) with x_t = alpha x_0 + sigma z.
@@ -58,8 +95,7 @@ class DenoisingScoreMatching:
     Args:
         process: the perturbation.
         times: time sampler; its w multiplies the loss.
-        weight: lambda; `variance_weight(process)` and `likelihood_weight(sde)` are the usual ones,
-            `interpolated_weight` lies between them.
+        weight: lambda, as a function here gives it, say `variance_weight(process)`.
         reduce: R over the D dimensions: "mean", or "sum" for half the sum (both as published).
     """
 
@@ -76,9 +112,16 @@ class DenoisingScoreMatching:
         self, keys: Keys, score_fn: ScoreFn, x0: Float[Array, "batch ..."]
     ) -> Float[Array, "batch"]:
         """Loss of each example at a random time and noise; keys: one, or one for each example."""
+        t, w, z = self.draw(keys, x0)
+        return w * self.at(score_fn, x0, t, z)
+
+    def draw(
+        self, keys: Keys, x0: Float[Array, "batch ..."]
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"], Float[Array, "batch ..."]]:
+        """(t, w, z): random times, their weights, and noise."""
         t, w = self.times(fold_in(keys, 0), x0.shape[0])
-        t, w = t.astype(x0.dtype), w.astype(x0.dtype)
-        return w * self.at(score_fn, x0, t, normal(fold_in(keys, 1), x0.shape, x0.dtype))
+        z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
+        return t.astype(x0.dtype), w.astype(x0.dtype), z
 
     def at(
         self,

@@ -2,8 +2,8 @@
 
 `sampler(keys, n) -> (t, w)` has times (n,) with density p(t) on [t_min, t_max], and weights w(t) =
 1/(p(t) (t_max - t_min)). So E_p[w(t) h(t)] is the mean of h over the interval for every sampler:
-samplers differ in variance alone. `keys` is one key, or one per example: then n is their number,
-and the time of an example depends on its own key alone.
+samplers differ in variance alone. `LogNormal` is the exception: its w is 1. `keys` is one key, or
+one per example: then n is their number, and the time of an example depends on its own key alone.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from score_sde.arrays import Keys, uniform
@@ -69,6 +70,54 @@ class LogSNRUniform:
 
     def __call__(self, keys: Keys, n: int) -> Weighted:
         """(t, w) at random."""
+        return self.at(uniform(keys, (n,), float))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogNormal:
+    """t whose noise level nu = sigma/alpha is log-normal: log nu ~ N(mean, std^2), w = 1.
+
+    The normal is cut off at the noise levels of t_min and t_max. In EDM its density is part of the
+    loss, so no w takes it out: E[h(t)] is a mean over noise levels, most of them near exp(mean).
+
+    Args:
+        sde: gives the noise levels.
+        mean, std: P_mean and P_std.
+
+    Raises:
+        ValueError: std is not positive, or the cut leaves nothing of the normal.
+
+    Source: Karras et al. 2022, table 1 and section 5.
+    """
+
+    sde: GaussianSDE
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self):
+        if not self.std > 0:
+            raise ValueError(f"p_std must be positive; got p_std={self.std}")
+        with jax.ensure_compile_time_eval():
+            low, high = self._ends(jnp.float32)
+        if not low < high:
+            raise ValueError(
+                f"no noise level of the process is likely under p_mean={self.mean}, "
+                f"p_std={self.std}; p_mean is the logarithm of a usual noise level, like -1.2"
+            )
+
+    def _ends(self, dtype) -> Float[Array, "2"]:
+        """The normal's distribution function at t_min and t_max."""
+        times = jnp.asarray([self.sde.t_min, self.sde.t_max], dtype)
+        return ndtr((-0.5 * self.sde.log_snr(times) - self.mean) / self.std)
+
+    def at(self, u: Float[Array, "n"]) -> Weighted:
+        """(t, 1) at quantiles u in [0, 1], u = 0 being t_min."""
+        low, high = self._ends(u.dtype)
+        log_level = self.mean + self.std * ndtri(low + u * (high - low))
+        return self.sde.time_at_log_snr(-2 * log_level), jnp.ones_like(u)
+
+    def __call__(self, keys: Keys, n: int) -> Weighted:
+        """(t, 1) at random."""
         return self.at(uniform(keys, (n,), float))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from score_sde.recipes import langevin, sde
+from score_sde.recipes import denoisers, langevin, sde
 from score_sde.recipes.datasets import DATASETS
 
 __all__ = ["DATASETS", "RECIPES", "get_config"]
@@ -25,9 +25,16 @@ def _langevin(version: str) -> GetConfig:
     return lambda dataset="cifar10": langevin.config(version, dataset)
 
 
+def _edm(network: str) -> GetConfig:
+    return lambda dataset="cifar10": denoisers.edm(network, dataset)
+
+
 RECIPES: dict[str, GetConfig] = {
+    "edm/ddpmpp": _edm("ddpmpp"),
+    "edm/ncsnpp": _edm("ncsnpp"),
     "ncsn/ncsn": _langevin("ncsn"),
     "ncsnv2/ncsnv2": _langevin("ncsnv2"),
+    "straight/ddpmpp": lambda dataset="cifar10": denoisers.straight(dataset),
     "subvp/ddpm_cont": _sde("subvp", "ddpm"),
     "subvp/ddpm_deep_cont": _sde("subvp", "ddpm", deep=True),
     "subvp/ddpmpp_cont": _sde("subvp", "ddpmpp"),

@@ -68,7 +68,7 @@ def config(
     values["data"] |= {"source": dataset, "centered": not ve}
     values["training"] |= _training(ve, deep or (continuous and network == "ncsnpp"))
     values["sampling"] |= _sampling(ve, continuous)
-    _override(values, DATASETS[dataset], network)
+    override(values, DATASETS[dataset], network)
     if deep:
         values["model"]["num_res_blocks"] *= 2
     if likelihood:
@@ -140,7 +140,7 @@ def _likelihood(values: dict, sde: str, dataset: str) -> None:
         values["sde"]["t_min"] = values["sampling"]["t_end"] = 1e-2
 
 
-def _override(values: dict, changes: dict[str, dict], network: str) -> None:
+def override(values: dict, changes: dict[str, dict], network: str) -> None:
     """Apply a data set's changes where the recipe has the key: sigma_max means nothing to VP.
 
     Progressive input and output are NCSN++'s alone: DDPM++ has none by definition (B.5.8).

@@ -17,7 +17,7 @@ chapter 7 and B.5.
 
 from score_sde.sde.base import SDE, GaussianSDE, Perturbation, probability_flow, simulate
 from score_sde.sde.chains import DiscreteChain, PublishedSteps
-from score_sde.sde.gaussian import EDM, VE, VP, CosineVP, SubVP
+from score_sde.sde.gaussian import EDM, VE, VP, CosineVP, StraightPath, SubVP
 from score_sde.sde.matrix import MatrixSDE
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "MatrixSDE",
     "Perturbation",
     "PublishedSteps",
+    "StraightPath",
     "SubVP",
     "probability_flow",
     "simulate",

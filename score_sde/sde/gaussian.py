@@ -173,3 +173,36 @@ class CosineVP(GaussianSDE):
     def prior_std(self) -> float:
         """1."""
         return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StraightPath(GaussianSDE):
+    """alpha = 1 - t, sigma = t: the straight path of flow matching, from x_0 to N(0, I).
+
+    Coefficients: f = -1/(1 - t), g^2 = 2t/(1 - t). t_max stays below 1, where both diverge. The
+    prior is N(0, I); at the default t_max its standard deviation is right to 5e-4.
+
+    Raises ValueError unless 0 <= t_min < t_max < 1.
+
+    Source: Lipman et al. 2023 (sigma_min = 0); Liu et al. 2023, rectified flow. There time runs
+    from noise to data.
+    """
+
+    t_min: float = 1e-3
+    t_max: float = 0.9995
+
+    def __post_init__(self):
+        require(
+            self.t_max < 1,
+            f"t_max must be below 1 (f and g diverge there); got t_max={self.t_max}",
+        )
+        check_times(self.t_min, self.t_max)
+
+    def marginal(self, t: Time) -> tuple[Time, Time]:
+        """(1 - t, t)."""
+        return 1 - t, t
+
+    @property
+    def prior_std(self) -> float:
+        """1."""
+        return 1.0

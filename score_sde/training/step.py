@@ -24,6 +24,12 @@ Objective = Callable[[Keys, ScoreFn, Float[Array, "batch ..."]], Float[Array, "b
 """`(keys, score_fn, x0) -> losses (batch,)`; keys: one, or one for each example."""
 
 
+Augmentation = Callable[[Keys, Float[Array, "batch ..."]], tuple[Array, Array]]
+"""`(keys, images) -> (images, labels)`, keys one for each example."""
+UNCERTAINTY = "uncertainty"
+"""The entry of the parameters that belongs to learned loss weights."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreModel:
     """A network and what turns its output into a score.
@@ -95,21 +101,46 @@ class Task(Protocol):
 
 
 class ScoreMatching(flax.struct.PyTreeNode):
-    """The task of fitting a score model by an objective."""
+    """The task of fitting a score model by an objective.
+
+    augment: changes training images, and gives the labels that the model is given of them; at all
+        other times it is given nothing. None changes nothing.
+    uncertainty: u(label) with labels log(sigma/alpha)/4 (batch,). The training loss of an example
+        becomes loss/e^u + u, least where e^u is the loss to be expected at that noise level. So all
+        levels count alike whatever their losses. The objective is `DenoisingScoreMatching` then.
+        The parameters are the network's, with those of u as one more entry, "uncertainty".
+        Losses without training are not changed. Source: Karras et al. 2024 (EDM2), after Kendall
+        et al. 2018.
+    """
 
     model: ScoreModel = flax.struct.field(pytree_node=False)
     objective: Objective = flax.struct.field(pytree_node=False)
+    augment: Augmentation | None = flax.struct.field(pytree_node=False, default=None)
+    uncertainty: nn.Module | None = flax.struct.field(pytree_node=False, default=None)
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters of the network."""
-        return self.model.init(key, shape)
+        params = self.model.init(key, shape)
+        if self.uncertainty is None:
+            return params
+        own = self.uncertainty.init(fold_in(key, 0), jnp.zeros((1,)))["params"]
+        return {**params, UNCERTAINTY: own}
 
     def losses(
         self, params: PyTree, keys: Key[Array, "batch"], batch: Batch, train: bool
     ) -> Float[Array, "batch"]:
         """The objective, at the same times and noise with and without dropout."""
-        score_fn = self.model.score_fn(params, batch.given, fold_in(keys, 1) if train else None)
-        return self.objective(fold_in(keys, 0), score_fn, jnp.asarray(batch.image))
+        x0, given = jnp.asarray(batch.image), batch.given
+        if train and self.augment is not None:
+            x0, given = self.augment(fold_in(keys, 2), x0)
+        score_fn = self.model.score_fn(params, given, fold_in(keys, 1) if train else None)
+        if not train or self.uncertainty is None:
+            return self.objective(fold_in(keys, 0), score_fn, x0)
+        objective: Any = self.objective
+        t, w, z = objective.draw(fold_in(keys, 0), x0)
+        labels = -objective.process.log_snr(t) / 8
+        u: Any = self.uncertainty.apply({"params": params[UNCERTAINTY]}, labels)
+        return w * objective.at(score_fn, x0, t, z) * jnp.exp(-u) + u
 
 
 def mean_loss(

@@ -28,10 +28,12 @@ from score_sde.sde import VP, SubVP
         (
             "ve",
             "model.prediction=foo",
-            r"config.model.prediction: unknown name 'foo'; known: score, noise, edm",
+            r"config.model.prediction: unknown name 'foo'; known: score, noise, edm, v, velocity",
         ),
         ("ve", "model.prediction=noise", r"scale_by_sigma .*prediction=noise; set scale_by_sigma"),
         ("ve", "model.prediction=edm", r"scale_by_sigma .*prediction=edm; set scale_by_sigma"),
+        ("ve", "model.prediction=v", r"scale_by_sigma .*prediction=v; set scale_by_sigma"),
+        ("ve", "model.prediction=velocity", r"scale_by_sigma .*prediction=velocity; set"),
         (
             "ve",
             "model.activation=foo",
@@ -136,6 +138,57 @@ def test_output_is_divided_by_sigma_where_the_configuration_says_so() -> None:
     values = settings("ddpm")
     assert build_parameterization(values, build_process(values.sde)).sigma is None
     assert isinstance(build_network(values.model, VP()), DDPM)
+
+
+def test_edm_preconditioning_and_label_through_the_settings() -> None:
+    """Karras et al. 2022, table 1: written for the denoiser (x + sigma^2 score)."""
+    sigma = jnp.asarray([0.002, 0.4, 80.0])
+    values = settings("edm", "data.std=0.6")
+    made = build_parameterization(values, build_process(values.sde))
+    total = np.asarray(sigma) ** 2 + 0.36
+    np.testing.assert_allclose(
+        1 + sigma**2 * made.c_skip(sigma), 0.36 / total, rtol=1e-5, atol=2e-7
+    )
+    np.testing.assert_allclose(
+        sigma**2 * made.c_out(sigma), sigma * 0.6 / np.sqrt(total), rtol=1e-5
+    )
+    np.testing.assert_allclose(made.c_in(sigma), 1 / np.sqrt(total), rtol=1e-6)
+    np.testing.assert_allclose(made.c_noise(sigma), np.log(sigma) / 4, rtol=1e-6)
+    assert not made.centre and made.sigma is None
+
+
+def test_networks_with_fourier_features_take_the_logarithm_of_edms_label_themselves() -> None:
+    values = settings("edm", "model.embedding=fourier")
+    made = build_parameterization(values, build_process(values.sde))
+    sigma = jnp.asarray([0.002, 0.4, 80.0])
+    np.testing.assert_allclose(jnp.log(made.c_noise(sigma)), np.log(sigma) / 4, rtol=1e-5)
+
+
+def test_edms_label_under_other_processes() -> None:
+    """The noise level is sigma/alpha; NCSN keeps the index, for which it has parameters."""
+    values, t = settings("vp", "model.prediction=edm"), jnp.asarray([0.1, 0.9])
+    alpha, sigma = VP().marginal(t)
+    label = build_parameterization(values, VP()).c_noise(t)
+    np.testing.assert_allclose(label, np.log(sigma / alpha) / 4, rtol=1e-5)
+    chain = build_process(settings("smld").sde)
+    ncsn = values.change("model", name="ncsn")
+    np.testing.assert_allclose(build_parameterization(ncsn, chain).c_noise(t), 999 - t)
+
+
+def test_v_and_velocity_through_the_settings() -> None:
+    """v = alpha z - sigma x0 with alpha^2 + sigma^2 = 1; u = z - x0 with alpha + sigma = 1."""
+    t = jnp.asarray([0.1, 0.9])
+    alpha, sigma = VP().marginal(t)
+    values = settings("vp", "model.prediction=v")
+    made = build_parameterization(values, VP())
+    np.testing.assert_allclose(made.c_out(t), -alpha / sigma, rtol=1e-5)
+    np.testing.assert_allclose(made.c_skip(t), -1.0, rtol=1e-5)
+    np.testing.assert_allclose(made.c_noise(t), 999 * t)
+    values = settings("straight")
+    made = build_parameterization(values, build_process(values.sde))
+    np.testing.assert_allclose(made.c_out(t), -(1 - t) / t, rtol=1e-5)
+    np.testing.assert_allclose(made.c_skip(t), -1 / t, rtol=1e-5)
+    np.testing.assert_allclose(made.c_noise(t), 999 * t)
 
 
 def test_data_in_the_unit_interval_are_centred_for_the_network() -> None:

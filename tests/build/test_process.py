@@ -8,7 +8,7 @@ from small import settings
 from score_sde.build.process import PROCESSES, build_process, process_defaults
 from score_sde.build.settings import Section
 from score_sde.errors import UserError
-from score_sde.sde import EDM, CosineVP, SubVP
+from score_sde.sde import EDM, CosineVP, StraightPath, SubVP
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from score_sde.sde import EDM, CosineVP, SubVP
         (
             "ve",
             "sde.name=foo",
-            r"config.sde.name: unknown name 'foo'; known: ve, vp, subvp, edm, cosine",
+            r"config.sde.name: unknown name 'foo'; known: ve, vp, subvp, edm, cosine, straight",
         ),
         (
             "ve",
@@ -43,6 +43,7 @@ from score_sde.sde import EDM, CosineVP, SubVP
         ),
         ("ddpm", "sde.n=10", r"config.sde: beta_max must be below n.*got beta_max=20.0, n=10"),
         ("ddpm", "sde.n=0", r"config.sde.n must be at least 1; got 0"),
+        ("straight", "sde.t_max=1", r"config.sde: t_max must be below 1.*got t_max=1.0"),
         ("smld", "sde.n=-4", r"config.sde.n must be at least 1; got -4"),
         ("smld", "sde.sigma_min=60", r"config.sde: sigma_min must be in"),
     ],
@@ -61,6 +62,8 @@ def test_processes() -> None:
     assert build_process(Section({"name": "subvp", "beta_max": 10.0})) == SubVP(beta_max=10.0)
     assert build_process(Section({"name": "edm", "t_max": 50.0})) == EDM(t_max=50.0)
     assert build_process(Section({"name": "cosine"})) == CosineVP()
+    straight = {"name": "straight", "t_max": 0.9}
+    assert build_process(Section(straight)) == StraightPath(t_max=0.9)
     smld = {"name": "smld", "sigma_min": 0.1, "sigma_max": 10.0, "n": 3}
     np.testing.assert_allclose(build_process(Section(smld)).sigmas, [0.1, 1.0, 10.0])
     ddpm = {"name": "ddpm", "beta_min": 0.1, "beta_max": 0.3, "n": 2}

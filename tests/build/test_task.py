@@ -11,10 +11,12 @@ from small import settings
 from golden import assert_close, load
 from score_sde import objectives
 from score_sde.build.assemble import build
+from score_sde.build.network import build_parameterization
 from score_sde.build.process import build_process
 from score_sde.build.task import build_objective, build_optimizer, build_trainer
+from score_sde.data.augment import Augment
 from score_sde.errors import UserError
-from score_sde.sde import VE, VP, DiscreteChain
+from score_sde.sde import EDM, VE, VP
 from score_sde.training.ema import Average
 
 
@@ -25,13 +27,25 @@ def mixed_types() -> Iterator[None]:
         yield
 
 
+def objective(recipe: str, *overrides: str) -> objectives.DenoisingScoreMatching:
+    found = settings(recipe, *overrides)
+    process = build_process(found.sde)
+    return build_objective(found, process, build_parameterization(found, process))
+
+
 @pytest.mark.parametrize(
     ("recipe", "override", "message"),
     [
+        ("vp", "training.weight=foo", r"config.training.weight: unknown name 'foo'; known: lik"),
+        ("vp", "training.p_std=0", r"config.training.p_std must be positive; got 0.0"),
+        ("vp", "data.std=0", r"config.data.std must be positive; got 0.0"),
+        ("vp", "data.augment=1.5", r"config.data.augment must be in \[0, 1\]; got 1.5"),
+        ("vp", "data.augment=-0.1", r"config.data.augment must be in \[0, 1\]; got -0.1"),
+        ("smld", "training.times=log_normal", r"training.times=uniform.*got times=log_normal"),
         (
             "ve",
             "training.times=foo",
-            r"config.training.times: unknown name 'foo'; known: uniform, log_snr",
+            r"config.training.times: unknown name 'foo'; known: uniform, log_snr, log_normal",
         ),
         (
             "ddpm",
@@ -46,28 +60,60 @@ def mixed_types() -> Iterator[None]:
     ],
 )
 def test_impossible_objectives_are_refused(recipe: str, override: str, message: str) -> None:
-    found = settings(recipe, override)
     with pytest.raises(UserError, match=message):
-        build_objective(found.training, build_process(found.sde))
+        objective(recipe, override)
 
 
 def test_objectives() -> None:
-    made = build_objective(settings("ve").training, VE())
+    made = objective("ve")
     assert made.reduce == "sum" and isinstance(made.times, objectives.UniformTime)
     t = jnp.asarray([0.3])
-    np.testing.assert_allclose(made.weight(t), VE().marginal(t)[1] ** 2)
+    np.testing.assert_allclose(made.weight(t), VE(sigma_max=10.0).marginal(t)[1] ** 2)
     beta, variance = 0.1 + 0.3 * 19.9, VP().marginal(t)[1] ** 2
     for k, expected in ((0, variance), (0.25, variance**0.75 * beta**0.25), (1, beta)):
-        values = settings(
-            "vp", f"training.likelihood_weighting={k}", "training.times=log_snr"
-        ).training
-        made = build_objective(values, VP())
+        made = objective("vp", f"training.likelihood_weighting={k}", "training.times=log_snr")
         assert made.reduce == "mean" and isinstance(made.times, objectives.LogSNRUniform)
         np.testing.assert_allclose(made.weight(t), expected, rtol=1e-5)
-    chain = DiscreteChain.ddpm()
-    assert isinstance(
-        build_objective(settings("ddpm").training, chain).times, objectives.UniformIndex
-    )
+    assert isinstance(objective("ddpm").times, objectives.UniformIndex)
+
+
+def test_objective_of_edm() -> None:
+    made = objective("edm", "training.p_mean=0.3", "training.p_std=0.7", "data.std=0.6")
+    assert made.times == objectives.LogNormal(EDM(), 0.3, 0.7) and made.reduce == "sum"
+    t = jnp.asarray([0.3, 5.0])
+    np.testing.assert_allclose(made.weight(t), t**2 * (1 + t**2 / 0.36), rtol=1e-6)
+    by_output = objective("edm", "training.weight=output", "data.std=0.6")
+    np.testing.assert_allclose(by_output.weight(t), made.weight(t), rtol=1e-5)
+
+
+def test_two_weights_are_refused() -> None:
+    one = "training.likelihood_weighting=0.5"
+    for weight in ("edm", "output"):
+        with pytest.raises(UserError, match=f"0.5 is for training.weight=likelihood, not {weight}"):
+            objective("vp", one, f"training.weight={weight}")
+
+
+def test_a_p_mean_beyond_all_noise_levels_is_refused() -> None:
+    with pytest.raises(UserError, match=r"config.training: no noise level .* p_mean=90.0"):
+        objective("edm", "training.p_mean=90")
+
+
+def test_labels_of_augmented_images_reach_networks_that_take_them() -> None:
+    task = build(settings("vp", "data.augment=0.2")).task
+    assert task.augment == Augment(0.2) and task.model.given.shape == (9,)
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 1)))
+    assert params["given"]["kernel"].shape == (9, 32) and "bias" not in params["given"]
+    with pytest.raises(UserError, match=r"data.augment=0.2 .*got model.name=ddpm"):
+        build(settings("ddpm", "data.augment=0.2"))
+    with pytest.raises(UserError, match=r"config.model: .*set conditional=True"):
+        build(settings("vp", "data.augment=0.2", "model.conditional=False"))
+
+
+def test_learned_uncertainty_has_parameters_of_its_own() -> None:
+    task = build(settings("vp", "training.uncertainty=True")).task
+    params = jax.eval_shape(lambda: task.init(jax.random.key(0), (8, 8, 1)))
+    assert params["uncertainty"]["out"]["kernel"].shape == (128, 1)
+    assert build(settings("vp")).task.uncertainty is None
 
 
 # The optimizer and the averages

@@ -80,7 +80,9 @@ def test_remat_stores_less(params):
     def stored(network, count: int) -> int:
         def backward(p, x, sigma):
             rngs = {"dropout": jax.random.key(1)}
-            return jax.vjp(lambda p: network.apply({"params": p}, x, sigma, True, rngs=rngs), p)[1]
+            return jax.vjp(
+                lambda p: network.apply({"params": p}, x, sigma, train=True, rngs=rngs), p
+            )[1]
 
         x = jax.ShapeDtypeStruct((count, *X.shape[1:]), jnp.float32)
         sigma = jax.ShapeDtypeStruct((count,), jnp.float32)
@@ -213,3 +215,22 @@ def test_refuses_impossible_sizes():
         )
     with pytest.raises(UserError, match="fir_kernel"):
         NCSNpp(fir_kernel=())
+
+
+def test_what_is_given_is_added_to_the_embedding():
+    """Nothing given is zeros given; each row depends on its own numbers alone."""
+    x, sigma = jnp.asarray(X), jnp.asarray(SIGMA)
+    given = jnp.asarray(np.random.default_rng(2).normal(size=(2, 5)), jnp.float32)
+    made = jax.eval_shape(SMALL.init, jax.random.key(0), x, sigma, given)["params"]
+    rng = np.random.default_rng(1)
+    kept = jax.tree.map(lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), jnp.float32), made)
+    told = jax.jit(
+        lambda given: SMALL.apply({"params": kept}, x, sigma, given),
+        compiler_options=FAST_COMPILE,
+    )
+    untold = compiled(SMALL)(kept, x, sigma)
+    np.testing.assert_allclose(told(jnp.zeros_like(given)), untold, rtol=1e-4, atol=1e-5)
+    moved = np.abs(told(given.at[0].set(0)) - untold).max(axis=(1, 2, 3))
+    assert moved[0] < 1e-4 < 1e-2 < moved[1]
+    with pytest.raises(UserError, match=r"NCSNpp: with conditional=False .*set conditional=True"):
+        SMALL.clone(conditional=False).init(jax.random.key(0), x, sigma, given)

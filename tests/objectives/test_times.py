@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from mathcases import SDES, stored_sde
 from scipy.integrate import quad
-from scipy.stats import kstest
+from scipy.stats import kstest, truncnorm
 
 from golden import assert_close, load, names
 from score_sde.arrays import sample_keys
-from score_sde.objectives import LogSNRUniform, UniformIndex, UniformTime
-from score_sde.sde import VP, DiscreteChain
+from score_sde.objectives import LogNormal, LogSNRUniform, UniformIndex, UniformTime
+from score_sde.sde import EDM, VP, DiscreteChain
 
 
 @pytest.mark.parametrize("file", names("math/sde_flow_*"))
@@ -73,7 +73,7 @@ CHAIN = DiscreteChain.smld(n=7)
 
 @pytest.mark.parametrize(
     "sampler",
-    [UniformTime(VP()), LogSNRUniform(VP()), UniformIndex(CHAIN)],
+    [UniformTime(VP()), LogSNRUniform(VP()), LogNormal(VP()), UniformIndex(CHAIN)],
     ids=lambda s: type(s).__name__,
 )
 def test_keys_of_examples(sampler):
@@ -89,6 +89,38 @@ def test_keys_of_examples(sampler):
     assert kstest(np.asarray(t), np.asarray(one)).pvalue > 1e-3
     assert t.dtype == one.dtype and w.dtype == weights.dtype
     assert abs(np.corrcoef(t[1:], t[:-1])[0, 1]) < 4 / np.sqrt(n)
+
+
+class TestLogNormal:
+    @pytest.mark.parametrize("name", SDES)
+    def test_quantiles(self, name, x64):
+        """log(sigma/alpha) is normal, cut off at the ends; w is 1."""
+        sde, mean, std = SDES[name], -0.7, 0.9
+        u = jnp.asarray([0.0, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0])
+        t, w = LogNormal(sde, mean, std).at(u)
+        alpha, sigma = sde.marginal(t)
+        low, high = -0.5 * np.asarray(sde.log_snr(jnp.asarray([sde.t_min, sde.t_max])))
+        law = truncnorm((low - mean) / std, (high - mean) / std, mean, std)
+        np.testing.assert_allclose(np.log(sigma / alpha), law.ppf(u), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(t[jnp.asarray([0, -1])], [sde.t_min, sde.t_max], rtol=1e-6)
+        np.testing.assert_array_equal(w, 1.0)
+
+    def test_edms_own(self):
+        """P_mean = -1.2, P_std = 1.2 without arguments, drawn in single precision."""
+        n = 20000
+        t, w = LogNormal(EDM())(sample_keys(jax.random.key(2), jnp.arange(n)), n)
+        assert kstest(np.log(np.asarray(t, float)), "norm", (-1.2, 1.2)).pvalue > 1e-3
+        assert t.dtype == w.dtype == jnp.float32 and np.all(np.asarray(w) == 1)
+
+    @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+    def test_a_width_that_is_not_positive_is_refused(self, std):
+        with pytest.raises(ValueError, match=f"p_std must be positive; got p_std={std}"):
+            LogNormal(EDM(), -1.2, std)
+
+    @pytest.mark.parametrize("mean", [-60.0, 60.0])
+    def test_a_mean_beyond_all_levels_is_refused(self, mean):
+        with pytest.raises(ValueError, match=f"no noise level .*p_mean={mean}, p_std=1.2"):
+            LogNormal(EDM(), mean)
 
 
 def test_draws():
