@@ -20,6 +20,7 @@ from score_sde.steppers.runge_kutta import (
     Tableau,
     second_order,
 )
+from score_sde.steppers.singlestep import Singlestep
 
 __all__ = [
     "EULER",
