@@ -40,8 +40,9 @@ def save_snapshot(folder: Path, step: int, std: float, average: PyTree) -> None:
     arrays, scales = {}, []
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(average)):
         values = np.asarray(leaf, np.float64)
-        scale = np.abs(values).max(initial=0.0) / LARGEST or 1.0
-        with np.errstate(invalid="ignore"):  # weights that are not finite have such a scale
+        largest = np.abs(values).max(initial=0.0)
+        scale = (largest / LARGEST or 1.0) if np.isfinite(largest) else np.nan
+        with np.errstate(invalid="ignore"):  # weights that are not finite come back as nan
             arrays[jax.tree_util.keystr(path)] = np.rint(values / scale).astype(np.int16)
         scales.append(scale)
     file = folder / f"step_{step}_power_{std}.npz"

@@ -125,7 +125,13 @@ def checkpoint_steps(asked: Sequence[str], workdir: Path) -> list[Which | None]:
         return [None]
     if asked == ["all"]:
         return list(Checkpoints(workdir / "checkpoints", read_only=True).steps()) or [None]
-    return [parse(part, workdir) for part in asked]
+    found = [parse(part, workdir) for part in asked]
+    if None in found:
+        raise UserError(
+            "--checkpoint must be a step, steps like 10,20, phema:STD, phema:STD:STEP, 'all', "
+            f"'best' or 'latest'; got {','.join(asked)!r}"
+        )
+    return found
 
 
 def _best(workdir: Path) -> Which:

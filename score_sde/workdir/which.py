@@ -37,31 +37,27 @@ class Phema:
 Which: TypeAlias = int | Phema
 
 
-def parse(text: str, workdir: Path) -> Which:
-    """STEP, phema:STD:STEP, or phema:STD for the last step that has snapshots.
+def parse(text: str, workdir: Path) -> Which | None:
+    """STEP, phema:STD:STEP, or phema:STD for the last step that has snapshots; None else.
 
     Raises:
-        UserError: anything else, a std out of range, or no snapshots of that step.
+        UserError: a std out of range, or no snapshots of that step.
     """
     kind, *numbers = text.split(":")
     try:
         if kind != "phema":
             return int(text)
         std, *steps = numbers
-        step = [int(step) for step in steps]
-        width, last = float(std), None if not step else step[0]
-        if len(step) > 1:
-            raise ValueError
-    except ValueError as error:
-        raise UserError(
-            "--checkpoint must be a step, steps like 10,20, 'all', 'best' or 'latest', or "
-            f"phema:STD or phema:STD:STEP; got {text!r}"
-        ) from error
+        width, asked = float(std), [int(step) for step in steps]
+    except ValueError:
+        return None
+    if len(asked) > 1:
+        return None
     try:
         exponent(width)
     except ValueError as error:
         raise UserError(f"--checkpoint {text}: {error}") from error
-    return Phema(snapshot_step(workdir / "snapshots", last), width)
+    return Phema(snapshot_step(workdir / "snapshots", *asked), width)
 
 
 def step_of(which: Which) -> int:

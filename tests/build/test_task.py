@@ -1,5 +1,6 @@
 """config.training and config.optim: the objective, the optimizer, the averages."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -11,8 +12,14 @@ from small import settings
 from golden import assert_close, load
 from score_sde import objectives
 from score_sde.build.assemble import build
+from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.process import build_process
-from score_sde.build.task import build_objective, build_optimizer, build_trainer
+from score_sde.build.task import (
+    build_averages,
+    build_objective,
+    build_optimizer,
+    build_trainer,
+)
 from score_sde.errors import UserError
 from score_sde.sde import VE, VP, DiscreteChain
 from score_sde.training.ema import Average, HalfLife, Power
