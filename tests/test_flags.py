@@ -28,7 +28,7 @@ from score_sde.modes.table import FLAGS, MODES
         ),
         ("fid", "config", ["a"], "--config means nothing to --mode fid"),
         ("fid", "workdir", ["a"], "--workdir means nothing to --mode fid"),
-        ("select", "checkpoint", ["7"], "--checkpoint means nothing to --mode select"),
+        ("summarize", "checkpoint", ["7"], "--checkpoint means nothing to --mode summarize"),
         ("train", "checkpoint", ["7"], "--checkpoint means nothing to --mode train"),
         ("import", "checkpoint", ["7"], "--checkpoint means nothing to --mode import"),
         ("likelihood", "shard", "2/2", "must be i/n"),

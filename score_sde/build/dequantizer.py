@@ -10,7 +10,7 @@ from score_sde import objectives
 from score_sde.build.experiment import Experiment
 from score_sde.build.names import blame
 from score_sde.build.settings import DequantizerSettings, to_dict
-from score_sde.build.task import build_optimizer
+from score_sde.build.task import build_averages, build_optimizer
 from score_sde.errors import UserError
 from score_sde.likelihood import Bound
 from score_sde.networks import FlowPP
@@ -29,8 +29,8 @@ FLOW_NAMES = (
 def build_dequantizer(experiment: Experiment, params: PyTree) -> tuple[Dequantization, Trainer]:
     """The task of fitting config.dequantizer's flow to a score model, and its trainer.
 
-    `params` are the score model's. Optimizer and averages are the score model's too, but for the
-    rate `lr`.
+    `params` are the score model's. The optimizer is the score model's too, but for the rate `lr`,
+    and so is the first average.
 
     Raises:
         UserError: a discrete process, or a flow that cannot be made.
@@ -48,7 +48,8 @@ def build_dequantizer(experiment: Experiment, params: PyTree) -> tuple[Dequantiz
             experiment.pixel_range,
             experiment.model.score_fn,
         )
-        trainer = Trainer(build_optimizer(optim), experiment.trainer.averages)
+        averages = build_averages(experiment.settings.training, section.batch_size)[:1]
+        trainer = Trainer(build_optimizer(optim), averages)
         jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
     return task, trainer
 

@@ -94,10 +94,16 @@ class Training:
     reduce: Literal["mean", "sum"] = entry("mean", "reduction of the loss over dimensions")
     ema_rate: float = entry(0.9999, "rate of the average of the weights", least=0, below=1)
     ema_warmup: bool = entry(True, "begin with a faster average, but after training.from")
+    averages: str = entry(
+        "",
+        "averages of the weights in place of that one, with commas between; the first is used: "
+        "warmup:RATE, rate:RATE, halflife:MILLION_IMAGES, power:STD",
+    )
     log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
     eval_every: int = interval(5000, "steps between held-out losses; 0: never")
     sample_every: int = interval(50_000, "steps between grids of samples; 0: never")
     checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
+    snapshot_every: int = interval(0, "steps between snapshots of averages power:STD; 0: never")
     keep: int = count(2, "newest checkpoints that are kept", changeable=True)
     keep_every: int = interval(50_000, "checkpoints at multiples of it stay; 0: none")
     quality_every: int = interval(0, "steps between Frechet distances; 0: never")

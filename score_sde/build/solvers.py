@@ -12,6 +12,7 @@ from score_sde import steppers
 from score_sde.build.settings import Sampling
 from score_sde.sde import GaussianSDE, Perturbation
 from score_sde.steppers import Exponential, Multistep, RungeKutta, Singlestep, Stepper
+from score_sde.steppers.exponential import Orders
 
 MIDPOINT_SLOPE = steppers.Tableau(((0.5,),), (0.0, 1.0))
 """The slope in the middle of a step, for the whole step."""
@@ -31,7 +32,7 @@ class Solver(NamedTuple):
     orders: tuple[int, ...] = ()
 
 
-def _orders(settings: Sampling) -> steppers.Orders:
+def _orders(settings: Sampling) -> Orders:
     """With fewer than 15 steps the last ones have lower orders, as the published codes have it."""
     if settings.steps < 15:
         return steppers.lowered_orders(settings.order, settings.steps)

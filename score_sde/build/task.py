@@ -19,7 +19,7 @@ from score_sde.objectives.denoising import Weight
 from score_sde.objectives.times import TimeSampler
 from score_sde.parameterize import Parameterization
 from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
-from score_sde.training.ema import Average
+from score_sde.training.ema import Average, HalfLife, Power, Profile
 from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
 TIMES: dict[str, Callable[[Any, Training], TimeSampler]] = {
@@ -34,6 +34,17 @@ TIMES: dict[str, Callable[[Any, Training], TimeSampler]] = {
     ),
 }
 """By the name in config.training.times."""
+RAMPUP = 0.05
+"""EDM's, of a half-life."""
+PROFILES: dict[str, Callable[[float, int, bool], Profile]] = {
+    "warmup": lambda rate, batch_size, fresh: Average(rate, warmup=fresh),
+    "rate": lambda rate, batch_size, fresh: Average(rate, warmup=False),
+    "halflife": lambda millions, batch_size, fresh: HalfLife(
+        1e6 * millions, batch_size, RAMPUP if fresh else None
+    ),
+    "power": lambda std, batch_size, fresh: Power(std),
+}
+"""(number behind the name, images of an update, whether the average begins anew) -> profile."""
 
 
 def _likelihood(process: Perturbation, made: Parameterization, settings: Settings) -> Weight:
@@ -131,11 +142,43 @@ def _trained(params: Any) -> Any:
 
 
 def build_trainer(optim: Optim, training: Training) -> Trainer:
-    """The optimizer and the averages of the weights; there is one average today.
-
-    The warm-up keeps random weights out of the average. A run that begins with the weights and the
-    average of another has none: that average goes on.
-    """
-    warmup = training.ema_warmup and not training.from_run
-    averages = (Average(training.ema_rate, warmup),)
+    """The optimizer and the averages of the weights."""
+    averages = build_averages(training, training.batch_size)
     return Trainer(build_optimizer(optim), averages, training.accumulate)
+
+
+def build_averages(training: Training, batch_size: int) -> tuple[Profile, ...]:
+    """The profiles that config.training.averages lists, for updates of `batch_size` images.
+
+    An empty list is one average, as ema_rate and ema_warmup say. Warm-up and ramp-up keep random
+    weights out of an average. A run that begins with the weights and the average of another has
+    none: that average goes on. Power functions begin anew.
+
+    Raises:
+        UserError: an unknown or repeated profile, a number out of range, or snapshots of nothing.
+    """
+    fresh = not training.from_run
+    given = training.averages.replace(" ", "")
+    with blame("training"):
+        averages = tuple(_profile(part, batch_size, fresh) for part in given.split(",") if given)
+        averages = averages or (Average(training.ema_rate, training.ema_warmup and fresh),)
+        if len(set(averages)) < len(averages):
+            raise ValueError(f"averages={training.averages} has a profile twice")
+        if training.snapshot_every and not any(isinstance(one, Power) for one in averages):
+            raise ValueError(
+                f"snapshot_every={training.snapshot_every} keeps power-function averages, and "
+                f"averages={training.averages!r} has none; add power:0.05,power:0.10"
+            )
+    return averages
+
+
+def _profile(text: str, batch_size: int, fresh: bool) -> Profile:
+    name, _, number = text.partition(":")
+    make = choose("training.averages", PROFILES, name)
+    try:
+        value = float(number)
+    except ValueError as error:
+        raise ValueError(
+            f"averages: {text!r} must be a profile and its number, like rate:0.9999 or power:0.05"
+        ) from error
+    return make(value, batch_size, fresh)

@@ -29,6 +29,7 @@ from score_sde.files import write_json
 from score_sde.networks import FlowPP
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.dequantizer import Dequantization
+from score_sde.training.ema import Average
 from score_sde.training.state import TrainState
 from score_sde.training.step import Trainer
 
@@ -154,7 +155,8 @@ def to_pytorch(experiment: Experiment, state: TrainState) -> Any:
         first = {"module.sigmas": sigmas.astype(np.float32)}
         return [first | model, optimizer, 0, step, ema]
     shadow = [ema[name] for name in names if name not in UNAVERAGED]
-    rate = settings.training.ema_rate
+    profile = experiment.trainer.averages[0]
+    rate = profile.rate if isinstance(profile, Average) else settings.training.ema_rate
     averages = {"decay": rate, "num_updates": step, "shadow_params": shadow}
     model = {"module.sigmas": sigmas} | model
     return {"optimizer": optimizer, "model": model, "ema": averages, "step": step}

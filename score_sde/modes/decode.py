@@ -16,11 +16,12 @@ from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import SHOWN, read_given, show
 from score_sde.workdir.objects import make_codec, solved_with
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, in_name, record_in
 
 
 def main(
     run: Run,
-    checkpoint: int | None = None,
+    checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
     temperature: float = 1.0,
@@ -32,7 +33,7 @@ def main(
     """
     given = join(read_given(run, input, ["z"])) if input else None
     params, step = run.weights(checkpoint)
-    folder = result_folder(output, run.folder, f"decode_step_{step}")
+    folder = result_folder(output, run.folder, f"decode_step_{in_name(step)}")
     codec = make_codec(run)
     if given:
         names, z = given.names, given.values
@@ -78,8 +79,7 @@ def _save(
         "nfe": decoded.nfe,
         "prior_std": codec.flow.sde.prior_std,
         "levels": pixels.levels,
-        "step": how["step"],
-    }
+    } | record_in(how)
     write_npz(folder / "samples.npz", arrays)
     write_json(folder / "decode.json", summary)
     viz.save_png(folder / "grid.png", viz.image_grid(show(images[:SHOWN], pixels)))

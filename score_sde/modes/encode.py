@@ -16,11 +16,12 @@ from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
 from score_sde.workdir.objects import make_codec, solved_with
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, in_name, record_in
 
 
 def main(
     run: Run,
-    checkpoint: int | None = None,
+    checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
 ) -> Path:
@@ -31,7 +32,7 @@ def main(
     """
     given = join(read_given(run, input, ["images"]) if input else split_images(run))
     params, step = run.weights(checkpoint)
-    folder = result_folder(output, run.folder, f"encode_step_{step}")
+    folder = result_folder(output, run.folder, f"encode_step_{in_name(step)}")
     codec, images = make_codec(run), given.values
     title = "encoding, decoding"
     with progress(2 * len(images), "image", title) as bar:
@@ -89,8 +90,7 @@ def _save(
         "round_trip": errors,
         "prior_std": prior_std,
         "levels": pixels.levels,
-        "step": how["step"],
-    }
+    } | record_in(how)
     write_npz(folder / "latents.npz", arrays)
     write_json(folder / "encode.json", summary)
     some = slice(0, 16)

@@ -9,9 +9,10 @@ from score_sde.workdir import measurements
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.measure import measure
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which
 
 
-def main(run: Run, checkpoint: int | None = None) -> list[measurements.Row]:
+def main(run: Run, checkpoint: Which | None = None) -> list[measurements.Row]:
     """Measure one checkpoint; see `workdir.measure`."""
     return measure(run, checkpoint, metric_names(run.settings.eval))
 

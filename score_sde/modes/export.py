@@ -8,9 +8,10 @@ from score_sde.errors import UserError
 from score_sde.exchange.states import to_pytorch
 from score_sde.files import writing
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Phema, Which
 
 
-def main(run: Run, checkpoint: int | None = None, output: Path | None = None) -> Path:
+def main(run: Run, checkpoint: Which | None = None, output: Path | None = None) -> Path:
     """Write the checkpoint into `output`, a .pth file."""
     if output is None:
         raise UserError("--mode export needs the file to write: --output model.pth")
@@ -22,5 +23,6 @@ def main(run: Run, checkpoint: int | None = None, output: Path | None = None) ->
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             write_torch(output, tree)
-        print(f"checkpoint {int(state.step)} in PyTorch's form: {output}")
+        which = checkpoint if isinstance(checkpoint, Phema) else int(state.step)
+        print(f"checkpoint {which} in PyTorch's form: {output}")
     return output

@@ -21,11 +21,12 @@ from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
 from score_sde.workdir.objects import check_finite, make_generator
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, in_name, record_in, record_of
 
 
 def main(
     run: Run,
-    checkpoint: int | None = None,
+    checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
     mask: str = "left",
@@ -46,7 +47,7 @@ def main(
     known = read_mask(mask, experiment.shape)
     given = join(read_given(run, input, ["images"]) if input else split_images(run, first=8))
     params, step = run.weights(checkpoint)
-    folder = result_folder(output, run.folder, f"inpaint_step_{step}", "samples")
+    folder = result_folder(output, run.folder, f"inpaint_step_{in_name(step)}", "samples")
     pixels = experiment.pixel_range
     values = pixels.encode(given.values.repeat(copies, axis=0)).astype(np.float32)
     keys = sample_keys(run.keys()["sample"], jnp.arange(len(values)))
@@ -57,7 +58,7 @@ def main(
     if leads():
         levels = pixels.decode(images).reshape(len(given.values), copies, *experiment.shape)
         levels = np.where(known, given.values[:, None], levels).astype(given.values.dtype)
-        how = to_dict(settings) | {"step": step, "seed": run.settings.seed, "mask": mask}
+        how = to_dict(settings) | record_of(step) | {"seed": run.settings.seed, "mask": mask}
         with writing(folder):
             _save(folder, given, known, levels, pixels, how)
         print(f"{copies} completions of {len(levels)} images, checkpoint {step}: {folder}")
@@ -84,8 +85,7 @@ def _save(
         "known": known,
         "names": np.asarray(given.names, str),
         "levels": pixels.levels,
-        "step": how["step"],
-    }
+    } | record_in(how)
     write_npz(folder / "inpaint.npz", arrays)
     counts = {"images": len(completed), "copies": completed.shape[1]}
     write_json(folder / "inpaint.json", dict(how) | counts)

@@ -22,11 +22,12 @@ from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import SHOWN, read_given, show, split_images
 from score_sde.workdir.objects import check_finite, make_codec, make_generator, solved_with
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, in_name, record_in, record_of
 
 
 def main(
     run: Run,
-    checkpoint: int | None = None,
+    checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
     temperature: float = 1.0,
@@ -48,7 +49,7 @@ def main(
         return _samples(run, checkpoint, output, frames)
     given = read_given(run, input, ["z", "images"]) if input else split_images(run, first=8)
     params, step = run.weights(checkpoint)
-    folder = result_folder(output, run.folder, f"interpolate_step_{step}")
+    folder = result_folder(output, run.folder, f"interpolate_step_{in_name(step)}")
     codec = make_codec(run)
 
     def latents(part: Inputs) -> np.ndarray:
@@ -95,8 +96,7 @@ def _save(
         "names": np.asarray(names, str),
         "prior_std": codec.flow.sde.prior_std,
         "levels": pixels.levels,
-        "step": how["step"],
-    }
+    } | record_in(how)
     write_npz(folder / "frames.npz", arrays)
     summary = {"pairs": pairs, "frames": frames, "nfe": nfe}
     write_json(folder / "interpolate.json", dict(how) | summary)
@@ -108,7 +108,7 @@ def _save(
     viz.save_animation(folder / "interpolation.gif", show(film, pixels)[:, None])
 
 
-def _samples(run: Run, checkpoint: int | None, output: Path | None, frames: int) -> Path:
+def _samples(run: Run, checkpoint: Which | None, output: Path | None, frames: int) -> Path:
     """Samples between samples 0 and 1, 1 and 2, ... through the noise of the sampler (B.4.1).
 
     All samples of a row start from the same state; frame k has the noise cos(angle) z +
@@ -116,7 +116,7 @@ def _samples(run: Run, checkpoint: int | None, output: Path | None, frames: int)
     """
     settings, experiment = run.settings.sampling, run.experiment
     params, step = run.weights(checkpoint)
-    folder = result_folder(output, run.folder, f"interpolate_step_{step}", "samples")
+    folder = result_folder(output, run.folder, f"interpolate_step_{in_name(step)}", "samples")
     pairs = max(1, min(settings.num_samples - 1, 8))
     angles = np.linspace(0, np.pi / 2, frames, dtype=np.float32)
     numbers = np.repeat(np.arange(pairs), frames)
@@ -130,9 +130,9 @@ def _samples(run: Run, checkpoint: int | None, output: Path | None, frames: int)
         pixels = experiment.pixel_range
         levels = np.asarray(pixels.decode(images))
         rows = levels.reshape(-1, frames, *levels.shape[1:])
-        how = to_dict(settings) | {"step": step, "seed": run.settings.seed}
+        how = to_dict(settings) | record_of(step) | {"seed": run.settings.seed}
         with writing(folder):
-            arrays = {"images": rows, "levels": pixels.levels, "step": step}
+            arrays = {"images": rows, "levels": pixels.levels} | record_of(step)
             write_npz(folder / "frames.npz", arrays)
             write_json(folder / "interpolate.json", how | {"pairs": len(rows), "frames": frames})
             grid = viz.image_grid(show(levels, pixels), columns=frames)

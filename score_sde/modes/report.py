@@ -25,23 +25,25 @@ from score_sde.workdir import measurements
 from score_sde.workdir.folder import IN_RUN, check_writable
 from score_sde.workdir.levels import load_levels
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Phema, Which, average_of, in_name, step_of
 
 
-def main(run: Run, checkpoint: int | None = None) -> Path:
+def main(run: Run, checkpoint: Which | None = None) -> Path:
     """Make the page of a checkpoint whose samples have been drawn.
 
     Nearest images are sought in pixels, and in the features of config.quality.extractor where that
     is at hand.
     """
-    step = run.checkpoints().choose(checkpoint)
-    folder, path = run.folder / "samples" / f"step_{step}", run.folder / "report.html"
+    step = checkpoint if isinstance(checkpoint, Phema) else run.checkpoints().choose(checkpoint)
+    folder, path = run.folder / "samples" / f"step_{in_name(step)}", run.folder / "report.html"
     if not (folder / "samples.npz").exists():
         draw = command(f"--mode sample --workdir {quoted(run.folder)}")
         raise UserError(f"{folder} holds no samples; draw them first: {draw}")
     check_writable(run.folder, IN_RUN)
     samples = read_npz(folder / "samples.npz", ["images"])["images"]
     how = json.loads((folder / "sampling.json").read_text())
-    page = Report(run.settings.name, f"{len(samples)} samples after {step} training steps")
+    about = [f"{len(samples)} samples after {step_of(step)} training steps"]
+    page = Report(run.settings.name, ", ".join([*about, *average_of(step).values()]))
     rows, pictures = _rows(run, step), {}
     _summary(page, run, step, rows, how["evaluations"])
     _samples(page, folder)
@@ -72,13 +74,14 @@ def main(run: Run, checkpoint: int | None = None) -> Path:
     return path
 
 
-def _rows(run: Run, step: int) -> list[dict[str, Any]]:
+def _rows(run: Run, step: Which) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl up to a step; an imported run has none."""
     log = run.folder / "metrics.jsonl"
-    return [row for row in viz.read_metrics(log) if row["step"] <= step] if log.exists() else []
+    rows = viz.read_metrics(log) if log.exists() else []
+    return [row for row in rows if row["step"] <= step_of(step)]
 
 
-def _summary(page: Report, run: Run, step: int, rows: list[dict[str, Any]], nfe: int) -> None:
+def _summary(page: Report, run: Run, step: Which, rows: list[dict[str, Any]], nfe: int) -> None:
     experiment = run.experiment
     shapes = jax.eval_shape(lambda: experiment.task.init(jax.random.key(0), experiment.shape))
 
@@ -88,8 +91,8 @@ def _summary(page: Report, run: Run, step: int, rows: list[dict[str, Any]], nfe:
 
     page.summary(
         {
-            "training steps": f"{step:,}",
-            "images seen": f"{step * run.settings.training.batch_size:,}",
+            "training steps": f"{step_of(step):,}",
+            "images seen": f"{step_of(step) * run.settings.training.batch_size:,}",
             "parameters": f"{costs.count(shapes):,}",
             "training loss": last("loss"),
             "held-out loss": last("eval_loss"),
@@ -108,7 +111,7 @@ def _samples(page: Report, folder: Path) -> None:
     page.heading("Samples").pictures(*pictures)
 
 
-def _measurements(page: Report, run: Run, step: int) -> None:
+def _measurements(page: Report, run: Run, step: Which) -> None:
     measured = measurements.read(run.folder).get(step, [])
     if not measured:
         return

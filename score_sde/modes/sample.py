@@ -15,9 +15,10 @@ from score_sde.parallel.samples import Film
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, average_of, in_name, record_of
 
 
-def main(run: Run, checkpoint: int | None = None) -> Path:
+def main(run: Run, checkpoint: Which | None = None) -> Path:
     """Draw config.sampling.num_samples images from the averaged weights.
 
     Sample number i depends on the seed and i alone, not on batch size or devices. With
@@ -30,12 +31,12 @@ def main(run: Run, checkpoint: int | None = None) -> Path:
     keys = sample_keys(run.keys()["sample"], jnp.arange(draw.whole(number)))
     images = draw.all(params, keys, title=f"sampling {number}", film=film)[:number]
     finite = np.isfinite(images).all(axis=(1, 2, 3))
-    folder = run.folder / "samples" / f"step_{step}"
+    folder = run.folder / "samples" / f"step_{in_name(step)}"
     if leads():
         evaluations = draw.sampler.evaluations
         with writing(folder, IN_RUN):
             _save(run, folder, images, film.stacked(), step)
-            how = {"evaluations": evaluations, "seed": run.settings.seed}
+            how = {"evaluations": evaluations, "seed": run.settings.seed} | average_of(step)
             write_json(folder / "sampling.json", to_dict(settings) | how)
         print(
             f"{len(images)} samples of checkpoint {step} ({evaluations} evaluations each): {folder}"
@@ -49,14 +50,13 @@ def main(run: Run, checkpoint: int | None = None) -> Path:
     return folder
 
 
-def _save(run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, step: int) -> None:
+def _save(run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, step: Which) -> None:
     pixels = run.experiment.pixel_range
     arrays = {
         "images": pixels.decode(images),
         "finite": np.isfinite(images).all(axis=(1, 2, 3)),
-        "step": step,
         "levels": pixels.levels,
-    }
+    } | record_of(step)
     write_npz(folder / "samples.npz", arrays)
     grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW])))
     viz.save_png(folder / "grid.png", grid)

@@ -21,6 +21,7 @@ from score_sde.workdir.likelihoods import (
 )
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which
 
 
 def check(runs: int, output: Path | None = None) -> None:
@@ -34,9 +35,9 @@ def check(runs: int, output: Path | None = None) -> None:
         check_writable(output)
 
 
-def main(run: Run, output: Path | None = None) -> dict[int, Summary]:
+def main(run: Run, output: Path | None = None) -> dict[Which, Summary]:
     """Merge the pieces of all likelihood evaluations of a run, refusing gaps and doubles."""
-    section, found = run.settings.eval, {}
+    section, found = run.settings.eval, dict[Which, Summary]()
     name = rows_name(section)
     source, pixels = run.source(train=section.split == "train"), run.experiment.pixel_range
     for step, folder in likelihood_folders(run.folder, name).items():
@@ -48,7 +49,9 @@ def main(run: Run, output: Path | None = None) -> dict[int, Summary]:
     return found
 
 
-def after(done: Mapping[str, dict[int, Summary]], first: Path, output: Path | None = None) -> None:
+def after(
+    done: Mapping[str, dict[Which, Summary]], first: Path, output: Path | None = None
+) -> None:
     """Of several runs one table, printed and as JSON, and bits/dim against step.
 
     Each run has a curve.

@@ -119,9 +119,10 @@ FLAGS = (
     ),
     Flag(
         "checkpoint",
-        CHECKPOINTS,
+        (*CHECKPOINTS, "select"),
         "Steps of the checkpoints to use, like 10 or 10,20, 'all', or 'best' after --mode select "
-        "or eval; default 'latest'.",
+        "or eval; phema:STD or phema:STD:STEP is an average made of snapshots. Default 'latest', "
+        "for select 'all'.",
         several=True,
     ),
     Flag(

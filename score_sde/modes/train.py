@@ -55,7 +55,7 @@ def main(run: Run) -> None:
         )
         return
     if given:
-        loop.state = loop.state.replace(params=given.params, averages=given.averages)
+        loop.state = _begun(loop.state, given)
         given = None  # its optimizer state would stay in memory
     if leads():
         configurations.save(settings, run.folder / "config.json")
@@ -69,6 +69,13 @@ def main(run: Run) -> None:
     ):
         sample = command(f"--mode sample --workdir {quoted(run.folder)}")
         say(f"trained for {loop.step} steps. Sample: {sample}")
+
+
+def _begun(state: TrainState, given: TrainState) -> TrainState:
+    """With the weights of another run; every average begins with the first average there."""
+    # Copies, because a buffer may be donated once only.
+    averages = tuple(jax.tree.map(jnp.copy, given.averages[0]) for _ in state.averages)
+    return state.replace(params=given.params, averages=averages)
 
 
 def _check_batch(run: Run) -> None:
@@ -104,7 +111,7 @@ def _picture(run: Run, key: jax.Array):
 
 
 def weights_of(location: str, run: Run) -> TrainState | None:
-    """The checkpoint RUN or RUN:STEP, whose weights and averages fit the run; None for "".
+    """The checkpoint RUN or RUN:STEP, whose weights fit the run; None for "".
 
     The other run may have other images, another process and another optimizer.
 
@@ -133,7 +140,7 @@ def _check_shapes(state: TrainState, run: Run) -> None:
     """Raises UserError where arrays differ for other reasons, as image size or noise levels."""
     experiment = run.experiment
     like = state_like(experiment.task, experiment.trainer, experiment.shape, run.place)
-    theirs, ours = (jax.tree.map(jnp.shape, (s.params, s.averages)) for s in (state, like))
+    theirs, ours = (jax.tree.map(jnp.shape, (s.params, s.averages[0])) for s in (state, like))
     if theirs != ours:
         raise UserError(
             "its network has arrays of other shapes than this configuration's, so its weights do "

@@ -11,9 +11,10 @@ from score_sde.training.loop import Loop
 from score_sde.workdir.dequantizer import claim_dequantizer
 from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which
 
 
-def main(run: Run, checkpoint: int | None = None) -> None:
+def main(run: Run, checkpoint: Which | None = None) -> None:
     """The flow is fitted to the checkpoint's averaged weights, which stay as they are."""
     settings, experiment = run.settings, run.experiment
     section = settings.dequantizer

@@ -11,8 +11,10 @@ from jaxtyping import Array, Key, PyTree
 
 from score_sde.devices import Placement, leads, say
 from score_sde.training.checkpoint import QUALITY, Checkpoints
+from score_sde.training.ema import Power
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
+from score_sde.training.snapshots import save_snapshot
 from score_sde.training.step import Task, Trainer
 
 Evaluate = Callable[[PyTree], np.ndarray]
@@ -22,7 +24,10 @@ Picture = Callable[[PyTree, int, MetricsLog | None], object]
 Measure = Callable[[PyTree, int], float | None]
 """First average, step -> Frechet distance of some samples; None: it cannot be measured."""
 
-INTERVALS = ("log_every", "eval_every", "sample_every", "quality_every", "checkpoint_every")
+INTERVALS = (
+    *("log_every", "eval_every", "sample_every", "quality_every"),
+    *("snapshot_every", "checkpoint_every"),
+)
 
 
 RUN_ONCE = {"xla_backend_optimization_level": 0}
@@ -36,12 +41,12 @@ class Loop:
     Begun anew in the same folder, it goes on where the last one saved, bit for bit.
 
     Args:
-        folder: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+        folder: gets `checkpoints/`, `snapshots/`, `metrics.jsonl` and `tensorboard/`.
         trainer: how to train.
         task: what to train; its frozen weights lie on the mesh.
         settings: steps, steps_per_call, log_every, eval_every, sample_every, checkpoint_every,
-            keep, keep_every, and where the samples are measured quality_every. An interval of 0 is
-            never.
+            keep, keep_every; quality_every where the samples are measured, snapshot_every for
+            snapshots of the power-function averages. An interval of 0 is never.
         batches: endless batches with a position, from `pipeline.read`.
         place: devices; batches are split over them.
     """
@@ -127,7 +132,7 @@ class Loop:
                     stop = interrupt.requested(agree="log_every" in due)
                     if stop:
                         due = due - {"sample_every", "quality_every"} | {"checkpoint_every"}
-                    if due & {"eval_every", "quality_every", "checkpoint_every"}:
+                    if due - {"log_every", "sample_every"}:
                         _record(log, pending)
                         pending = None
                     self._look(due, log, evaluate, picture, measure)
@@ -157,7 +162,9 @@ class Loop:
         wanted = {name: self.settings[name] for name in INTERVALS if self.settings.get(name)}
         due = {name for name, every in wanted.items() if self.step // every > before // every}
         if self.step == self.settings["steps"]:
-            due |= {"checkpoint_every", "quality_every"} | ({"eval_every"} & wanted.keys())
+            due |= {"checkpoint_every", "quality_every"} | (
+                {"eval_every", "snapshot_every"} & wanted.keys()
+            )
         return due
 
     def _look(
@@ -168,7 +175,7 @@ class Loop:
         picture: Picture | None,
         measure: Measure | None,
     ) -> None:
-        """What is due after some steps: losses, a picture, a measure, a checkpoint."""
+        """What is due after some steps: losses, a picture, a measure, snapshots, a checkpoint."""
         average, measured = self.state.averages[0], None
         if due & {"eval_every", "sample_every", "quality_every"}:
             average = self.place.gather(average)
@@ -182,9 +189,18 @@ class Loop:
             measured = measure(average, self.step)
             if log and measured is not None:
                 log.row(self.step, {QUALITY: measured})
+        if "snapshot_every" in due:  # before the checkpoint: behind it they would not come again
+            self._snapshots()
         if "checkpoint_every" in due or measured is not None:
             host = {"data": self.batches.get_state(), "window": log.window if log else {}}
             self._checkpoints.save(self.state, host, measured)
+
+    def _snapshots(self) -> None:
+        for profile, average in zip(self.trainer.averages, self.state.averages, strict=True):
+            if isinstance(profile, Power):
+                whole = self.place.gather(average)
+                if leads():
+                    save_snapshot(self.folder / "snapshots", self.step, profile.std, whole)
 
 
 def _record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:

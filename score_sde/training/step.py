@@ -16,7 +16,7 @@ from score_sde.data import Batch
 from score_sde.devices import Placement
 from score_sde.parameterize import Parameterization
 from score_sde.training import dropout
-from score_sde.training.ema import Average, ema_update
+from score_sde.training.ema import Profile, ema_update
 from score_sde.training.gradients import mean_and_grad
 from score_sde.training.state import TrainState
 
@@ -168,7 +168,7 @@ class Trainer:
     """
 
     optimizer: optax.GradientTransformation
-    averages: tuple[Average, ...]
+    averages: tuple[Profile, ...]
     accumulate: int = 1
     place: Placement | None = None
 
@@ -199,7 +199,7 @@ class Trainer:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averages = tuple(
-            ema_update(average, params, profile.decay(state.step + 1))
+            ema_update(average, params, profile.share(state.step + 1))
             for average, profile in zip(state.averages, self.averages, strict=True)
         )
         metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}

@@ -21,9 +21,10 @@ from score_sde.workdir.likelihoods import (
 )
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, average_of
 
 
-def evaluate_bits(run: Run, params: PyTree, step: int, shard: tuple[int, int] = (0, 1)) -> Path:
+def evaluate_bits(run: Run, params: PyTree, step: Which, shard: tuple[int, int] = (0, 1)) -> Path:
     """Bits/dim of the images of config.eval.split, under eval/likelihood_SPLIT_step_N/.
 
     A killed evaluation goes on where it stopped. Shard (i, n) evaluates the images i, i + n,
@@ -44,6 +45,7 @@ def evaluate_bits(run: Run, params: PyTree, step: int, shard: tuple[int, int] = 
     evaluator = Evaluator(score_fn, source, pixels, run.place, size, ode, bound, dequantizer)
     settings = depends(section, "likelihood") | {"dtype": run.settings.model.dtype} | used
     settings |= {"seed": run.settings.seed, "images": images, "source": fingerprint(source)}
+    settings |= average_of(step)
     pieces = Pieces(likelihood_folder(run.folder, rows_name(section), step), settings)
 
     todo = [pieces.missing(mine, number) for number in range(section.passes)]

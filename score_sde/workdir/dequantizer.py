@@ -13,9 +13,10 @@ from score_sde.files import write_json
 from score_sde.likelihood import Dequantizer, Uniform, Variational
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.workdir.run import Run, restore, state_like
+from score_sde.workdir.which import Phema, Which
 
 
-def dequantizer_settings(settings: Settings, step: int) -> dict[str, Any]:
+def dequantizer_settings(settings: Settings, step: Which) -> dict[str, Any]:
     """What a dequantizer depends on.
 
     Its section but for length and intervals, how it is trained, and on which checkpoint.
@@ -24,12 +25,14 @@ def dequantizer_settings(settings: Settings, step: int) -> dict[str, Any]:
     kept = {
         name: v for name, v in section.items() if name != "steps" and not name.endswith("_every")
     }
-    training = {name: getattr(settings.training, name) for name in ("ema_rate", "ema_warmup")}
+    names = ("ema_rate", "ema_warmup", *(["averages"] if settings.training.averages else []))
+    training = {name: getattr(settings.training, name) for name in names}
     optim = {name: value for name, value in to_dict(settings.optim).items() if name != "lr"}
-    return {"score_checkpoint": step, "seed": settings.seed} | kept | training | optim
+    checkpoint = str(step) if isinstance(step, Phema) else step
+    return {"score_checkpoint": checkpoint, "seed": settings.seed} | kept | training | optim
 
 
-def claim_dequantizer(folder: Path, settings: Settings, step: int) -> None:
+def claim_dequantizer(folder: Path, settings: Settings, step: Which) -> None:
     """Make the folder this dequantizer's; raises UserError where it belongs to another."""
     path, mine = folder / "settings.json", dequantizer_settings(settings, step)
     if not path.exists():

@@ -18,6 +18,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir import measurements
 from score_sde.workdir.folder import check_weights
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, parse
 
 Named = tuple[str | None, str | None]
 """--config and --workdir of one run; one of them may be missing."""
@@ -111,8 +112,8 @@ def check_apart(runs: Sequence[Named], overrides: Overrides) -> None:
         seen[place.resolve()] = name
 
 
-def checkpoint_steps(asked: Sequence[str], workdir: Path) -> list[int | None]:
-    """Steps that --checkpoint names: "latest" (None), "best", "all", or numbers.
+def checkpoint_steps(asked: Sequence[str], workdir: Path) -> list[Which | None]:
+    """What --checkpoint names: "latest" (None), "best", "all", steps, or averages of snapshots.
 
     Raises:
         UserError: anything else, or the best one has not been sought.
@@ -124,18 +125,18 @@ def checkpoint_steps(asked: Sequence[str], workdir: Path) -> list[int | None]:
         return [None]
     if asked == ["all"]:
         return list(Checkpoints(workdir / "checkpoints", read_only=True).steps()) or [None]
-    try:
-        return [int(part) for part in asked]
-    except ValueError as error:
+    found = [parse(part, workdir) for part in asked]
+    if None in found:
         raise UserError(
-            "--checkpoint must be a step, steps like 10,20, 'all', 'best' or 'latest'; got "
-            f"{','.join(asked)!r}"
-        ) from error
+            "--checkpoint must be a step, steps like 10,20, phema:STD, phema:STD:STEP, 'all', "
+            f"'best' or 'latest'; got {','.join(asked)!r}"
+        )
+    return found
 
 
-def _best(workdir: Path) -> int:
-    """The step found best by --mode select or eval, else by the distance measured in training."""
-    chosen = measurements.best_step(workdir)
+def _best(workdir: Path) -> Which:
+    """The one found best by --mode select or eval, else by the distance measured in training."""
+    chosen: Which | None = measurements.best_step(workdir)
     if chosen is None:
         chosen = Checkpoints(workdir / "checkpoints", read_only=True).best()
     if chosen is None:
@@ -227,7 +228,12 @@ def of_recipe(module: ModuleType, asked: Asked) -> None:
 
 
 def on_runs(module: ModuleType, asked: Asked) -> None:
-    """A mode on existing runs as wholes; of several `module.after` then sees all results."""
+    """A mode on existing runs as wholes; of several `module.after` then sees all results.
+
+    One that compares checkpoints is told which, where the user says so.
+    """
+    if asked.checkpoints:
+        asked = asked._replace(options=asked.options | {"checkpoint": asked.checkpoints})
     named = pair_runs(asked.configs, asked.workdirs)
     check_apart(named, asked.overrides)
     if hasattr(module, "check"):
@@ -264,7 +270,7 @@ def _each_checkpoint(module: ModuleType, asked: Asked, named: Named) -> None:
     steps = checkpoint_steps(asked.checkpoints, run.folder)
     there = run.checkpoints().steps()  # now: training may remove some meanwhile
 
-    def work(step: int | None) -> Any:
+    def work(step: Which | None) -> Any:
         start = time.perf_counter()
         result = module.main(run, step, **asked.options)
         say(f"{asked.mode}: {time.perf_counter() - start:.1f} s")

@@ -7,27 +7,28 @@ from typing import Any
 
 from score_sde.errors import UserError
 from score_sde.files import write_json
+from score_sde.workdir.which import Which, in_name, record_of
 
 
-def levels_file(workdir: Path, step: int) -> Path:
+def levels_file(workdir: Path, step: Which) -> Path:
     """Where the losses per noise level of a checkpoint lie."""
-    return workdir / "eval" / f"levels_step_{step}.json"
+    return workdir / "eval" / f"levels_step_{in_name(step)}.json"
 
 
 def save_levels(
-    workdir: Path, step: int, rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any]
+    workdir: Path, step: Which, rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any]
 ) -> Path:
     """Write `rows`, one for each noise level, as `parallel.levels.Levels.rows` gives them.
 
     `how` says what they depend on: images, seed, ...
     """
     path = levels_file(workdir, step)
-    about = {"step": step, "unit": "E|sigma score + z|^2/D"} | dict(how)
+    about = record_of(step) | {"unit": "E|sigma score + z|^2/D"} | dict(how)
     write_json(path, about | {"levels": [dict(row) for row in rows]})
     return path
 
 
-def load_levels(workdir: Path, step: int) -> dict[str, Any] | None:
+def load_levels(workdir: Path, step: Which) -> dict[str, Any] | None:
     """What `save_levels` wrote, or None where it has not been made.
 
     Raises UserError for a file that is something else.

@@ -1,7 +1,6 @@
 """Likelihoods of a run: where their rows lie, which are refused, their summaries and pictures."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from score_sde.files import write_json
 from score_sde.likelihood.summary import Rows, summarize
 from score_sde.workdir.inputs import show
 from score_sde.workdir.rows import Pieces
+from score_sde.workdir.which import Which, by_profile, in_name, of_name, order, record_of
 
 COLUMNS = ("bits_per_dim", "bound_bits_per_dim")
 """Columns of a row that are summarized where they exist."""
@@ -33,25 +33,25 @@ def rows_name(section: Eval) -> str:
     return f"{section.split}_{section.dequantization}"
 
 
-def likelihood_folder(workdir: Path, split: str, step: int) -> Path:
+def likelihood_folder(workdir: Path, split: str, step: Which) -> Path:
     """Where the rows of a checkpoint lie."""
-    return workdir / "eval" / f"likelihood_{split}_step_{step}"
+    return workdir / "eval" / f"likelihood_{split}_step_{in_name(step)}"
 
 
-def likelihood_folders(workdir: Path, split: str) -> dict[int, Path]:
-    """Step -> folder of rows, ascending; raises UserError where there is none."""
+def likelihood_folders(workdir: Path, split: str) -> dict[Which, Path]:
+    """Checkpoint -> folder of rows, ascending; raises UserError where there is none."""
     found = {}
     for path in (workdir / "eval").glob(f"likelihood_{split}_step_*"):
         # One that was moved away has another ending.
-        name = re.fullmatch(rf"likelihood_{split}_step_([0-9]+)", path.name)
-        if name and (path / "settings.json").exists():
-            found[int(name[1])] = path
+        which = of_name(path.name.removeprefix(f"likelihood_{split}_step_"))
+        if which is not None and (path / "settings.json").exists():
+            found[which] = path
     if not found:
         raise UserError(
             f"{workdir} holds no likelihoods of the {split} images; make them with --mode "
             "likelihood"
         )
-    return dict(sorted(found.items()))
+    return {which: found[which] for which in sorted(found, key=order)}
 
 
 def check_solved(rows: Rows, folder: Path) -> None:
@@ -77,9 +77,9 @@ def check_solved(rows: Rows, folder: Path) -> None:
             )
 
 
-def summarize_rows(rows: Rows, step: int) -> Summary:
-    """{"step", one summary for each of `COLUMNS` that is there, "nfe"}."""
-    summary: Summary = {"step": step} | {
+def summarize_rows(rows: Rows, step: Which) -> Summary:
+    """{"step", ..., one summary for each of `COLUMNS` that is there, "nfe"}."""
+    summary: Summary = record_of(step) | {
         name: summarize(rows, name) for name in COLUMNS if name in rows
     }
     if "nfe" in rows:
@@ -88,7 +88,7 @@ def summarize_rows(rows: Rows, step: int) -> Summary:
 
 
 def save_likelihood(
-    pieces: Pieces, source: Source, pixels: PixelRange, expected: tuple[int, int], step: int
+    pieces: Pieces, source: Source, pixels: PixelRange, expected: tuple[int, int], step: Which
 ) -> Summary:
     """Summarize complete rows: summary.json, histogram.png, and the least and most likely images.
 
@@ -122,22 +122,21 @@ def _draw(
         viz.save_png(folder / f"{name}.png", viz.image_grid(show(levels, pixels), columns=8))
 
 
-def save_curves(found: Mapping[str, Mapping[int, Summary]], folder: Path, name: str) -> None:
+def save_curves(found: Mapping[str, Mapping[Which, Summary]], folder: Path, name: str) -> None:
     """Draw bits/dim against step, with a curve for each run: FOLDER/COLUMN_NAME.png.
 
     `found`: {run: {step: summary}}.
     """
     for column in COLUMNS:
-        curves = {
-            run: {step: summary[column] for step, summary in steps.items() if column in summary}
-            for run, steps in found.items()
-        }
-        curves = {run: curve for run, curve in curves.items() if curve}
+        curves: dict[str, dict[int, Any]] = {}
+        for run, steps in found.items():
+            rows = {step: row[column] for step, row in steps.items() if column in row}
+            curves |= by_profile(rows, run)
         if sum(map(len, curves.values())) > 1:
             viz.intervals(curves, column.replace("_", " "), folder / f"{column}_{name}.png")
 
 
-def comparison(found: Mapping[str, Mapping[int, Summary]]) -> str:
+def comparison(found: Mapping[str, Mapping[Which, Summary]]) -> str:
     """A table of runs and steps, the intervals those of the data sets' means (95%, Student's t)."""
     interval = "95% interval"
     head = ("run", "step", "bits/dim", interval, "bound", interval, "nfe", "images", "passes")

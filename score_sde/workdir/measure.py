@@ -22,9 +22,10 @@ from score_sde.workdir.measurements import Row
 from score_sde.workdir.objects import heldout_loss, level_losses
 from score_sde.workdir.quality import make_quality, measure_samples
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which
 
 
-def measure(run: Run, checkpoint: int | None, names: Sequence[str]) -> list[Row]:
+def measure(run: Run, checkpoint: Which | None, names: Sequence[str]) -> list[Row]:
     """Rows of a checkpoint's averaged weights; each is written as soon as it is known.
 
     loss: on held-out images. levels: the loss at each noise level, on training and held-out images
@@ -60,7 +61,7 @@ def measure(run: Run, checkpoint: int | None, names: Sequence[str]) -> list[Row]
     return rows
 
 
-def _loss(run: Run, params: PyTree, step: int) -> list[Row]:
+def _loss(run: Run, params: PyTree, step: Which) -> list[Row]:
     source, training = run.source(train=False), run.settings.training
     losses = heldout_loss(run, run.experiment.task, source)(params, run.keys()["eval"])
     images = losses.mean(axis=0)
@@ -79,7 +80,7 @@ def _loss(run: Run, params: PyTree, step: int) -> list[Row]:
     return [row]
 
 
-def _levels(run: Run, params: PyTree, step: int) -> list[Row]:
+def _levels(run: Run, params: PyTree, step: Which) -> list[Row]:
     found = level_losses(run, params, (run.source(train=True), run.source(train=False)))
     about = {"images": len(found.train), "seed": run.settings.seed}
     if leads():
@@ -89,7 +90,7 @@ def _levels(run: Run, params: PyTree, step: int) -> list[Row]:
     return []
 
 
-def _bits(run: Run, params: PyTree, step: int) -> list[Row]:
+def _bits(run: Run, params: PyTree, step: Which) -> list[Row]:
     folder, section = evaluate_bits(run, params, step), run.settings.eval
     if not leads():  # the summary is the leading process's
         return []
@@ -100,7 +101,7 @@ def _bits(run: Run, params: PyTree, step: int) -> list[Row]:
     return bits_rows(folder, how)
 
 
-OWN: dict[str, Callable[[Run, PyTree, int], list[Row]]] = {
+OWN: dict[str, Callable[[Run, PyTree, Which], list[Row]]] = {
     "loss": _loss,
     "levels": _levels,
     "bits": _bits,

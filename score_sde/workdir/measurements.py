@@ -4,7 +4,6 @@ Curves over checkpoints are drawn from it, and the best checkpoint is chosen.
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,16 @@ from score_sde import viz
 from score_sde.errors import UserError, command, quoted
 from score_sde.files import write_json
 from score_sde.metrics.measures import COLUMNS, Column
+from score_sde.workdir.which import (
+    Phema,
+    Which,
+    by_profile,
+    in_name,
+    of_name,
+    order,
+    record_of,
+    step_of,
+)
 
 Row = dict[str, Any]
 """{"metric", "value", "how"}; `how` is what the value depends on beside the checkpoint.
@@ -38,29 +47,30 @@ loss.
 """
 
 
-def record(workdir: Path, step: int, rows: Sequence[Row]) -> None:
+def record(workdir: Path, step: Which, rows: Sequence[Row]) -> None:
     """Add rows to those of a checkpoint.
 
     One of the same metric, made in the same way, is replaced.
     """
     mine = [_identity(row) for row in rows]
     kept = [row for row in read(workdir).get(step, []) if _identity(row) not in mine]
-    write_json(workdir / "eval" / f"step_{step}.json", {"step": step, "rows": [*kept, *rows]})
+    path = workdir / "eval" / f"step_{in_name(step)}.json"
+    write_json(path, record_of(step) | {"rows": [*kept, *rows]})
 
 
-def read(workdir: Path) -> dict[int, list[Row]]:
-    """Step -> rows, ascending; raises UserError where a file is damaged."""
+def read(workdir: Path) -> dict[Which, list[Row]]:
+    """Checkpoint -> rows, ascending; raises UserError where a file is damaged."""
     found = {}
     for path in (workdir / "eval").glob("step_*.json"):
-        name = re.fullmatch(r"step_([0-9]+)\.json", path.name)
+        which = of_name(path.stem.removeprefix("step_"))
         try:
-            if name:
-                found[int(name[1])] = json.loads(path.read_text())["rows"]
+            if which is not None:
+                found[which] = json.loads(path.read_text())["rows"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} is damaged ({error}). Remove it; --mode eval makes it again."
             ) from error
-    return dict(sorted(found.items()))
+    return {which: found[which] for which in sorted(found, key=order)}
 
 
 def label(metric: str) -> str:
@@ -92,13 +102,14 @@ def told(row: Row) -> tuple[str, str]:
     return f"{label(row['metric'])} ({how})", number(row)
 
 
-def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[str, int]:
+def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[str, Which]:
     """Best of `steps` by each metric of `rows`; draws eval/METRIC.png.
 
     The pictures show the values of all checkpoints measured in the same way against training
-    steps. Those that are gone since are in them too. The best of those there is marked.
+    steps. Those that are gone since are in them too. The best of those there is marked. Averages
+    made of snapshots can always be made again.
     """
-    everything, best = read(workdir), {}
+    everything, best = read(workdir), dict[str, Which]()
     for wanted in {_identity(row): row for row in rows}.values():
         curve = {
             step: row
@@ -108,17 +119,16 @@ def compare(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> dict[st
         }
         metric = wanted["metric"]
         sign = -1 if KNOWN[metric].higher else 1
-        there = [step for step in curve if step in steps]
+        there = [step for step in curve if isinstance(step, Phema) or step in steps]
         best[metric] = min(there, key=lambda step: sign * curve[step]["value"])
         if len(curve) > 1:
             print(f"{label(metric)}:")
             for step, row in curve.items():
                 mark = "  <- best" if step == best[metric] else ""
-                print(f"  checkpoint {step:>9}  {line(row)}{mark}")
-            points = {step: _interval(row) for step, row in curve.items()}
-            viz.intervals(
-                {"": points}, label(metric), workdir / "eval" / f"{metric}.png", best[metric]
-            )
+                print(f"  checkpoint {step!s:>9}  {line(row)}{mark}")
+            points = by_profile({step: _interval(row) for step, row in curve.items()}, "saved")
+            path = workdir / "eval" / f"{metric}.png"
+            viz.intervals(points, label(metric), path, step_of(best[metric]))
     return best
 
 
@@ -137,19 +147,25 @@ def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
     order = [*DECIDING, *COLUMNS, "bits_per_dim", "bound_bits_per_dim", "loss"]
     first = min(rows, key=lambda row: order.index(row["metric"]))
     best = compare(workdir, rows, steps)
-    chosen = {"best": best[first["metric"]], "metric": first["metric"], "how": first["how"]}
+    which = best[first["metric"]]
+    named = str(which) if isinstance(which, Phema) else which
+    chosen = {"best": named, "metric": first["metric"], "how": first["how"]}
     write_json(workdir / "eval" / "selection.json", chosen)
     use = command(f"--mode sample --workdir {quoted(workdir)} --checkpoint best")
     print(f"--checkpoint best is now {chosen['best']}, by {label(chosen['metric'])}. Use it: {use}")
 
 
-def best_step(workdir: Path) -> int | None:
-    """The step that `choose` wrote, or None; raises UserError where its file is damaged."""
+def best_step(workdir: Path) -> Which | None:
+    """What `choose` wrote, or None; raises UserError where its file is damaged."""
     path = workdir / "eval" / "selection.json"
     if not path.exists():
         return None
     try:
-        return int(json.loads(path.read_text())["best"])
+        best = json.loads(path.read_text())["best"]
+        if not str(best).startswith("phema:"):
+            return int(best)
+        _, std, step = best.split(":")
+        return Phema(int(step), float(std))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). Remove it; --mode select makes it again."

@@ -20,6 +20,7 @@ from score_sde.parallel.loop import progress
 from score_sde.parallel.samples import Generator
 from score_sde.training.step import Task
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, record_of
 
 PREVIEW = 64
 """Images in a grid of samples."""
@@ -63,9 +64,9 @@ def make_codec(run: Run) -> Codec:
     )
 
 
-def solved_with(run: Run, step: int) -> dict[str, Any]:
+def solved_with(run: Run, step: Which) -> dict[str, Any]:
     """What a result of the probability flow depends on."""
-    return {"step": step} | depends(run.settings.eval, "flow")
+    return record_of(step) | depends(run.settings.eval, "flow")
 
 
 def heldout_loss(run: Run, task: Task, source: Source) -> HeldoutLoss:

@@ -41,6 +41,7 @@ from score_sde.parallel.samples import Generator
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
+from score_sde.workdir.which import Which, in_name, record_of
 
 Measured = dict[str, dict[str, float]]
 """Of one set of samples: {"fid": {"value": 3.1}, "kid": {"value": ..., "standard_error": ...}}."""
@@ -165,7 +166,7 @@ def _training_statistics(run: Run, extractor: Extractor, keep: bool) -> Statisti
 
 
 def measure_samples(
-    run: Run, quality: Quality, params: PyTree, step: int
+    run: Run, quality: Quality, params: PyTree, step: Which
 ) -> tuple[Measured, dict[str, Any]]:
     """(measures of config.quality.num_samples samples for each seed, what they depend on).
 
@@ -178,8 +179,8 @@ def measure_samples(
     draw = make_generator(run, settings.sampling.batch_size)
     how = depends(settings.sampling, "samples")
     how |= {"evaluations": draw.sampler.evaluations, "dtype": settings.model.dtype}
-    whose = {"step": step, "weights": weights_checksum(params)}
-    folder = run.folder / "eval" / "samples" / f"step_{step}_{tag(how)}"
+    whose = record_of(step) | {"weights": weights_checksum(params)}
+    folder = run.folder / "eval" / "samples" / f"step_{in_name(step)}_{tag(how)}"
     found: list[Measured] = []
     said: list[str] = []
     about = {

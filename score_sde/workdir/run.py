@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from score_sde.build.assemble import build
@@ -11,10 +12,12 @@ from score_sde.build.data import image_shape, open_source
 from score_sde.build.experiment import Experiment
 from score_sde.build.settings import Settings
 from score_sde.data import Source
-from score_sde.devices import Placement
+from score_sde.devices import Placement, say
 from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.snapshots import reconstruct
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir.which import Phema, Which
 
 PURPOSES = ("init", "train", "eval", "sample")
 """What random keys are for."""
@@ -68,14 +71,28 @@ class Run:
         experiment = self.experiment
         return state_like(experiment.task, experiment.trainer, experiment.shape, self.place)
 
-    def restore(self, checkpoint: int | None = None) -> TrainState:
-        """The train state of a checkpoint, by default the last."""
-        return restore(self.like(), self.folder, checkpoint)
+    def restore(self, checkpoint: Which | None = None) -> TrainState:
+        """The train state of a checkpoint, by default the last.
 
-    def weights(self, checkpoint: int | None = None) -> tuple[PyTree, int]:
-        """(averaged weights, step) of a checkpoint, by default the last."""
+        Where it is an average made of snapshots, the weights and their one average are that, and
+        there is no state of the optimizer.
+        """
+        like = self.like()
+        if not isinstance(checkpoint, Phema):
+            return restore(like, self.folder, checkpoint)
+        step, std = checkpoint.step, checkpoint.std
+        made, misfit = reconstruct(self.folder / "snapshots", step, std, like.params)
+        say(f"{checkpoint}: made of the snapshots, its profile met to {misfit:.2%}")
+        average = jax.tree.map(
+            lambda leaf, to: jax.device_put(leaf.astype(to.dtype), to.sharding), made, like.params
+        )
+        return TrainState(jnp.asarray(step, jnp.int32), average, (average,), ())
+
+    def weights(self, checkpoint: Which | None = None) -> tuple[PyTree, Which]:
+        """(averaged weights, which they are) of a checkpoint, by default the last."""
         state = self.restore(checkpoint)
-        return state.averages[0], int(state.step)
+        found = checkpoint if isinstance(checkpoint, Phema) else int(state.step)
+        return state.averages[0], found
 
 
 def state_like(

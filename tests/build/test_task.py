@@ -1,5 +1,6 @@
 """config.training and config.optim: the objective, the optimizer, the averages."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -11,13 +12,19 @@ from small import settings
 from golden import assert_close, load
 from score_sde import objectives
 from score_sde.build.assemble import build
+from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.network import build_parameterization
 from score_sde.build.process import build_process
-from score_sde.build.task import build_objective, build_optimizer, build_trainer
+from score_sde.build.task import (
+    build_averages,
+    build_objective,
+    build_optimizer,
+    build_trainer,
+)
 from score_sde.data.augment import Augment
 from score_sde.errors import UserError
-from score_sde.sde import EDM, VE, VP
-from score_sde.training.ema import Average
+from score_sde.sde import EDM, VE, VP, DiscreteChain
+from score_sde.training.ema import Average, HalfLife, Power
 
 
 @pytest.fixture
@@ -193,3 +200,41 @@ def test_an_average_that_is_given_goes_on_without_warm_up() -> None:
         found = settings("vp", f"training.from={text}")
         trainer = build_trainer(found.optim, found.training)
         assert trainer.averages == (Average(found.training.ema_rate, warmup),)
+
+
+def test_a_list_of_averages() -> None:
+    text = "halflife:0.5, power:0.05,power:0.10,rate:0.9,warmup:0.999"
+    found = settings("ve", f"training.averages={text}", "training.batch_size=64").training
+    profiles = (HalfLife(5e5, 64, 0.05), Power(0.05), Power(0.1), Average(0.9, False))
+    assert build_averages(found, 64) == (*profiles, Average(0.999))
+    assert build_averages(found, 16)[0] == HalfLife(5e5, 16, 0.05)
+    found = dataclasses.replace(found, from_run="runs/other")
+    goes_on = (HalfLife(5e5, 64, None), *profiles[1:], Average(0.999, False))
+    assert build_averages(found, 64) == goes_on
+    trainer = build(settings("ve", f"training.averages={text}")).trainer
+    assert len(trainer.averages) == 5 and isinstance(trainer.averages[0], HalfLife)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("averages=ema:0.9", "config.training.averages: unknown name 'ema'; known: warmup, rate, "),
+        ("averages=rate", "config.training: averages: 'rate' must be a profile and its number"),
+        ("averages=rate:0.9,", "averages: unknown name ''"),
+        ("averages=rate:fast", "'rate:fast' must be a profile and its number"),
+        ("averages=rate:1", r"config.training: .* must be in \[0, 1\); got 1.0"),
+        ("averages=power:0.29", r"config.training: .* must be in \(0, 0.29\); got 0.29"),
+        ("averages=halflife:0", "config.training: .* positive half-life"),
+        ("averages=power:0.1,power:0.10", "config.training: averages=.* has a profile twice"),
+        ("snapshot_every=5", "snapshot_every=5 keeps power-function averages, .*='' has none; add"),
+    ],
+)
+def test_averages_that_are_none(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(settings("vp", f"training.{override}"))
+
+
+def test_the_dequantizer_has_the_first_average_with_its_own_batches() -> None:
+    overrides = "training.averages=halflife:0.5,power:0.1", "dequantizer.batch_size=8"
+    _, trainer = build_dequantizer(build(settings("vp", *overrides)), params=())
+    assert trainer.averages == (HalfLife(5e5, 8, 0.05),)
