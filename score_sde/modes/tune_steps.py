@@ -140,7 +140,7 @@ def _tune(
         return float(error(jnp.asarray(times, jnp.float32)))
 
     times = np.clip(tuned.times, settings.t_end, process.t_max)
-    chosen = {"grid": "times", "times": tuple(float(t) for t in times)}
+    chosen: dict[str, Any] = {"grid": "times", "times": tuple(float(t) for t in times)}
     errors = {grid: measured(grid_times) for grid, grid_times in starts.items()}
     return Found(dataclasses.replace(settings, **chosen), measured(times), errors)
 
