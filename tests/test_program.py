@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,23 @@ from golden import REPOSITORY
 from score_sde import cli
 from score_sde.run_lib import MODES
 
+MAIN = REPOSITORY / "main.py"
+SLOW_TO_IMPORT = {"tensorflow_datasets", "matplotlib", "sklearn", "pyarrow", "tensorboardX"}
 
-def test_help_is_quick_and_names_every_flag_and_mode() -> None:
-    began = time.perf_counter()
+
+def test_help_imports_little_and_names_every_flag_and_mode() -> None:
+    program = f"import runpy, sys; sys.argv = ['main.py', '--help']; path = {str(MAIN)!r}\n"
+    program += "try: runpy.run_path(path, run_name='__main__')\n"
+    program += "except SystemExit: print('imported', *sys.modules)"
     process = subprocess.run(
-        [sys.executable, REPOSITORY / "main.py", "--help"],
+        [sys.executable, "-c", program],
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
-    assert time.perf_counter() - began < 10  # 3 s is promised; this machine may be busy
+    first, *modules = process.stdout.splitlines()[-1].split()
+    assert first == "imported" and "jax" in modules and SLOW_TO_IMPORT.isdisjoint(modules)
     text = process.stdout
     assert not [flag.name for flag in cli.FLAGS if f"--{flag.name}:" not in text]
     assert not [mode for mode, about in MODES.items() if mode not in text]
