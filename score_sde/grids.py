@@ -7,7 +7,7 @@ Levels are values of rho = sigma/alpha. `at_levels` puts a grid of them on any `
 ends at t_end > 0; `to_clean` appends a step to the clean image.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -234,9 +234,7 @@ ALIGN_YOUR_STEPS = {
 """Optimized noise levels for 10 steps, by model: Sabour et al. 2024, "Align your steps"."""
 
 
-def align_your_steps(
-    sde: GaussianSDE, n: int, model: Literal["sd1", "sdxl", "svd"] = "sd1"
-) -> np.ndarray:
+def align_your_steps(sde: GaussianSDE, n: int, model: str = "sd1") -> np.ndarray:
     """n steps through levels that were optimized for a model (`ALIGN_YOUR_STEPS`): n+1 times.
 
     Between the 11 levels of the table, log(sigma/alpha) is linear in i/n, as published (Sabour et

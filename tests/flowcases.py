@@ -97,7 +97,7 @@ def exact_flow(process, data, x, times):
     found = solve_ivp(
         lambda u, v: np.asarray(drift(jnp.asarray(u), jnp.asarray(v))).reshape(-1),
         log_rho[[0, -1]], np.asarray(x).reshape(-1) / alpha[0], t_eval=log_rho,
-        method="DOP853", rtol=1e-13, atol=1e-13,
+        method="DOP853", rtol=1e-12, atol=1e-13,
     )  # fmt: skip
     states = found.y.T.reshape(-1, *x.shape)
     return alpha.reshape(-1, *[1] * x.ndim) * states

@@ -70,6 +70,57 @@ def test_log_snr_uniform_is_geometric_for_edm_and_linear_for_ve(x64):
     np.testing.assert_allclose(grids.log_snr_uniform(VE(), 8), np.linspace(1, 1e-5, 9), rtol=1e-9)
 
 
+def test_grids_are_made_in_double_precision():
+    """Whatever the precision of jax: levels of VP to 1e-9 where float32 would leave 1e-4."""
+    times = grids.log_snr_uniform(VP(), 8)
+    log_levels = np.log(grids.levels_of(VP(), times))
+    np.testing.assert_allclose(np.diff(log_levels, 2), 0, atol=1e-9)
+
+
+@ALL
+def test_grid_of_levels(sde):
+    """There and back; the last may be 0."""
+    high, low = grids.levels_of(sde, np.asarray([sde.t_max, sde.t_min]))
+    levels = np.geomspace(high, low, 7)
+    times = grids.at_levels(sde, levels)
+    assert times[0] == pytest.approx(sde.t_max)
+    np.testing.assert_allclose(grids.levels_of(sde, times), levels, rtol=1e-9)
+    clean = grids.at_levels(sde, np.append(levels, 0.0))
+    np.testing.assert_array_equal(clean, grids.to_clean(sde, times))
+    assert clean[-1] == sde.t_clean
+    assert [float(v) for v in sde.marginal(jnp.asarray(sde.t_clean))] == [1.0, 0.0]
+
+
+def test_to_clean_is_the_end_of_a_chain():
+    chain = DiscreteChain.smld(n=10)
+    np.testing.assert_array_equal(
+        grids.to_clean(chain, np.arange(9.0, -1, -1)), grids.chain_steps(chain)
+    )
+
+
+@ALL
+def test_karras_is_in_levels(sde):
+    """Equal steps in rho^(1/7), rho = sigma/alpha, between the ends."""
+    end = 0.1 * sde.t_max
+    times = grids.karras(sde, 9, end)
+    assert (times[0], times[-1]) == (sde.t_max, end)
+    roots = grids.levels_of(sde, times) ** (1 / 7)
+    np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 9, rtol=1e-7)
+
+
+@ALL
+def test_power_and_polyexponential(sde):
+    end = 0.1 * sde.t_max
+    times = grids.power(sde, 9, end)
+    assert (times[0], times[-1]) == (sde.t_max, end)
+    np.testing.assert_allclose(np.diff(np.sqrt(times), 2), 0, atol=1e-12)
+    times = grids.polyexponential(sde, 4, end, 2.0)
+    assert (times[0], times[-1]) == (sde.t_max, end)
+    log_levels = np.log(grids.levels_of(sde, times))
+    part = (log_levels - log_levels[-1]) / (log_levels[0] - log_levels[-1])
+    np.testing.assert_allclose(part, np.asarray([1, 0.75, 0.5, 0.25, 0]) ** 2, atol=1e-9)
+
+
 def test_karras():
     times = grids.karras(EDM(), 18)
     i = np.arange(19)
@@ -120,6 +171,18 @@ def test_as_pairs():
         (lambda: grids.log_snr_uniform(VP(), 5, 1e-6), "t_end must be in"),
         (lambda: grids.karras(EDM(), 5, 0.0), "t_end must be in"),
         (lambda: grids.karras(EDM(), 5, rho=0.0), "rho must be positive; got rho=0"),
+        (lambda: grids.power(VP(), 5, exponent=0.0), "exponent must be positive; got exponent=0"),
+        (lambda: grids.polyexponential(VP(), 5, exponent=-1.0), "got exponent=-1"),
+        (lambda: grids.at_levels(EDM(), np.asarray([1.0, 1.0])), "levels must fall"),
+        (lambda: grids.at_levels(EDM(), np.asarray([1.0, -1.0])), "and be positive"),
+        (lambda: grids.at_levels(EDM(), np.zeros(1)), "levels must fall and be positive"),
+        (lambda: grids.at_levels(EDM(), np.asarray([81.0, 1.0])), "reach from 1 to 81; change"),
+        (lambda: grids.at_levels(EDM(), np.asarray([80.0, 1e-3])), r"0.002 \(t_min\) to 80"),
+        (lambda: grids.to_clean(PublishedSteps(DiscreteChain.smld()), np.ones(2)), "has noise at"),
+        (lambda: grids.iddpm(EDM(), 9, size=9), "a chain of 9 steps has . levels in"),
+        (lambda: grids.align_your_steps(EDM(), 5, "sd3"), "one of sd1, .* got n=5, model='sd3'"),
+        (lambda: grids.align_your_steps(EDM(), 0), "got n=0"),
+        (lambda: grids.align_your_steps(EDM(), 5, "svd"), "levels reach from 0.002 to 700"),
         (
             lambda: grids.chain_steps(DiscreteChain.smld(n=10), 11),
             "10 noise levels can be sampled in 1 to 10 steps; got n=11",

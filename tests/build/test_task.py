@@ -23,7 +23,7 @@ from score_sde.build.task import (
 )
 from score_sde.data.augment import Augment
 from score_sde.errors import UserError
-from score_sde.sde import EDM, VE, VP, DiscreteChain
+from score_sde.sde import EDM, VE, VP
 from score_sde.training.ema import Average, HalfLife, Power
 
 

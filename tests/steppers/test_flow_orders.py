@@ -33,10 +33,9 @@ METHODS = {
     "heun_3": (RungeKutta(SDE, HEUN_3), 3),
     "rk4": (RungeKutta(SDE, RK4), 4),
     "heun_in_time": (FlowRungeKutta(SDE, HEUN), 2),
-    "kutta_in_time": (FlowRungeKutta(SDE, KUTTA), 3),
     "rk4_in_time": (FlowRungeKutta(SDE, RK4), 4),
     **{f"rho_ab_{n}": (AdamsBashforth(SDE, n), n) for n in (2, 3, 4)},
-    **{f"t_ab_{n}": (AdamsBashforth(SDE, n, "time"), n) for n in (2, 3, 4)},
+    **{f"t_ab_{n}": (AdamsBashforth(SDE, n, "time"), n) for n in (3, 4)},
     "ipndm": (AdamsBashforth(SDE, 4, "steps"), 4),
 }
 GRIDS = {

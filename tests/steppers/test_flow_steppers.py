@@ -15,6 +15,7 @@ from score_sde.sde import EDM, VE, VP, DiscreteChain
 from score_sde.steppers import (
     EULER,
     HEUN,
+    KUTTA,
     MIDPOINT,
     RK4,
     AdamsBashforth,
@@ -30,7 +31,12 @@ from score_sde.steppers import (
 )
 
 ALL = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+TABLEAUS = (EULER, HEUN, second_order(0.3), KUTTA)
 CHAINS = {"smld": DiscreteChain.smld(n=50), "ddpm": DiscreteChain.ddpm(n=50)}
+
+
+def no_noise(j):
+    raise AssertionError("the method asks for no noise")
 
 
 def middle(sde):
@@ -39,18 +45,15 @@ def middle(sde):
 
 
 def to_clean(process):
-    """Steppers whose step to the clean image returns the denoised one."""
-    steppers = {
-        "ddim": RungeKutta(process),
-        "ddim, eta": RungeKutta(process, eta=0.7),
-        "heun": RungeKutta(process, HEUN),
-        "adams": AdamsBashforth(process, 3),
-        "steps": AdamsBashforth(process, 3, "steps"),
-    }
+    """Steppers whose step to the clean image returns the denoised one: for VP all of them."""
+    steppers = {"heun": RungeKutta(process, HEUN), "adams": AdamsBashforth(process, 3)}
     if not isinstance(process, DiscreteChain):
         steppers["dpm_2_ancestral"] = RungeKutta(process, MIDPOINT, "log_rho", 1.0)
+    if isinstance(process, VP):
+        steppers["ddim"] = RungeKutta(process)
         steppers["rk4"] = RungeKutta(process, RK4)
         steppers["t_ab"] = AdamsBashforth(process, 3, "time")
+        steppers["ipndm"] = AdamsBashforth(process, 3, "steps")
         steppers["churn"] = Churn(process, RungeKutta(process, HEUN), 0.3, 1e3)  # none below 1e3
     return steppers
 
@@ -81,38 +84,42 @@ def test_a_step_to_the_clean_image_denoises(process, x64):
 
 def test_extrapolation_to_the_clean_image_is_finite(x64):
     """k-diffusion's lms: v + int eps drho down to 0 by a line through two values."""
-    sde, data, times = VP(), mixture_2d(), (0.5, 0.4, 0.0)
+    sde, data = VP(), mixture_2d()
+    score_fn, stepper = data.score_fn(sde), AdamsBashforth(sde, 2, extrapolate=True)
+    t, s, clean = (jnp.asarray(v) for v in (0.5, 0.4, 0.0))
     x = jax.random.normal(jax.random.key(0), (3, 2))
-    stepper = AdamsBashforth(sde, 2, extrapolate=True)
-    carry, noise = stepper.init(x), []
-    for t, s in zip(times[:-1], times[1:], strict=True):
-        t, s = jnp.asarray(t), jnp.asarray(s)
-        before, (alpha, sigma) = x, sde.marginal(t)
-        noise.append((sigma / alpha, -sigma * data.score(sde, x, t)))
-        x, _, carry = stepper(data.score_fn(sde), x, t, s, lambda j: x, carry)
-    (r0, e0), (r1, e1) = noise
+    between, _, carry = stepper(score_fn, x, t, s, no_noise, stepper.init(x))
+    found, _, _ = stepper(score_fn, between, s, clean, no_noise, carry)
+    (r0, e0), (r1, e1) = (
+        (sigma / alpha, -sigma * data.score(sde, at, time))
+        for at, time in ((x, t), (between, s))
+        for alpha, sigma in (sde.marginal(time),)
+    )
     line = r1 * e1 - r1**2 / 2 * (e1 - e0) / (r1 - r0)
-    assert_close(x, before / alpha - line, 1e-10)
+    assert_close(found, between / sde.marginal(s)[0] - line, 1e-10)
 
 
 def test_a_time_for_each_sample(x64):
     """A batch with steps of its own, one of them to the clean image, is its samples alone."""
-    sde, data = VP(), mixture_2d()
+    sde, score_fn = VP(), mixture_2d().score_fn(VP())
     x, z = jax.random.normal(jax.random.key(0), (2, 3, 2))
     t, s = jnp.asarray([0.9, 0.5, 0.2]), jnp.asarray([0.8, 0.0, 0.1])
-    for stepper in (
-        RungeKutta(sde, RK4),
+    steppers = (
         RungeKutta(sde, MIDPOINT, "log_rho", 1.0),
         FlowRungeKutta(sde, HEUN),
         Churn(sde, RungeKutta(sde, HEUN), 0.2, 0.1, 1.0),
         AdamsBashforth(sde, 2, "time"),
-    ):
-        together = one_step(stepper, data.score_fn(sde), x, t, s, z[None])[0]
-        for i in range(3):
-            alone = one_step(
-                stepper, data.score_fn(sde), x[i : i + 1], t[i], s[i], z[None, i : i + 1]
-            )
-            assert_close(together[i : i + 1], alone[0], 1e-10)
+    )
+
+    @jax.jit
+    def ends(x, t, s, z):
+        return [one_step(stepper, score_fn, x, t, s, z[None])[0] for stepper in steppers]
+
+    together = ends(x, t, s, z)
+    for i in range(3):
+        alone = ends(x[i : i + 1], t[i], s[i], z[i : i + 1])
+        for found, wanted in zip(together, alone, strict=True):
+            assert_close(found[i : i + 1], wanted, 1e-10)
 
 
 @pytest.mark.parametrize("process", [*SDES.values(), *CHAINS.values()], ids=[*SDES, *CHAINS])
@@ -131,13 +138,17 @@ def test_ddim_with_eta_1_is_ancestral_sampling(process, x64):
 
 
 def test_in_time_of_edm_is_in_its_noise_level(x64):
-    sde, data = EDM(), mixture_2d()
+    sde, score_fn = EDM(), mixture_2d().score_fn(EDM())
     x, t, s = jnp.asarray([[3.0, -2.0]]), jnp.asarray(4.0), jnp.asarray(1.5)
-    for tableau in (EULER, HEUN, second_order(0.3), RK4):
-        found, wanted = (
-            one_step(kind(sde, tableau), data.score_fn(sde), x, t, s, jnp.zeros((0, 1, 2)))[0]
+
+    @jax.jit
+    def ends(x):
+        return [
+            [one_step(kind(sde, a), score_fn, x, t, s, jnp.zeros((0, 1, 2)))[0] for a in TABLEAUS]
             for kind in (FlowRungeKutta, RungeKutta)
-        )
+        ]
+
+    for found, wanted in zip(*ends(x), strict=True):
         assert_close(found, wanted, 1e-12)
 
 
@@ -188,9 +199,9 @@ STOCHASTIC = {
     "ddim, eta 0.5": (lambda sde, n: RungeKutta(sde, eta=0.5), 1),
     "dpm_2_ancestral": (lambda sde, n: RungeKutta(sde, MIDPOINT, "log_rho", 1.0), 2),
     "dpm_2_ancestral, eta 0.5": (lambda sde, n: RungeKutta(sde, MIDPOINT, "log_rho", 0.5), 2),
-    "churned heun": (lambda sde, n: Churn(sde, RungeKutta(sde, HEUN), 30 / n), 1),
+    "churned heun": (lambda sde, n: Churn(sde, RungeKutta(sde, HEUN), 30 / n), 2),
 }
-"""With the order of the law of their outputs; churn has S_churn = 30."""
+"""With the order of the law of their outputs. S_churn is 30: adding noise is exact."""
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
@@ -210,7 +221,7 @@ def test_weak_order(name, x64):
         errors.append((float(found[0][0] - mean[0]), float((found[1] - variance)[0, 0])))
     means, variances = np.abs(errors).T
     assert slope(sizes, variances) == pytest.approx(-order, abs=0.15), variances
-    assert variances[-1] < {1: 0.02, 2: 5e-4}[order] * float(variance[0, 0]), variances
+    assert variances[-1] < {1: 0.02, 2: 2e-3}[order] * float(variance[0, 0]), variances
     assert means[-1] < {1: 2e-2, 2: 1e-4}[order], means
 
 
@@ -240,12 +251,18 @@ def exact_moments(data, sde, t):
     return alpha * mean, alpha**2 * covariance + sigma**2 * np.eye(d)
 
 
-@pytest.mark.parametrize("data", [mixture_2d(), mixture_16d()], ids=["2d", "16d"])
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_law_of_samples(name, data):
+LAWS = [(name, "2d") for name in STOCHASTIC]
+LAWS += [(name, "16d") for name in ("ddim, eta 1", "churned heun")]
+
+
+@pytest.mark.parametrize(("name", "where"), LAWS)
+def test_law_of_samples(name, where):
     """4,000 samples on EDM's grid; noise of 1.15 times its size is seen."""
-    sde, n, steps = EDM(0.02, 10.0), 4000, 120
-    stepper = STOCHASTIC[name][0](sde, steps)
+    data = mixture_2d() if where == "2d" else mixture_16d()
+    sde, n = EDM(0.02, 10.0), 4000
+    make, order = STOCHASTIC[name]
+    steps = {1: 120, 2: 60}[order]
+    stepper = make(sde, steps)
     times = grids.karras(sde, steps)
 
     @jax.jit
@@ -258,7 +275,8 @@ def test_law_of_samples(name, data):
 
     wanted = exact_moments(data, sde, sde.t_min)
     assert moments_agree(draw(jax.random.key(0), 1.0), *wanted)
-    assert not moments_agree(draw(jax.random.key(0), 1.15), *wanted)
+    if where == "2d":
+        assert not moments_agree(draw(jax.random.key(0), 1.15), *wanted)
 
 
 def independent(keys, i, j, x):
@@ -277,16 +295,20 @@ JOINED = {
 }
 
 
-@pytest.mark.parametrize("name", JOINED)
-def test_a_sample_is_the_same_in_every_batch_and_in_pieces(name):
-    sampler, score_fn = Sampler(SDE, JOINED[name], TIMES, "none"), mixture_2d().score_fn(SDE)
-    draw = jax.jit(lambda keys, frames=0: sampler(keys, score_fn, (len(keys), 2)).x)
-    keys = sample_keys(jax.random.key(3), jnp.arange(7))
-    together = draw(keys)
-    assert np.all(np.isfinite(together))
-    assert_close(jnp.concatenate([draw(keys[:3]), draw(keys[3:])]), together, 1e-5)
-    pieces = jax.jit(lambda keys: sampler(keys, score_fn, (len(keys), 2), 3).x)(keys)
-    assert_close(pieces, together, 1e-5)
+def test_a_sample_is_the_same_in_every_batch():
+    score_fn = mixture_2d().score_fn(SDE)
+
+    @jax.jit
+    def draw(keys):
+        samplers = {k: Sampler(SDE, stepper, TIMES, "none") for k, stepper in JOINED.items()}
+        return {k: sampler(keys, score_fn, (len(keys), 2)).x for k, sampler in samplers.items()}
+
+    keys = sample_keys(jax.random.key(3), jnp.arange(6))
+    together, first, second = draw(keys), draw(keys[:3]), draw(keys[3:])
+    for name, x in together.items():
+        assert np.all(np.isfinite(x)), name
+        assert len(np.unique(x[:, 0])) == 6, name
+        assert_close(jnp.concatenate([first[name], second[name]]), x, 1e-5, name)
 
 
 @pytest.mark.parametrize(

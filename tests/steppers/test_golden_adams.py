@@ -56,3 +56,11 @@ def test_lms(case, precision, request):
     stepper = AdamsBashforth(EDM(0.0, levels[0]), settings.get("order", 4), extrapolate=True)
     found = states("samplers/kdiff", stepper, arrays["x"][0], levels, None, precision)
     assert_close(found, arrays["x"], {"float64": 1e-8, "float32": 1e-4}[precision])
+
+
+@pytest.mark.parametrize("case", chosen("samplers/deis", "__derived_coef_exact", r"t_ab3.*"))
+def test_quadrature_in_float32(case):
+    arrays, settings = of("samplers/deis", case)
+    stepper = AdamsBashforth(process_of_deis(), settings["ab_order"] + 1, "time")
+    found = states("samplers/deis", stepper, arrays["x"][0], arrays["t"], None, "float32")
+    assert_close(found, arrays["derived_x_exact_coef"], 1e-4)

@@ -226,3 +226,15 @@ def test_k_diffusion(case, x64):
     found = states("samplers/kdiff", stepper, arrays["x"][0], levels, noise)
     assert_close(found, arrays["x"], 1e-8)
     assert stepper.evaluations(as_pairs(levels)) == len(arrays["eval_sigma"])
+
+
+@pytest.mark.parametrize("case", chosen("samplers/kdiff", "__x", r"karras_dpm_2(_.*eta1)?"))
+def test_times_inside_a_step_in_float32(case):
+    """They are found by bisection in single precision, on a process that ends at the grid's."""
+    arrays, settings = of("samplers/kdiff", case)
+    levels = stored("samplers/kdiff")[0][f"sigmas_{settings['sigmas']}"]
+    process = EDM(float(levels[-2]), float(levels[0]))
+    stepper = RungeKutta(process, MIDPOINT, "log_rho", settings.get("eta", 0.0))
+    noise = padded(arrays["noise"].astype(float), len(levels) - 1) if stepper.draws else None
+    found = states("samplers/kdiff", stepper, arrays["x"][0], levels, noise, "float32")
+    assert_close(found, arrays["x"], 1e-4)
