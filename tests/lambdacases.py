@@ -39,7 +39,7 @@ class Problem:
 
 
 def trace(problem: Problem, times, x, orders=None, noise=None, size=None):
-    """States (n+1, batch, ...) at the times of a grid, (n+1,), and the carries after each step.
+    """States (n+1, batch, ...) at the times of a grid, (n+1,).
 
     Args:
         orders: of each step, in place of the stepper's, whose order is the largest. So the steppers
@@ -56,33 +56,28 @@ def trace(problem: Problem, times, x, orders=None, noise=None, size=None):
         z = np.concatenate([noise, np.zeros((size - n, *noise.shape[1:]))])
     dtype = jnp.result_type(float)
     table = None if orders is None else jnp.asarray(np.resize(orders, size), jnp.int32)
-    states, carries = _program(problem, n, table, *(jnp.asarray(v, dtype) for v in (pairs, x, z)))
-    return states[: n + 1], jax.tree.map(lambda leaf: leaf[: n + 1], carries)
+    pairs, x, z = (jnp.asarray(v, dtype) for v in (pairs, x, z))
+    return _program(problem, n, table, pairs, x, z)[: n + 1]
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
 def _program(problem, n, orders, pairs, x, z):
     stepper, score_fn = problem.stepper, problem.data.score_fn(problem.process)
 
-    def step(i, states):
-        passed, carries = states
-        carry = jax.tree.map(lambda leaf: leaf[i], carries)
+    def step(i, state):
+        states, carry = state
         t, s = pairs[i, 0], pairs[i, 1]
-        new, _, carry = stepper(score_fn, passed[i], t, s, lambda j: z[i, j], carry)
-        put = lambda all, one: all.at[i + 1].set(one)  # noqa: E731
-        return put(passed, new), jax.tree.map(put, carries, carry)
+        x, _, carry = stepper(score_fn, states[i], t, s, lambda j: z[i, j], carry)
+        return states.at[i + 1].set(x), carry
 
-    start = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (len(pairs) + 1, *jnp.shape(leaf))),
-        (x, stepper.init(x)),
-    )
+    start = jnp.broadcast_to(x, (len(pairs) + 1, *x.shape)), stepper.init(x)
     if orders is None:
-        return jax.lax.fori_loop(0, n, step, start)
+        return jax.lax.fori_loop(0, n, step, start)[0]
     with (
         mock.patch.object(multistep, "order_at", lambda _, i: orders[i]),
         mock.patch.object(singlestep, "order_at", lambda _, i: orders[i]),
     ):
-        return jax.lax.fori_loop(0, n, step, start)
+        return jax.lax.fori_loop(0, n, step, start)[0]
 
 
 def follow(stepper, score_fn, x, times, z):

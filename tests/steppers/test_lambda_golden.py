@@ -113,7 +113,7 @@ def test_dpm_solver(name, case, x64):
     orders = stepper.order if isinstance(stepper.order, tuple) else (stepper.order,) * steps
     size = room(name) if noise is None else None
     problem = Problem(largest, sde, data)
-    states, _ = trace(problem, times, arrays["x_init"], orders, noise, size)
+    states = trace(problem, times, arrays["x_init"], orders, noise, size)
     assert_close(states, wanted[: steps + 1], 1e-8, case)
     final = value.get("denoise_to_zero", False)
     if final:
@@ -140,7 +140,7 @@ def test_unipc(case, x64):
     exponential = Exponential(sde, case.split("_")[0])
     stepper = Multistep(exponential, 3, rule or value["variant"], corrector)
     problem = Problem(stepper, sde, data)
-    states, _ = trace(problem, times, arrays["x_init"], orders, size=room(UNIPC))
+    states = trace(problem, times, arrays["x_init"], orders, size=room(UNIPC))
     if rule and corrector:
         error = np.max(np.abs(states[-1] - array("x")[steps]))
         assert error > 1e-3, "the published weights are mended: compare them"
@@ -208,7 +208,7 @@ def test_k_diffusion(case, x64):
             noise = noise[:, None]
         noise = np.concatenate([noise, np.full_like(noise[:1], 7.0)])  # the last step has none
     start = sde.t_max * arrays["latents"].astype(float)
-    states, _ = trace(Problem(stepper, sde, data), times, start, noise=noise)
+    states = trace(Problem(stepper, sde, data), times, start, noise=noise)
     assert_close(states, array("x"), 1e-8, case)
     assert stepper.evaluations(pairs_of(times)) == len(array("eval_sigma"))
 
@@ -226,7 +226,7 @@ def test_dpm_fast(case, x64):
     start = sde.t_max * arrays["latents"].astype(float)
     problem = Problem(Singlestep(Exponential(sde, "noise"), 3), sde, data)
     size = max(len(orders), 4)  # one program for all but long ones
-    states, _ = trace(problem, times, start, orders, size=size)
+    states = trace(problem, times, start, orders, size=size)
     assert_close(states[-1], array("x_final"), 1e-8, case)
     stepper = dataclasses.replace(problem.stepper, order=orders)
     assert stepper.evaluations(pairs_of(times)) == int(array("nfe"))
