@@ -28,6 +28,9 @@ def test_select_and_the_best_checkpoint(langevin, tmp_path, capsys):
     training = take(digits("train"), np.arange(len(digits("train"))))["image"]
     moments = [Moments.of(small_pixels(images / np.float32(16))) for images in (samples, training)]
     assert distances[best] == pytest.approx(frechet_distance(*moments), rel=1e-2)
-    refused("--checkpoint means nothing to --mode select", "select", langevin, checkpoint="2")
+    call("select", langevin, checkpoint="2", values={"quality.extractor": "pixels"})
+    assert f"checkpoint {2:>9}  FID {distances[2]:.5g}" in capsys.readouterr().out
+    assert measurements.best_step(langevin) == best  # the other is not forgotten
+    refused("no checkpoint 3 in .*; there are", "select", langevin, checkpoint="3")
     message = "needs config.sampling.num_samples of 2 or more; got 1"
     refused(message, "select", langevin, values={"sampling.num_samples": 1})
