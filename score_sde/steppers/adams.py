@@ -22,7 +22,9 @@ class AdamsBashforth(Stepper):
     """v + sum_j C_j eps_j, C_j = int l_j drho over the step: one evaluation a step, order `order`.
 
     v = x/alpha, rho = sigma/alpha; eps_j is the predicted noise j steps ago. The l_j are the
-    Lagrange polynomials through the last `order` values. The first steps have lower orders.
+    Lagrange polynomials through the last `order` values. The first steps have lower orders. They
+    bound the order by 2 in theory; at much noise, where a grid starts, their errors are too small
+    to be seen.
 
     - variable "rho": polynomials in rho. Zhang & Chen 2023 ("rho AB"), and "lms" of k-diffusion.
     - variable "time": polynomials in t ("tAB-DEIS", eq. 15). The integrals are by quadrature, to

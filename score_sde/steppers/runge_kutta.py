@@ -105,8 +105,8 @@ class RungeKutta(Stepper):
     - EULER: DDIM with any eta (Song et al. 2021, eq. 12, 16), which is "euler" and
       "euler_ancestral" of k-diffusion as well. eta = 1 is ancestral sampling.
     - HEUN: EDM's sampler (Karras et al. 2022, algorithm 1). `second_order` has its relatives.
-    - MIDPOINT with nodes "log_rho" and weights (0, 1): DPM-Solver-2 as k-diffusion has it, "dpm_2"
-      and "dpm_2_ancestral".
+    - MIDPOINT with nodes "log_rho": DPM-Solver-2 as k-diffusion has it, "dpm_2" and
+      "dpm_2_ancestral".
     - HEUN, KUTTA, HEUN_3, RK4: "rho RK" of DEIS (Zhang & Chen 2023, section 4).
 
     A step to the clean image, `t_clean`, is Euler's and returns the denoised image.
@@ -115,7 +115,7 @@ class RungeKutta(Stepper):
         process: gives alpha and sigma. Nodes inside a step need a GaussianSDE.
         tableau: the method.
         nodes: where a node c lies, "rho": rho_t + c (rho_s - rho_t); "log_rho": the same in
-            log rho. With the latter methods keep order 2 at most.
+            log rho, where methods have order 2 at most.
         eta: the amount of noise. More than one slope then needs nodes "log_rho" up to 1/2: those
             lie above rho(s), where the score is known.
         s_noise: factor of the noise; published values are a little above 1.
@@ -194,9 +194,9 @@ class FlowRungeKutta(Stepper):
     """A Runge-Kutta step of the probability flow dx/dt in the process's own time.
 
     That is EDM's generalized sampler for any schedule and scaling (Karras et al. 2022, eq. 4,
-    algorithm 3). For EDM itself it equals `RungeKutta`. A step to the clean image is Euler's: its
-    end is the denoised image where sigma/alpha is proportional to t near 0, and not otherwise (for
-    sigma = sqrt(t) it is halfway). It needs a finite `t_clean`.
+    algorithm 3). For EDM itself it equals `RungeKutta`. A step to the clean image is Euler's, which
+    denoises fully for EDM alone: with sigma = sqrt(t) it goes half the way, as the published code
+    does. Such a step needs a finite `t_clean`; `RungeKutta` has neither limit.
     """
 
     process: GaussianSDE

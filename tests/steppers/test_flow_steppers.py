@@ -10,7 +10,7 @@ from golden import assert_close
 from score_sde import grids
 from score_sde.analytic import GaussianMixture
 from score_sde.arrays import sample_keys
-from score_sde.sampling import Sampler
+from score_sde.sampling import Sampler, independent_noise
 from score_sde.sde import EDM, VE, VP, DiscreteChain
 from score_sde.steppers import (
     EULER,
@@ -25,6 +25,7 @@ from score_sde.steppers import (
     FlowRungeKutta,
     Identity,
     RungeKutta,
+    adams,
     at_start,
     chain,
     second_order,
@@ -176,6 +177,24 @@ def law(sde, t):
 
 
 @ALL
+def test_quadrature_in_time(sde, x64, monkeypatch):
+    """A step over a factor of up to 1,000 in sigma/alpha: 32 nodes are as good as 100."""
+    low, high = grids.levels_of(sde, np.asarray([sde.t_min, sde.t_max]))
+    rho = np.asarray([min(1e3 * low, high / 3), low])
+    stepper, levels = AdamsBashforth(sde, 4, "time"), rho[0] * np.asarray([3, 2, 1.5, 1])
+    *places, t = (jnp.asarray(v) for v in grids.at_levels(sde, levels))
+
+    def weights(nodes):
+        monkeypatch.setattr(adams, "_NODES_IN_TIME", nodes)
+        ends = (jnp.asarray(v) for v in rho)
+        return np.asarray(stepper._weights([t, *places[::-1]], jnp.asarray(3), *ends))
+
+    found, wanted = weights(adams._NODES_IN_TIME), weights(100)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.abs(wanted).max())
+    np.testing.assert_allclose(wanted.sum(), rho[1] - rho[0], rtol=1e-9)
+
+
+@ALL
 def test_churn_alone_keeps_the_law(sde, x64):
     """Without a step after it, x_t becomes x at the lifted level, exactly; not above t_max."""
     time, _ = middle(sde)
@@ -269,7 +288,7 @@ def test_law_of_samples(name, where):
     def draw(key, size):
         noisier = Sampler(
             sde, stepper, times, "none",
-            noise=lambda keys, i, j, x: size * independent(keys, i, j, x),
+            noise=lambda keys, i, j, x: size * independent_noise(keys, i, j, x),
         )  # fmt: skip
         return noisier(key, data.score_fn(sde), (n, *data.event)).x
 
@@ -277,11 +296,6 @@ def test_law_of_samples(name, where):
     assert moments_agree(draw(jax.random.key(0), 1.0), *wanted)
     if where == "2d":
         assert not moments_agree(draw(jax.random.key(0), 1.15), *wanted)
-
-
-def independent(keys, i, j, x):
-    """The draws of `Sampler`."""
-    return Sampler.__dataclass_fields__["noise"].default(keys, i, j, x)
 
 
 SDE = VP()
