@@ -20,7 +20,7 @@ from score_sde.noise_scales import suggest
 from score_sde.recipes import DATASETS, RECIPES
 from score_sde.recipes.langevin import LEVELS
 from score_sde.sde import EDM, VE, VP, DiscreteChain, StraightPath, SubVP
-from score_sde.steppers import Ancestral, ReverseDiffusion
+from score_sde.steppers import HEUN, RungeKutta
 from score_sde.workdir import config as configurations
 
 LANGEVIN = ["ncsn/ncsn", "ncsnv2/ncsnv2"]

@@ -21,13 +21,14 @@ from score_sde.build.network import (
 from score_sde.build.process import PROCESSES, process_entries
 from score_sde.build.sampler import CORRECTORS, GRIDS, PREDICTORS
 from score_sde.build.settings import SECTIONS, Entry, changeable, entries
-from score_sde.build.task import TIMES, WEIGHTS
+from score_sde.build.task import PROFILES, TIMES, WEIGHTS
 from score_sde.metrics.extractors import NAMES as EXTRACTORS
 from score_sde.networks.layers import ACTIVATIONS
 
 NAMED: dict[str, tuple[Iterable[str], str]] = {
     "training.times": (TIMES, ""),
     "training.weight": (WEIGHTS, ""),
+    "training.averages": (PROFILES, ""),
     "sampling.predictor": (PREDICTORS, ""),
     "sampling.corrector": (CORRECTORS, ""),
     "sampling.grid": (GRIDS, ""),

@@ -94,11 +94,7 @@ class Training:
     reduce: Literal["mean", "sum"] = entry("mean", "reduction of the loss over dimensions")
     ema_rate: float = entry(0.9999, "rate of the average of the weights", least=0, below=1)
     ema_warmup: bool = entry(True, "begin with a faster average, but after training.from")
-    averages: str = entry(
-        "",
-        "averages of the weights in place of that one, with commas between; the first is used: "
-        "warmup:RATE, rate:RATE, halflife:MILLION_IMAGES, power:STD",
-    )
+    averages: str = entry("", "NAME:NUMBER,...: averages in place of that one; the first is used")
     log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
     eval_every: int = interval(5000, "steps between held-out losses; 0: never")
     sample_every: int = interval(50_000, "steps between grids of samples; 0: never")
