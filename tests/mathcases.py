@@ -16,8 +16,9 @@ SDES = {
     "subvp": SubVP(),
     "edm": EDM(t_max=10.0),
     "cosine": CosineVP(),
-    "straight": StraightPath(),
 }
+PROCESSES = SDES | {"straight": StraightPath()}
+"""Reverse diffusion takes too many steps for the last, whose alpha falls fast near t_max."""
 
 
 def reference_sde(name, arrays, t_min=1e-5):

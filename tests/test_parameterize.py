@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES, mixture_2d, reference_network
+from mathcases import PROCESSES, mixture_2d, reference_network
 
 from golden import assert_close, load
 from score_sde.analytic import GaussianMixture
@@ -128,10 +128,10 @@ def test_unit_range_is_mapped_to_the_symmetric_one():
     assert_close(centred(jnp.asarray([0.0, 0.25, 0.5, 1.0])), [-1.0, -0.5, 0.0, 1.0], 0)
 
 
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_division_by_sigma_of_the_expected_noise_is_the_score(name):
     """A network that returns sigma times the score, as NCSNv2 and NCSN++ learn it."""
-    sde, data = SDES[name], mixture_2d()
+    sde, data = PROCESSES[name], mixture_2d()
     t, x = jnp.linspace(0.2, 1.0, 4) * sde.t_max, jax.random.normal(jax.random.key(0), (4, 2))
     exact = data.score(sde, x, t)
     made = divided_by_sigma(network_score(noise_level_label(sde)), sde)
@@ -200,10 +200,10 @@ def test_conditional_networks_close_over_what_is_given():
     assert_close(doubled, 2 * np.asarray(found), 1e-5)
 
 
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_noise_prediction_of_the_noise_is_the_score(name):
     """A network that returns the expected noise, -sigma score, gives the score back."""
-    sde, data = SDES[name], mixture_2d()
+    sde, data = PROCESSES[name], mixture_2d()
     t, x = jnp.linspace(0.2, 1.0, 4) * sde.t_max, jax.random.normal(jax.random.key(0), (4, 2))
     exact = data.score(sde, x, t)
     fn = noise_prediction(sde, time_label).score_fn(
@@ -220,11 +220,11 @@ PREDICTED = {
 
 
 class TestPredictions:
-    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("name", PROCESSES)
     @pytest.mark.parametrize("kind", PREDICTED)
     def test_prediction_of_the_exact_denoiser_is_the_score(self, kind, name, x64):
         """x0 = E[x_0 | x] and z = -sigma score of a mixture, for any alpha and sigma."""
-        sde, data = SDES[name], mixture_2d()
+        sde, data = PROCESSES[name], mixture_2d()
         make, target = PREDICTED[kind]
         t = jnp.linspace(0.01, 1.0, 6) * sde.t_max
         x = jax.random.normal(jax.random.key(0), (6, 2))
@@ -254,7 +254,7 @@ class TestPredictions:
     )
     def test_single_precision_at_both_ends(self, kind, name, request):
         """sigma score in float32 errs by rounding alone, from t_min to t_max."""
-        sde, data = SDES[name], mixture_2d()
+        sde, data = PROCESSES[name], mixture_2d()
         make, target = PREDICTED[kind]
         ends = [sde.t_min, 2 * sde.t_min, 0.5, 0.999 * sde.t_max, sde.t_max]
         t = np.asarray(ends, np.float32)
@@ -272,7 +272,7 @@ class TestPredictions:
 
     def test_velocity_is_that_of_the_straight_path(self, x64):
         """u = dx/dt of the probability flow, with the exact score."""
-        sde, data = SDES["straight"], mixture_2d()
+        sde, data = PROCESSES["straight"], mixture_2d()
         t, x = jnp.linspace(0.1, 0.9, 5), jax.random.normal(jax.random.key(0), (5, 2))
         exact = data.score(sde, x, t)
         velocity = -t[:, None] * exact - sde.tweedie(x, t, exact)
@@ -296,18 +296,18 @@ class TestEDM:
         assert_close(sde.tweedie(x, t, p.score_fn(network)(x, t)), denoiser, 2e-5)
         assert_close(p.c_in(t), 1 / np.sqrt(total[:, 0]), 1e-6)
 
-    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("name", PROCESSES)
     def test_zero_network_is_the_gaussian_of_that_std(self, name, x64):
-        sde, data = SDES[name], GaussianMixture.isotropic([1.0], np.zeros((1, 3)), 0.5)
+        sde, data = PROCESSES[name], GaussianMixture.isotropic([1.0], np.zeros((1, 3)), 0.5)
         t = jnp.asarray([0.01, 0.3, 0.6, 1.0]) * sde.t_max
         x = jax.random.normal(jax.random.key(0), (4, 3))
         score = edm_preconditioning(sde).score_fn(lambda x, labels: jnp.zeros_like(x))(x, t)
         assert_close(score, data.score(sde, x, t), 1e-10)
 
-    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("name", PROCESSES)
     def test_network_input_and_target_have_unit_variance(self, name):
         """For Gaussian data: c_in x_t and the F of the loss's target are of unit variance."""
-        sde, n = SDES[name], 20000
+        sde, n = PROCESSES[name], 20000
         p = edm_preconditioning(sde)
         t = jnp.full(n, 0.3 * sde.t_max)
         x0, z = jax.random.normal(jax.random.key(0), (2, n, 1))

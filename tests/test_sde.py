@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mathcases import (
-    SDES,
+    PROCESSES,
     kind_of,
     mixture_2d,
     one_step,
@@ -34,7 +34,7 @@ from score_sde.sde import (
 )
 from score_sde.steppers import EulerMaruyama, ReverseDiffusion
 
-ALL = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+ALL = pytest.mark.parametrize("sde", PROCESSES.values(), ids=PROCESSES)
 
 
 @pytest.fixture(params=["float64", "float32"])
@@ -352,7 +352,7 @@ class TestRescaling:
 
         score(x, t) = score_EDM(x/alpha, nu)/alpha.
         """
-        sde, data = SDES[name], mixture_2d()
+        sde, data = PROCESSES[name], mixture_2d()
         x = jax.random.normal(jax.random.key(0), (6, 2))
         t = times(sde, 7)[:6]
         alpha, sigma = sde.marginal(t)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES
+from mathcases import PROCESSES
 
 from golden import assert_close
 from score_sde.analytic import GaussianMixture
@@ -52,10 +52,10 @@ def _expected_loss(objective, score_fn, data, t):
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_excess_loss_is_the_fisher_divergence(name, reduce, x64):
     """E loss(s) - E loss(exact) = lambda E_p_t |s - exact|^2 (half for "sum"): a minimum."""
-    sde = SDES[name]
+    sde = PROCESSES[name]
     data = GaussianMixture.isotropic([0.2, 0.5, 0.3], [[-1.0], [0.4], [0.9]], 0.0)
     t = float(sde.time_at_log_snr(jnp.asarray(1.5)))
     exact = data.score_fn(sde)
@@ -91,9 +91,9 @@ class TestInterpolatedWeight:
             expected = variance ** (1 - k) * beta**k
             np.testing.assert_allclose(interpolated_weight(VP(), k)(t), expected, rtol=1e-9)
 
-    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("name", PROCESSES)
     def test_ends(self, name):
-        sde = SDES[name]
+        sde = PROCESSES[name]
         t = sde.time_at_log_snr(jnp.asarray([3.0, 0.0, -2.0]))
         np.testing.assert_allclose(
             interpolated_weight(sde, 0)(t), variance_weight(sde)(t), rtol=1e-6
@@ -124,7 +124,7 @@ def _mean_over_time(sde, h, n=200001):
 @pytest.mark.parametrize(("name", "weight"), [("vp", "lw"), ("subvp", "lw"), ("edm", "plain")])
 def test_value_at_the_exact_score_and_both_time_samplers(name, weight, x64):
     """For N(mu, c^2 I): lambda/sigma^2 alpha^2 c^2/(alpha^2 c^2 + sigma^2), averaged over time."""
-    sde, c, n, d = dataclasses.replace(SDES[name], t_min=1e-2), 0.5, 30000, 4
+    sde, c, n, d = dataclasses.replace(PROCESSES[name], t_min=1e-2), 0.5, 30000, 4
     data = GaussianMixture.isotropic([1.0], np.full((1, d), 0.3), c)
 
     def h(t):

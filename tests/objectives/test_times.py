@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES, stored_sde
+from mathcases import PROCESSES, stored_sde
 from scipy.integrate import quad
 from scipy.stats import kstest, truncnorm
 
@@ -42,12 +42,12 @@ def _check_inverse(sampler, get):
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_density_and_weight(name, precision, request):
     """dt/du = (t_max - t_min) w, the reciprocal density; so E[w h] is the mean of h."""
     if precision == "float64":
         request.getfixturevalue("x64")
-    sde = SDES[name]
+    sde = PROCESSES[name]
     sampler = LogSNRUniform(sde)
     u = jnp.linspace(0.0, 1.0, 2001, dtype=precision)
     t, w = (np.asarray(v, np.float64) for v in jax.jit(sampler.at)(u))
@@ -92,10 +92,10 @@ def test_keys_of_examples(sampler):
 
 
 class TestLogNormal:
-    @pytest.mark.parametrize("name", SDES)
+    @pytest.mark.parametrize("name", PROCESSES)
     def test_quantiles(self, name, x64):
         """log(sigma/alpha) is normal, cut off at the ends; w is 1."""
-        sde, mean, std = SDES[name], -0.7, 0.9
+        sde, mean, std = PROCESSES[name], -0.7, 0.9
         u = jnp.asarray([0.0, 0.01, 0.3, 0.5, 0.9, 0.999, 1.0])
         t, w = LogNormal(sde, mean, std).at(u)
         alpha, sigma = sde.marginal(t)
@@ -131,7 +131,7 @@ def test_draws():
     assert np.asarray(t).min() >= sde.t_min
     assert abs(float(jnp.mean(t)) - 0.5) < 4 / np.sqrt(12 * n)
     assert float(jnp.max(t)) > 0.999
-    wide = SDES["edm"]
+    wide = PROCESSES["edm"]
     t, _ = UniformTime(wide)(key, n)
     assert abs(float(jnp.mean(t)) - 0.5 * (wide.t_min + wide.t_max)) < 4 * wide.t_max / np.sqrt(
         12 * n

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import SDES
+from mathcases import PROCESSES
 from small import settings
 
 from golden import assert_close
@@ -41,10 +41,10 @@ def losses(sde, weight, made, reduce="mean"):
     return objective.at(made.score_fn(network), jnp.asarray(X0), t, jnp.asarray(Z))
 
 
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_edms_loss_of_the_denoiser_for_any_process(name, x64):
     """(nu^2 + s^2)/(nu s)^2 times the squared error of Tweedie's denoiser, of any network."""
-    sde, std, t = SDES[name], 0.6, times(SDES[name])
+    sde, std, t = PROCESSES[name], 0.6, times(PROCESSES[name])
     made = noise_prediction(sde, time_label)
     x = sde.perturb(jnp.asarray(X0), t, jnp.asarray(Z))
     denoised = sde.tweedie(x, t, made.score_fn(network)(x, t))
@@ -82,9 +82,9 @@ def test_edms_loss_is_that_in_single_precision(request):
     np.testing.assert_allclose(single, double, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_edms_weight_is_that_of_its_output(name, x64):
-    sde = SDES[name]
+    sde = PROCESSES[name]
     made = edm_preconditioning(sde, 0.6)
     np.testing.assert_allclose(
         output_weight(made)(times(sde)), edm_weight(sde, 0.6)(times(sde)), rtol=1e-10
@@ -105,9 +105,9 @@ TARGETS = {
 @pytest.mark.parametrize("kind", TARGETS)
 def test_output_weight_is_the_error_of_the_output(kind, name, x64):
     """|F - target|^2: Ho et al. 2020, Salimans & Ho 2022, Lipman et al. 2023."""
-    sde = SDES[name]
+    sde = PROCESSES[name]
     make, target = TARGETS[kind]
-    made, t = make(sde, lambda t: t), times(SDES[name])
+    made, t = make(sde, lambda t: t), times(PROCESSES[name])
     alpha, sigma = (np.asarray(v)[:, None] for v in sde.marginal(t))
     output = network(jnp.asarray(alpha * X0 + sigma * Z), t)
     expected = np.mean((np.asarray(output) - target(alpha, sigma)) ** 2, axis=1)
