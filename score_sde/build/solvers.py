@@ -14,8 +14,6 @@ from score_sde.sde import GaussianSDE, Perturbation
 from score_sde.steppers import Exponential, Multistep, RungeKutta, Singlestep, Stepper
 from score_sde.steppers.exponential import Orders
 
-MIDPOINT_SLOPE = steppers.Tableau(((0.5,),), (0.0, 1.0))
-"""The slope in the middle of a step, for the whole step."""
 OPTIONS = ("order", "eta", "churn", "churn_min", "churn_max", "churn_noise", "rtol", "atol")
 """Entries of config.sampling for some solvers alone."""
 CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
@@ -96,7 +94,7 @@ def _adaptive(process: Perturbation, settings: Sampling) -> Stepper:
 SOLVERS: dict[str, Solver] = {
     "ddim": Solver(_runge_kutta(steppers.EULER, eta=True), ("eta", *CHURN)),
     "heun": Solver(_runge_kutta(steppers.HEUN), CHURN),
-    "dpm_2": Solver(_runge_kutta(MIDPOINT_SLOPE, "log_rho", eta=True), ("eta", *CHURN)),
+    "dpm_2": Solver(_runge_kutta(steppers.MIDPOINT, "log_rho", eta=True), ("eta", *CHURN)),
     "lms": Solver(_adams("rho"), ("order",), (4, 1, 2, 3)),
     "deis": Solver(_adams("time"), ("order",), (3, 1, 2, 4)),
     "ipndm": Solver(_adams("steps"), ("order",), (4, 1, 2, 3)),
