@@ -75,7 +75,7 @@ class TestExactMaps:
         assert float(jnp.max(jnp.abs(z.state - x))) > 0.1
         np.testing.assert_allclose(back.state, x, rtol=0, atol=10 * tol)
 
-    @pytest.mark.parametrize("variable", ["t", "log_snr"])
+    @pytest.mark.parametrize("variable", ["t", "angle", "log_snr"])
     @pytest.mark.parametrize("name", SDES)
     def test_gaussian_data(self, name, variable, x64):
         """For N(mu, v I) the flow is the affine map that keeps (x - alpha mu)/std.
@@ -251,7 +251,7 @@ def test_the_program_calls_no_python(variable, steps):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"variable": "sigma"}, "variable must be 't' or 'log_snr'; got 'sigma'"),
+        ({"variable": "sigma"}, "variable must be 't', 'angle' or 'log_snr'; got 'sigma'"),
         ({"steps": -1}, "steps must be >= 0.*got -1"),
         ({"max_steps": 0}, "max_steps >= 1.*got 0, 0"),
         ({"solver": diffrax.Euler()}, "Euler does not estimate its error.*give steps=N"),

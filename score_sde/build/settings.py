@@ -180,7 +180,7 @@ class Eval:
     atol: float = entry(
         1e-4, "absolute tolerance of the ODE solver", above=0, affects=("likelihood", "flow")
     )
-    variable: Literal["t", "log_snr"] = entry(
+    variable: Literal["t", "angle", "log_snr"] = entry(
         "t", "variable of integration", affects=("likelihood", "flow")
     )
     bits_tol: float = entry(

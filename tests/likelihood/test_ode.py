@@ -62,7 +62,9 @@ CASES = [
     for variable in ("t", "log_snr")
     for solver in SOLVERS
 ]
+CASES += [("8x8", "vp", "angle", "dopri5")]
 FAST = {
+    ("8x8", "vp", "angle", "dopri5"),
     ("2", "ve", "log_snr", "dopri5"),
     ("2", "subvp", "t", "tsit5"),
     ("16", "edm", "t", "dopri8"),
