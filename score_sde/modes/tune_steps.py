@@ -48,7 +48,6 @@ def main(
     checkpoint: int | None = None,
     evaluations: int = 10,
     solvers: Sequence[str] = CANDIDATES,
-    updates: int = 60,
 ) -> None:
     """Tune each solver on a batch of latents, test it on another, keep the best in config.json.
 
@@ -69,7 +68,7 @@ def main(
     found = []
     for name in solvers:
         settings = _with_evaluations(run, plain, name, evaluations)
-        one = _tune(run, params, settings, (z, exact), updates)
+        one = _tune(run, params, settings, (z, exact))
         found.append(one)
         others = ", ".join(f"{grid} {error:.4f}" for grid, error in one.starts.items())
         say(f"  {name:<18} {one.settings.steps} steps  {one.error:.4f}  ({others})")
@@ -124,13 +123,11 @@ def _with_evaluations(run: Run, plain: Sampling, name: str, evaluations: int) ->
     return dataclasses.replace(plain, steps=fits[-1], **changes)
 
 
-def _tune(
-    run: Run, params: PyTree, settings: Sampling, data: tuple[Array, Array], updates: int
-) -> Found:
+def _tune(run: Run, params: PyTree, settings: Sampling, data: tuple[Array, Array]) -> Found:
     sampler, process = _sampler(run, settings), run.experiment.process
     score_fn, (z, exact) = run.experiment.model.score_fn(params), data
     starts = {grid: _sampler(run, settings, grid=grid).times for grid in STARTS}
-    tuned = tuning.tune(sampler, score_fn, z[0], exact[0], starts, updates)
+    tuned = tuning.tune(sampler, score_fn, z[0], exact[0], starts)
 
     @jax.jit
     def error(times):
