@@ -13,11 +13,29 @@ from score_sde.arrays import batch_time
 from score_sde.sde import Perturbation
 from score_sde.steppers import Stepper, multistep, singlestep
 
-FAST_COMPILATION = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-"""Programs run once: their compilation is what takes time."""
+
+def _known(options: dict) -> dict:
+    """Those of the compiler's options that this version of it has."""
+    known = {}
+    for name, value in options.items():
+        try:
+            jax.jit(lambda x: x + 1, compiler_options={name: value}).lower(1.0).compile()
+        except Exception as error:
+            assert name in str(error), error
+        else:
+            known[name] = value
+    return known
+
+
+FAST_COMPILATION = _known(
+    {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_parallel_codegen_split_count": 1,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+)
+"""The programs are small and run once: their compilation is what takes time, a third of it so."""
 
 
 def sampler_mixture(arrays) -> GaussianMixture:

@@ -90,7 +90,7 @@ def dpm_solver(name, case):
         # With order 1 there are no times in between.
         between = BETWEEN[value["skip_type"]] if max(orders) > 1 else "log_snr"
         stepper = Singlestep(exponential, orders, kind, between)
-    return stepper, dataclasses.replace(stepper, order=3 if order > 1 else 1)
+    return stepper, dataclasses.replace(stepper, order=3)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +232,12 @@ def test_dpm_fast(case, x64):
     assert stepper.evaluations(pairs_of(times)) == int(array("nfe"))
 
 
+@functools.cache
+def control_of(control, **settings):
+    """The control with these settings: one object for all cases, so that they share a program."""
+    return functools.partial(control, **settings)
+
+
 def adaptive(name, case):
     """(process, stepper, grid, start) of an adaptive case."""
     value, _ = of(name, case)
@@ -240,30 +246,37 @@ def adaptive(name, case):
     common |= {"first": value["h_init"], "kind": value.get("solver_type", "dpmsolver")}
     if name == KDIFF:
         sde = EDM(float(arrays["sigma_min"]), float(arrays["sigma_max"]))
-        control = functools.partial(arctan_control, threshold=value["accept_safety"])
+        control = control_of(arctan_control, threshold=value["accept_safety"])
         # It stops within 1e-5 in log sigma; ours in t.
         common |= {"norm": "batch", "control": control, "close": sde.t_min * math.expm1(1e-5)}
         times, start = (sde.t_max, sde.t_min), sde.t_max * arrays["latents"].astype(float)
         return sde, Adaptive(Exponential(sde, "noise"), **common), np.array(times), start
     sde = vp(arrays)
-    control = functools.partial(power_control, theta=value["theta"])
+    control = control_of(power_control, theta=value["theta"])
     common |= {"norm": "largest", "control": control, "close": value["t_err"]}
     times = np.array([float(arrays["t_start"]), float(arrays["t_end"])])
     exponential = Exponential(sde, meta(arrays)["prediction"])
     return sde, Adaptive(exponential, **common), times, arrays["x_init"].astype(float)
 
 
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILATION)
+def _adaptive_program(problem, tolerances, times, x):
+    stepper = dataclasses.replace(problem.stepper)
+    for key, value in tolerances.items():  # one program for all tolerances
+        object.__setattr__(stepper, key, value)
+    score_fn, start = problem.data.score_fn(problem.process), stepper.init(x)
+    x, _, carry = stepper(score_fn, x, *times, lambda j: x, start)
+    return x, carry
+
+
 @functools.lru_cache(maxsize=1)
 def adaptive_run(name, case):
     """(samples, nfe) of an adaptive case."""
     sde, stepper, times, start = adaptive(name, case)
-    sampler, score_fn = Sampler(sde, stepper, times, "none"), stored(name)[1].score_fn(sde)
-    run = jax.jit(
-        lambda x: sampler.advance(jax.random.key(0), score_fn, sampler.start(x), 0, 1),
-        compiler_options=FAST_COMPILATION,
-    )
-    state = run(jnp.asarray(start))
-    return state.x, stepper.spent(state.carry, pairs_of(times))
+    tolerances = {key: jnp.asarray(getattr(stepper, key)) for key in ("rtol", "atol")}
+    problem = Problem(dataclasses.replace(stepper, rtol=1.0, atol=1.0), sde, stored(name)[1])
+    x, carry = _adaptive_program(problem, tolerances, jnp.asarray(times), jnp.asarray(start))
+    return x, stepper.spent(carry, pairs_of(times))
 
 
 @pytest.mark.parametrize(
