@@ -102,9 +102,7 @@ class Sampler:
         state, passed = jax.lax.scan(segment, start, ends)
         x = self.finish(score_fn, state)
         trajectory = jnp.concatenate([start.x[None], passed[:-1], x[None]]) if frames else None
-        nfe = self.stepper.spent(state.carry, as_pairs(self.times))
-        nfe = nfe + int(self.denoise == "tweedie")
-        return Samples(x, nfe, trajectory)
+        return Samples(x, self.nfe(state), trajectory)
 
     def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> State:
         """A draw from the prior, or uniform noise, and the stepper's carry."""
@@ -138,6 +136,11 @@ class Sampler:
             )
 
         return jax.lax.fori_loop(first, last, step, state)
+
+    def nfe(self, state: State) -> int | Int[Array, "batch"]:
+        """Evaluations of the score in a run that ended in this state, and in its end."""
+        spent = self.stepper.spent(state.carry, as_pairs(self.times))
+        return spent + int(self.denoise == "tweedie")
 
     def finish(self, score_fn: ScoreFn, state: State) -> Float[Array, "batch ..."]:
         """The final denoising."""

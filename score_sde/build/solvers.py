@@ -86,6 +86,11 @@ def _adams(variable: str):
 
 
 def _adaptive(process: Perturbation, settings: Sampling) -> Stepper:
+    if settings.steps != 1:
+        raise ValueError(
+            "predictor=dpm_solver_adaptive chooses its own steps within each step of the grid, so "
+            f"steps={settings.steps} would only add evaluations; set steps=1"
+        )
     return steppers.Adaptive(
         Exponential(process, "noise"), settings.order, settings.rtol, settings.atol
     )

@@ -11,7 +11,7 @@ from score_sde.build.settings import to_dict
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
-from score_sde.parallel.samples import Film
+from score_sde.parallel.samples import Drawn, Film
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
@@ -29,18 +29,21 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     draw = make_generator(run, settings.batch_size)
     film = Film(min(settings.frames, draw.sampler.steps))
     keys = sample_keys(run.keys()["sample"], jnp.arange(draw.whole(number)))
-    images = draw.all(params, keys, title=f"sampling {number}", film=film)[:number]
+    images, nfe = draw.drawn(params, keys, title=f"sampling {number}", film=film)
+    images, nfe = images[:number], nfe[:number]
     finite = np.isfinite(images).all(axis=(1, 2, 3))
     folder = run.folder / "samples" / f"step_{in_name(step)}"
     if leads():
-        evaluations = draw.sampler.evaluations
+        least, mean, most = nfe.min(), nfe.mean(), nfe.max()
+        evaluations = int(most) if least == most else float(mean)
+        each = f"{most} evaluations each"
+        if least < most:
+            each = f"{least} to {most} evaluations, {mean:.1f} on average"
         with writing(folder, IN_RUN):
-            _save(run, folder, images, film.stacked(), step)
+            _save(run, folder, Drawn(images, nfe), film.stacked(), step)
             how = {"evaluations": evaluations, "seed": run.settings.seed} | average_of(step)
             write_json(folder / "sampling.json", to_dict(settings) | how)
-        print(
-            f"{len(images)} samples of checkpoint {step} ({evaluations} evaluations each): {folder}"
-        )
+        print(f"{len(images)} samples of checkpoint {step} ({each}): {folder}")
     if not finite.all():
         raise UserError(
             f"{int((~finite).sum())} of {len(images)} samples are not finite (`finite` in "
@@ -50,11 +53,12 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     return folder
 
 
-def _save(run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, step: Which) -> None:
-    pixels = run.experiment.pixel_range
+def _save(run: Run, folder: Path, drawn: Drawn, frames: np.ndarray, step: Which) -> None:
+    pixels, images = run.experiment.pixel_range, drawn.images
     arrays = {
         "images": pixels.decode(images),
         "finite": np.isfinite(images).all(axis=(1, 2, 3)),
+        "evaluations": drawn.nfe,
         "levels": pixels.levels,
     } | record_of(step)
     write_npz(folder / "samples.npz", arrays)

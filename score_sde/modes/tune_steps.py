@@ -13,7 +13,7 @@ from score_sde import tuning
 from score_sde.arrays import sample_keys
 from score_sde.build.sampler import build_sampler
 from score_sde.build.settings import Sampling, to_dict
-from score_sde.build.solvers import SOLVERS
+from score_sde.build.solvers import NOISY, SOLVERS
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
 from score_sde.files import write_json, writing
@@ -23,9 +23,12 @@ from score_sde.sde import GaussianSDE
 from score_sde.workdir import config as configurations
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.run import Run
+from score_sde.workdir.which import Which, in_name, record_of
 
 CANDIDATES = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis")
 """Solvers that are tried where none is named."""
+TUNABLE = tuple(name for name in SOLVERS if name not in (*NOISY, "dpm_solver_adaptive"))
+"""Solvers without noise that take the steps of a grid."""
 STARTS = ("log_snr", "karras", "quadratic", "uniform")
 """Grids that are tuned from, and compared with."""
 FINE = {"predictor": "dpmpp_3m", "grid": "log_snr", "steps": 400}
@@ -45,7 +48,7 @@ class Found(NamedTuple):
 
 def main(
     run: Run,
-    checkpoint: int | None = None,
+    checkpoint: Which | None = None,
     evaluations: int = 10,
     solvers: Sequence[str] = CANDIDATES,
 ) -> None:
@@ -60,22 +63,22 @@ def main(
     experiment = run.experiment
     if not isinstance(experiment.process, GaussianSDE):
         raise UserError("--mode tune_steps needs a continuous process; train a *_cont recipe")
-    params, step = run.weights(checkpoint)
     plain = dataclasses.replace(Sampling(), t_end=run.settings.sampling.t_end)
     plain = dataclasses.replace(plain, batch_size=run.settings.sampling.batch_size)
+    tried = [_with_evaluations(run, plain, name, evaluations) for name in solvers]
+    params, step = run.weights(checkpoint)
     z, exact = _latents(run, params, plain)
     say(f"error with {evaluations} evaluations, checkpoint {step}: tuned, and with other grids")
     found = []
-    for name in solvers:
-        settings = _with_evaluations(run, plain, name, evaluations)
+    for settings in tried:
         one = _tune(run, params, settings, (z, exact))
         found.append(one)
         others = ", ".join(f"{grid} {error:.4f}" for grid, error in one.starts.items())
-        say(f"  {name:<18} {one.settings.steps} steps  {one.error:.4f}  ({others})")
+        say(f"  {settings.predictor:<18} {one.settings.steps} steps  {one.error:.4f}  ({others})")
     best = min(found, key=lambda one: one.error)
     if leads():
         with writing(run.folder, IN_RUN):
-            _keep(run, best, {"evaluations": evaluations, "checkpoint": step})
+            _keep(run, best, evaluations, step)
     say(
         f"{run.folder / 'config.json'} has predictor={best.settings.predictor} with these times "
         "now: --mode sample takes them."
@@ -109,8 +112,11 @@ def _sampler(run: Run, settings: Sampling, **changes: Any) -> Sampler:
 
 def _with_evaluations(run: Run, plain: Sampling, name: str, evaluations: int) -> Sampling:
     """The settings of a solver with the most steps that make at most so many evaluations."""
-    if name not in SOLVERS:
-        raise UserError(f"--solvers: unknown solver {name!r}; known: {', '.join(SOLVERS)}")
+    if name not in TUNABLE:
+        raise UserError(
+            "--solvers takes solvers without noise that take the steps of a grid: "
+            f"{', '.join(TUNABLE)}; got {name!r}"
+        )
     changes: dict[str, Any] = {"predictor": name, "grid": "log_snr"}
     fits = [
         steps
@@ -142,7 +148,7 @@ def _tune(run: Run, params: PyTree, settings: Sampling, data: tuple[Array, Array
     return Found(dataclasses.replace(settings, **chosen), measured(times), errors)
 
 
-def _keep(run: Run, best: Found, about: dict[str, Any]) -> None:
+def _keep(run: Run, best: Found, evaluations: int, step: Which) -> None:
     """Into config.json, whose sampler it becomes, and beside it what was found."""
     path = run.folder / "config.json"
     own = configurations.load_json(path)
@@ -150,4 +156,5 @@ def _keep(run: Run, best: Found, about: dict[str, Any]) -> None:
     values = {name: value for name, value in to_dict(best.settings).items() if name not in kept}
     configurations.save(own.change("sampling", **values), path)
     found = {"error": best.error, "errors_of_other_grids": best.starts, "sampling": values}
-    write_json(run.folder / "eval" / f"steps_{about['evaluations']}.json", about | found)
+    record = record_of(step) | {"evaluations": evaluations} | found
+    write_json(run.folder / "eval" / f"solver_{evaluations}_step_{in_name(step)}.json", record)

@@ -5,12 +5,12 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 from tqdm import tqdm
 
 from score_sde.arrays import ScoreFn
@@ -25,6 +25,13 @@ SEGMENTS = 40
 """How often a run of the sampler reports its progress."""
 PICTURES = 64
 """Images in an intermediate picture, at most."""
+
+
+class Drawn(NamedTuple):
+    """images: in the range of the data. nfe: evaluations of the score for each of them."""
+
+    images: Float[np.ndarray, "n h w c"]
+    nfe: Int[np.ndarray, "n"]
 
 
 @dataclasses.dataclass
@@ -81,8 +88,19 @@ class Generator:
         film: Film | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
         """The samples with these keys, in their order; see `batches`."""
-        parts = self.batches(params, keys, given, title, film)
-        return np.concatenate([images for _, images in parts])
+        return self.drawn(params, keys, given, title, film).images
+
+    def drawn(
+        self,
+        params: PyTree,
+        keys: Key[Array, "n"],
+        given: PyTree = (),
+        title: str = "sampling",
+        film: Film | None = None,
+    ) -> Drawn:
+        """The samples with these keys and their evaluations; see `batches`."""
+        parts = [part for _, part in self.batches(params, keys, given, title, film)]
+        return Drawn(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def batches(
         self,
@@ -91,8 +109,8 @@ class Generator:
         given: PyTree = (),
         title: str = "sampling",
         film: Film | None = None,
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """(which of them, images) of one batch after another.
+    ) -> Iterator[tuple[slice, Drawn]]:
+        """(which of them, what was drawn) of one batch after another.
 
         Args:
             params: of the score function.
@@ -106,7 +124,7 @@ class Generator:
         total, hidden = rounds * self.sampler.steps, not (title and leads())
         with tqdm(total=total, unit="step", desc=title, dynamic_ncols=True, disable=hidden) as bar:
 
-            def draw(params: PyTree, batch: Any) -> Array:
+            def draw(params: PyTree, batch: Any) -> Drawn:
                 return self._draw(params, batch, bar.update, film)
 
             yield from each_batch(draw, params, rows, self.batch_size, self.place)
@@ -119,7 +137,7 @@ class Generator:
         size = batch_size(count, self.batch_size, self.place)
         return -(-count // size) * size
 
-    def _draw(self, params: PyTree, rows: Any, tick: Tick, film: Film | None) -> Array:
+    def _draw(self, params: PyTree, rows: Any, tick: Tick, film: Film | None) -> Drawn:
         keys, given = rows
         filming = film is not None and film.frames > 0 and not film.done
         count = film.frames if film is not None and filming else SEGMENTS
@@ -130,12 +148,12 @@ class Generator:
             state = self._advance(params, given, keys, state, start, end)
             state.x.block_until_ready()
             tick(int(end - start))
-        images = self._finish(params, given, state)
+        drawn = self._finish(params, given, state)
         if film is not None and filming:
-            some = len(film.pictures[0])
-            film.pictures.append(np.asarray(self.pixel_range.unit(np.asarray(images)[:some])))
+            images = np.asarray(drawn.images)[: len(film.pictures[0])]
+            film.pictures.append(np.asarray(self.pixel_range.unit(images)))
             film.done = True
-        return images
+        return drawn
 
     def _bounds(self, segments: int) -> np.ndarray:
         return np.unique(np.linspace(0, self.sampler.steps, segments + 1).astype(np.int32))
@@ -169,7 +187,8 @@ class Generator:
     def _finish(self):
         def finish(params, given, state):
             sampler, score_fn = self._conditioned(params, given)
-            return sampler.finish(score_fn, state)
+            nfe = jnp.broadcast_to(sampler.nfe(state), state.x.shape[:1]).astype(jnp.int32)
+            return Drawn(sampler.finish(score_fn, state), nfe)
 
         return jax.jit(finish, out_shardings=self.place.whole)
 

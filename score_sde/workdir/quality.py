@@ -233,7 +233,8 @@ def fill(
     if not len(missing):
         return
     keys = sample_keys(key, jnp.asarray(missing))
-    for part, images in draw.batches(params, keys, title=title):
+    for part, drawn in draw.batches(params, keys, title=title):
+        images = drawn.images
         bad = missing[part][~np.isfinite(images).all(axis=(1, 2, 3))]
         if len(bad):
             raise UserError(
@@ -267,11 +268,11 @@ def train_measure(run: Run) -> Callable[[PyTree, int], float | None]:
 
     def distance(params: PyTree, step: int) -> float | None:
         parts = []  # as bytes, a quarter of the memory
-        for _, images in draw.batches(params, keys, title=f"samples at step {step}"):
-            if not np.isfinite(images).all():
+        for _, drawn in draw.batches(params, keys, title=f"samples at step {step}"):
+            if not np.isfinite(drawn.images).all():
                 say(f"step {step}: samples are not finite, no Frechet distance")
                 return None
-            parts.append(to_bytes(np.asarray(pixels.decode(images)), pixels.levels))
+            parts.append(to_bytes(np.asarray(pixels.decode(drawn.images)), pixels.levels))
         read = np.concatenate(parts).__getitem__
         return quality.of(Images(read, count, about), "features")[0]["fid"]["value"]
 

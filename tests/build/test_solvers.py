@@ -117,7 +117,12 @@ def test_chains_can_take_solvers_that_stay_on_the_grid(name: str) -> None:
         (VP(), {"times": (1.0, 0.5)}, "times are given, but grid=log_snr"),
         (VP(), {"grid": "times", "steps": 2}, "times, one more than steps=2; got 0"),
         (VP(), {"grid": "times", "steps": 1, "times": (0.5, 1.0)}, "times must fall"),
-        (VP(), {"predictor": "dpm_solver_adaptive", "atol": -1.0}, "tolerances must be positive"),
+        (
+            VP(),
+            {"predictor": "dpm_solver_adaptive", "atol": -1.0, "steps": 1},
+            "tolerances must be positive",
+        ),
+        (VP(), {"predictor": "dpm_solver_adaptive"}, "steps=16 would only add.*steps=1"),
         (DiscreteChain.ddpm(), {"predictor": "dpm_solver", "grid": "uniform"}, "use Multistep"),
         (
             DiscreteChain.ddpm(),

@@ -73,6 +73,19 @@ def test_samples_are_those_of_the_sampler() -> None:
     assert_same(images, plain.x)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_evaluations_are_counted_for_each_sample(adaptive: bool) -> None:
+    sde, own = VP(), sampler()
+    if adaptive:
+        stepper = steppers.Adaptive(steppers.Exponential(sde, "noise"), 2)
+        own = Sampler(sde, stepper, np.asarray([1.0, 1e-3]))
+    drawn = generator(3, sampler=own).drawn(params(), keys())
+    plain = own(keys(), model().score_fn(params()), (8, *SHAPE))
+    np.testing.assert_array_equal(drawn.nfe, np.broadcast_to(plain.nfe, 8))
+    assert_same(drawn.images, plain.x)
+    assert len(set(drawn.nfe.tolist())) > 1 if adaptive else set(drawn.nfe.tolist()) == {13}
+
+
 def test_sample_i_is_the_same_in_every_batch_and_on_all_devices() -> None:
     whole = generator().all(params(), keys())
     small = generator(batch_size=3)
@@ -80,8 +93,9 @@ def test_sample_i_is_the_same_in_every_batch_and_on_all_devices() -> None:
     assert_same(small.all(params(), keys(6, 2)), whole[[6, 2]])
     parts = list(generator(batch_size=3).batches(params(), keys()))
     assert [part for part, _ in parts] == [slice(0, 3), slice(3, 6), slice(6, 8)]
-    assert [len(images) for _, images in parts] == [3, 3, 2]
-    assert_same(np.concatenate([images for _, images in parts]), whole)
+    assert [len(drawn.images) for _, drawn in parts] == [3, 3, 2]
+    assert [len(drawn.nfe) for _, drawn in parts] == [3, 3, 2]
+    assert_same(np.concatenate([drawn.images for _, drawn in parts]), whole)
     assert_same(generator(batch_size=5, devices=8).all(params(), keys(0, 1, 2)), whole[:3])
     assert not np.allclose(whole[0], whole[1])
     assert not np.allclose(small.all(params(), keys(seed=2)), whole)
