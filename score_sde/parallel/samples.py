@@ -148,7 +148,7 @@ class Generator:
             state = self._advance(params, given, keys, state, start, end)
             state.x.block_until_ready()
             tick(int(end - start))
-        drawn = self._finish(params, given, state)
+        drawn = Drawn(*self._finish(params, given, state))
         if film is not None and filming:
             images = np.asarray(drawn.images)[: len(film.pictures[0])]
             film.pictures.append(np.asarray(self.pixel_range.unit(images)))
@@ -188,7 +188,7 @@ class Generator:
         def finish(params, given, state):
             sampler, score_fn = self._conditioned(params, given)
             nfe = jnp.broadcast_to(sampler.nfe(state), state.x.shape[:1]).astype(jnp.int32)
-            return Drawn(sampler.finish(score_fn, state), nfe)
+            return sampler.finish(score_fn, state), nfe
 
         return jax.jit(finish, out_shardings=self.place.whole)
 
