@@ -35,6 +35,7 @@ def import_checkpoint(**options: Any) -> Any:
 
 train = functools.partial(call, "train")
 train_dequantizer = functools.partial(call, "train_dequantizer")
+train_classifier = functools.partial(call, "train_classifier")
 sample = functools.partial(call, "sample")
 evaluate = functools.partial(call, "eval")
 likelihood = functools.partial(call, "likelihood")

@@ -1,7 +1,6 @@
 """The training of the dequantizer that config.dequantizer describes."""
 
 import dataclasses
-from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -9,7 +8,6 @@ from jaxtyping import PyTree
 from score_sde import objectives
 from score_sde.build.experiment import Experiment
 from score_sde.build.names import blame
-from score_sde.build.settings import DequantizerSettings, to_dict
 from score_sde.build.task import build_averages, build_optimizer
 from score_sde.errors import UserError
 from score_sde.likelihood import Bound
@@ -52,9 +50,3 @@ def build_dequantizer(experiment: Experiment, params: PyTree) -> tuple[Dequantiz
         trainer = Trainer(build_optimizer(optim), averages)
         jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
     return task, trainer
-
-
-def loop_settings(section: DequantizerSettings) -> dict[str, Any]:
-    """Length and intervals of its training, as `training.loop.Loop` takes them."""
-    fixed = {"steps_per_call": 1, "keep": 1, "keep_every": 0, "sample_every": 0}
-    return to_dict(section) | fixed

@@ -44,7 +44,7 @@ PREDICTIONS: dict[str, Prediction] = {
 }
 """By the name in config.model.prediction: from the process, the labels of its times and all
 settings."""
-OWN = {"prediction": "score", "scale_by_sigma": False}
+OWN = {"prediction": "score", "scale_by_sigma": False, "num_classes": 0}
 """Entries of config.model that are the parameterization's, with their defaults."""
 DIVIDED = ("ncsnpp", "ncsnv2")
 """Networks whose output is divided by sigma unless `scale_by_sigma` says otherwise."""
@@ -81,6 +81,14 @@ def build_network(section: Section, process: Perturbation) -> nn.Module:
     _check_sizes(values)
     values["dtype"] = choose("model.dtype", DTYPES, values.get("dtype", "float32"))
     make = NETWORKS[section["name"]]
+    number = values.get("num_classes", 0)
+    if number < 0 or (number and make is not NCSNpp):
+        raise UserError(
+            f"config.model.num_classes={number}: it must be 0 (images of any class) or, for "
+            "model.name=ncsnpp alone, the number of classes; got model.name="
+            f"{section['name']}"
+        )
+    values = {name: value for name, value in values.items() if name not in OWN}
     if make is NCSN:
         if not isinstance(process, DiscreteChain):
             raise UserError(
@@ -89,7 +97,7 @@ def build_network(section: Section, process: Perturbation) -> nn.Module:
             )
         values["num_classes"] = len(process.sigmas)
     with blame("model"):
-        return make(**{name: value for name, value in values.items() if name not in OWN})
+        return make(**values)
 
 
 def _check_sizes(values: Mapping[str, Any]) -> None:

@@ -226,6 +226,12 @@ def _check_options(sampling: Sampling) -> None:
             f"exponent={sampling.exponent} means nothing to grid={sampling.grid}; it is for "
             f"{', '.join(WITH_EXPONENT)}"
         )
+    interval = sampling.guidance_interval
+    if interval and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+        raise ValueError(
+            "guidance_interval must be the least and the largest sigma/alpha, like (0.2, 2.0); got "
+            f"{interval}"
+        )
     if sampling.times and sampling.grid != "times":
         raise ValueError(
             f"times are given, but grid={sampling.grid}; set grid=times, or times=() to leave them"

@@ -90,6 +90,9 @@ class Training:
     times: str = entry("uniform", "distribution of training times")
     p_mean: float = entry(-1.2, "mean of log(sigma/alpha), for times=log_normal")
     p_std: float = entry(1.2, "standard deviation of log(sigma/alpha) there", above=0)
+    label_dropout: float = entry(
+        0.1, "share of images whose class a class-conditional network is not told", above=0, below=1
+    )
     uncertainty: bool = entry(False, "divide the loss by what is expected at its noise level")
     reduce: Literal["mean", "sum"] = entry("mean", "reduction of the loss over dimensions")
     ema_rate: float = entry(0.9999, "rate of the average of the weights", least=0, below=1)
@@ -152,6 +155,14 @@ class Sampling:
     compat: Literal["none", "published"] = sampled(
         "none",
         "published: repeat the published samplers number for number",
+    )
+    guidance_scale: float = option(
+        0.0,
+        "weight of the class with --classes: of a classifier's gradient, or w of classifier-free "
+        "guidance; 0: none",
+    )
+    guidance_interval: tuple[float, ...] = option(
+        (), "least and largest sigma/alpha at which samples are guided; empty: all"
     )
     num_samples: int = count(64, "samples to draw")
     batch_size: int = count(64, "samples at a time, over all devices")
@@ -227,6 +238,22 @@ class DequantizerSettings:
     checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifier of noisy images that guides sampling, and its training."""
+
+    depth: int = count(28, "convolutions in a row of the Wide-ResNet, 6 n + 4", 10)
+    widen: int = count(10, "channels, in units of 16, 32 and 64")
+    nf: int = count(128, "frequencies of the noise level's embedding")
+    dropout: float = entry(0.0, "share of activations that are dropped", least=0, below=1)
+    batch_size: int = count(128, "images a step, over all devices")
+    steps: int = count(100_000, "optimizer updates in all")
+    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
+    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
+    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
+    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
+
+
 SECTIONS: dict[str, type] = {
     "data": Data,
     "optim": Optim,
@@ -235,10 +262,11 @@ SECTIONS: dict[str, type] = {
     "eval": Eval,
     "quality": Quality,
     "dequantizer": DequantizerSettings,
+    "classifier": ClassifierSettings,
 }
 OPEN = ("sde", "model")
 """Sections that name an object; the object's fields are their entries."""
-START_ANEW = ("sampling", "eval", "quality", "dequantizer")
+START_ANEW = ("sampling", "eval", "quality", "dequantizer", "classifier")
 """Sections all of whose entries may change between starts of a training run."""
 
 
@@ -257,6 +285,7 @@ class Settings:
     eval: Eval
     quality: Quality
     dequantizer: DequantizerSettings
+    classifier: ClassifierSettings
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `get_config` returns and `config.json` holds them."""

@@ -11,7 +11,14 @@ import optax
 from score_sde import objectives
 from score_sde.build.names import blame, choose
 from score_sde.build.network import build_parameterization
-from score_sde.build.settings import Optim, Settings, Training
+from score_sde.build.settings import (
+    ClassifierSettings,
+    DequantizerSettings,
+    Optim,
+    Settings,
+    Training,
+    to_dict,
+)
 from score_sde.data.augment import LABELS, Augment
 from score_sde.errors import UserError
 from score_sde.networks.uncertainty import Uncertainty
@@ -75,12 +82,14 @@ def build_task(settings: Settings, process: Perturbation, network: nn.Module) ->
             f"config.data.augment={chance} gives the network labels, which model.name=ncsnpp alone "
             f"takes; got model.name={settings.model['name']}. Set data.augment=0"
         )
-    labels = jax.ShapeDtypeStruct((LABELS,), jnp.float32)
+    classes = settings.model.get("num_classes", 0)
+    given = jax.ShapeDtypeStruct((classes + (LABELS if chance else 0),), jnp.float32)
     return ScoreMatching(
-        ScoreModel(network, made, labels if chance else ()),
+        ScoreModel(network, made, given if given.size else (), classes),
         build_objective(settings, process, made),
         Augment(chance) if chance else None,
         Uncertainty() if settings.training.uncertainty else None,
+        settings.training.label_dropout if classes else 0.0,
     )
 
 
@@ -145,6 +154,12 @@ def build_trainer(optim: Optim, training: Training) -> Trainer:
     """The optimizer and the averages of the weights."""
     averages = build_averages(training, training.batch_size)
     return Trainer(build_optimizer(optim), averages, training.accumulate)
+
+
+def loop_settings(section: DequantizerSettings | ClassifierSettings) -> dict[str, Any]:
+    """Length and intervals of training beside a score model, as `training.loop.Loop` takes them."""
+    fixed = {"steps_per_call": 1, "keep": 1, "keep_every": 0, "sample_every": 0}
+    return to_dict(section) | fixed
 
 
 def build_averages(training: Training, batch_size: int) -> tuple[Profile, ...]:

@@ -32,6 +32,9 @@ class FolderSource:
     All files are checked once before any work (cached while the process lives and the files do not
     change): PNG files by their checksums, the others by decoding them, JPEG at reduced resolution.
 
+    Where every image lies in a sub-folder, the first of its folders is its class. Labels number
+    them in sorted order. Otherwise there are no classes.
+
     Held-out images are chosen by a hash of the file's relative name. So adding files does not move
     the others from one side to the other. With at least two images each side has at least one.
 
@@ -47,6 +50,8 @@ class FolderSource:
 
     Attributes:
         files: the paths of this split, in the order of the examples.
+        class_names: of the classes, in the order of their labels; empty where there are none.
+        classes: how many they are.
 
     Raises:
         UserError: no such folder, no images in it, unusable images (named; `UnusableImages`), an
@@ -85,6 +90,10 @@ class FolderSource:
                 "another split"
             )
         self.files = [root / f.name for f in chosen]
+        self.class_names = _class_names(usable)
+        self.classes = len(self.class_names)
+        numbers = {name: i for i, name in enumerate(self.class_names)}
+        self._labels = [numbers.get(_first_folder(f), 0) for f in chosen]
         self._channels = channels or (1 if all(f.grey for f in usable) else 3)
         self._image_size = image_size
         height, width = usable[0].size if image_size is None else (image_size, image_size)
@@ -104,7 +113,7 @@ class FolderSource:
             ) from error
         if self._image_size is not None:
             image = crop_resize(image, self._image_size)
-        return {"image": image, "label": np.int32(0), "index": np.int32(i)}
+        return {"image": image, "label": np.int32(self._labels[i]), "index": np.int32(i)}
 
 
 class UnusableImages(UserError):
@@ -203,6 +212,17 @@ def check_file(root: Path, name: str) -> ScannedFile:
         )
         return ScannedFile(name, (0, 0), False, reason)
     return ScannedFile(name, (height, width), grey, "")
+
+
+def _class_names(files: list[ScannedFile]) -> tuple[str, ...]:
+    """The sub-folders that images lie in, sorted; none where an image lies in no sub-folder."""
+    if any("/" not in file.name for file in files):
+        return ()
+    return tuple(sorted({_first_folder(file) for file in files}))
+
+
+def _first_folder(file: ScannedFile) -> str:
+    return file.name.split("/")[0]
 
 
 def _image_folder(path: str | os.PathLike) -> Path:

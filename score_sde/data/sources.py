@@ -36,7 +36,7 @@ class Source(Protocol):
         name: short name for messages and folder names.
 
     A source may also offer `take(indices) -> Example` with stacked arrays where that is faster than
-    one at a time.
+    one at a time, and `classes`, the number of classes that labels are of.
     """
 
     shape: Shape | None
@@ -54,6 +54,11 @@ def take(source: Source, indices: Sequence[int] | np.ndarray) -> Example:
     if fast is not None:
         return fast(indices)
     return stack([source[int(i)] for i in indices])
+
+
+def classes(source: Source) -> int:
+    """How many classes labels 0, 1, ... are of; 0 where images have no labels."""
+    return getattr(source, "classes", 0)
 
 
 class ArraySource:
@@ -92,6 +97,7 @@ class ArraySource:
                 f"pixel levels must lie in 0 .. {levels - 1} (levels={levels}); got values "
                 f"{images.min()} .. {images.max()}. Pass the right `levels`, or rescale the images"
             )
+        self.classes = 0 if labels is None else int(np.max(labels, initial=-1)) + 1
         labels = np.zeros(len(images)) if labels is None else np.asarray(labels)
         if labels.shape != (len(images),):
             raise UserError(
@@ -159,6 +165,7 @@ class Mapped:
         self.shape: Shape | None = tuple(shape)  # type: ignore[assignment]
         self.levels = source.levels
         self.name = source.name
+        self.classes = classes(source)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -204,7 +211,9 @@ def in_memory(source: Source, max_bytes: int = 2**30) -> ArraySource:
             np.zeros((0, *source.shape), np.uint8), levels=source.levels, name=source.name
         )
     images, labels = (np.concatenate([part[key] for part in parts]) for key in ("image", "label"))
-    return ArraySource(images, labels, levels=source.levels, name=source.name)
+    whole = ArraySource(images, labels, levels=source.levels, name=source.name)
+    whole.classes = classes(source)
+    return whole
 
 
 def fingerprint(source: Source, images: int = 16) -> str:

@@ -71,6 +71,7 @@ class TFDSSource:
                 f"the first is {missing[0]}. Copy the whole prepared folder again"
             )
         self._has_label = "label" in features and _is_integer(features["label"])
+        self.classes = getattr(features["label"], "num_classes", 0) if self._has_label else 0
         self._image_key = image_key
         shape = tuple(features[image_key].shape)
         self.shape: Shape | None = None if None in shape else shape  # type: ignore[assignment]

@@ -1,6 +1,7 @@
 """Draw samples: samples.npz and grid.png; with frames reverse_diffusion.gif, intermediate.png."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,39 +12,44 @@ from score_sde.build.settings import to_dict
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
-from score_sde.parallel.samples import Drawn, Film
+from score_sde.parallel.samples import Film
+from score_sde.workdir.classes import Scores, of_classes
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, average_of, in_name, record_of
 
 
-def main(run: Run, checkpoint: Which | None = None) -> Path:
+def main(
+    run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | None = None
+) -> Path:
     """Draw config.sampling.num_samples images from the averaged weights.
+
+    `classes` are those of the samples, in turn; () is all of them, None lets the model choose.
 
     Sample number i depends on the seed and i alone, not on batch size or devices. With
     config.sampling.norm=batch it depends on its batch too; the last one is drawn to the end.
     """
     settings, number = run.settings.sampling, run.settings.sampling.num_samples
     params, step = run.weights(checkpoint)
-    draw = make_generator(run, settings.batch_size)
+    whole = make_generator(run, settings.batch_size).whole(number)
+    scores = Scores(params) if classes is None else of_classes(run, params, classes, whole)
+    draw = make_generator(run, settings.batch_size, score_fn=scores.score_fn)
     film = Film(min(settings.frames, draw.sampler.steps))
-    keys = sample_keys(run.keys()["sample"], jnp.arange(draw.whole(number)))
-    images, nfe = draw.drawn(params, keys, title=f"sampling {number}", film=film)
-    images, nfe = images[:number], nfe[:number]
+    keys = sample_keys(run.keys()["sample"], jnp.arange(whole))
+    drawn = draw.drawn(scores.params, keys, scores.given, f"sampling {number}", film)
+    images, nfe = drawn.images[:number], drawn.nfe[:number] * scores.cost.evaluations
+    arrays = {name: np.asarray(rows)[:number] for name, rows in scores.given.items()}
     finite = np.isfinite(images).all(axis=(1, 2, 3))
     folder = run.folder / "samples" / f"step_{in_name(step)}"
     if leads():
-        least, mean, most = nfe.min(), nfe.mean(), nfe.max()
-        evaluations = int(most) if least == most else float(mean)
-        each = f"{most} evaluations each"
-        if least < most:
-            each = f"{least} to {most} evaluations, {mean:.1f} on average"
         with writing(folder, IN_RUN):
-            _save(run, folder, Drawn(images, nfe), film.stacked(), step)
-            how = {"evaluations": evaluations, "seed": run.settings.seed} | average_of(step)
-            write_json(folder / "sampling.json", to_dict(settings) | how)
-        print(f"{len(images)} samples of checkpoint {step} ({each}): {folder}")
+            arrays |= {"evaluations": nfe} | record_of(step)
+            _save(run, folder, images, film.stacked(), arrays)
+            mean = int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean())
+            how = {"evaluations": mean, "seed": run.settings.seed} | average_of(step)
+            write_json(folder / "sampling.json", to_dict(settings) | how | scores.about)
+        print(f"{len(images)} samples of checkpoint {step} ({_each(nfe)}): {folder}")
     if not finite.all():
         raise UserError(
             f"{int((~finite).sum())} of {len(images)} samples are not finite (`finite` in "
@@ -53,15 +59,23 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     return folder
 
 
-def _save(run: Run, folder: Path, drawn: Drawn, frames: np.ndarray, step: Which) -> None:
-    pixels, images = run.experiment.pixel_range, drawn.images
+def _each(nfe: np.ndarray) -> str:
+    least, most = nfe.min(), nfe.max()
+    if least == most:
+        return f"{most} evaluations each"
+    return f"{least} to {most} evaluations, {nfe.mean():.1f} on average"
+
+
+def _save(
+    run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, more: dict[str, Any]
+) -> None:
+    pixels = run.experiment.pixel_range
     arrays = {
         "images": pixels.decode(images),
         "finite": np.isfinite(images).all(axis=(1, 2, 3)),
-        "evaluations": drawn.nfe,
         "levels": pixels.levels,
-    } | record_of(step)
-    write_npz(folder / "samples.npz", arrays)
+    }
+    write_npz(folder / "samples.npz", arrays | more)
     grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW])))
     viz.save_png(folder / "grid.png", grid)
     animation, intermediate = folder / "reverse_diffusion.gif", folder / "intermediate.png"

@@ -29,6 +29,9 @@ MODES = {
     "train_dequantizer": Mode(
         "train_dequantizer", "checkpoints", "trains the flow of variational dequantization"
     ),
+    "train_classifier": Mode(
+        "train_classifier", "runs", "trains the classifier of noisy images for --classes"
+    ),
     "likelihood": Mode("likelihood", "checkpoints", "bits/dim of images, a row for each"),
     "summarize": Mode("summarize", "runs", "merges the shards of likelihood, compares runs"),
     "encode": Mode("encode", "checkpoints", "latents of images by the probability-flow ODE"),
@@ -83,6 +86,16 @@ def _number(name: str, least: int, why: str) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _classes(text: str) -> tuple[int, ...]:
+    """() for all."""
+    parts = [part.strip() for part in text.split(",")]
+    if parts == ["all"]:
+        return ()
+    if not all(part.isdigit() for part in parts):
+        raise UserError(f"--classes must be numbers of classes, like 0,3,7, or all; got {text!r}")
+    return tuple(map(int, parts))
 
 
 def _temperature(text: str) -> float:
@@ -182,6 +195,13 @@ FLAGS = (
         ("inpaint",),
         "Completions of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
+    ),
+    Flag(
+        "classes",
+        ("sample",),
+        "Classes of the samples, in turn: 0,3,7, or all; of a class-conditional network, or by "
+        "the classifier that train_classifier trains. Default: as the model likes.",
+        _classes,
     ),
     Flag(
         "evaluations",

@@ -4,7 +4,8 @@ It lies in dequantizer/ of the run.
 """
 
 from score_sde.build.data import training_batches
-from score_sde.build.dequantizer import build_dequantizer, loop_settings
+from score_sde.build.dequantizer import build_dequantizer
+from score_sde.build.task import loop_settings
 from score_sde.devices import say
 from score_sde.errors import command, quoted
 from score_sde.training.loop import Loop

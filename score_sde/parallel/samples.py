@@ -63,7 +63,7 @@ class Generator:
 
     Args:
         sampler: what to draw with.
-        score_fn: (params) -> score function.
+        score_fn: (params, given) -> score function.
         shape: (height, width, channels) of an image.
         pixel_range: range of the images.
         place: devices; a batch is split over them.
@@ -72,7 +72,7 @@ class Generator:
     """
 
     sampler: Sampler
-    score_fn: Callable[[PyTree], ScoreFn]
+    score_fn: Callable[[PyTree, PyTree], ScoreFn]
     shape: tuple[int, int, int]
     pixel_range: PixelRange
     place: Placement
@@ -115,7 +115,7 @@ class Generator:
         Args:
             params: of the score function.
             keys: one for each sample.
-            given: what `condition` depends on, arrays with a row for each sample.
+            given: what score and `condition` depend on, arrays with a row for each sample.
             title: of the progress bar; none for "".
             film: gets pictures of the first batch on its way.
         """
@@ -159,7 +159,7 @@ class Generator:
         return np.unique(np.linspace(0, self.sampler.steps, segments + 1).astype(np.int32))
 
     def _conditioned(self, params: PyTree, given: PyTree) -> tuple[Sampler, ScoreFn]:
-        return self.condition(self.sampler, self.score_fn(params), given)
+        return self.condition(self.sampler, self.score_fn(params, given), given)
 
     @functools.cached_property
     def _begin(self):

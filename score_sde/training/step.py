@@ -9,9 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from score_sde.arrays import Keys, ScoreFn, fold_in, sample_keys
+from score_sde.arrays import Keys, ScoreFn, fold_in, sample_keys, uniform
 from score_sde.data import Batch
 from score_sde.devices import Placement
 from score_sde.parameterize import Parameterization
@@ -40,11 +40,19 @@ class ScoreModel:
         parameterization: turns its output into a score.
         given: what a conditional network is given of one example, as shapes: a pytree of
             `jax.ShapeDtypeStruct` without the batch axis. `()` is nothing.
+        classes: how many classes a class-conditional network tells apart, 0 for none. It is given
+            a vector that begins with the class, see `of_classes`.
     """
 
     network: nn.Module
     parameterization: Parameterization
     given: Any = ()
+    classes: int = 0
+
+    def of_classes(self, labels: Int[Array, "batch"]) -> Float[Array, "batch given"]:
+        """What the network is given of images of these classes; -1 is no class, all zeros."""
+        one_hot = jax.nn.one_hot(labels, self.classes)
+        return jnp.pad(one_hot, ((0, 0), (0, self.given.shape[0] - self.classes)))
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters for images of `shape` (height, width, channels)."""
@@ -111,12 +119,15 @@ class ScoreMatching(flax.struct.PyTreeNode):
         The parameters are the network's, with those of u as one more entry, "uncertainty".
         Losses without training are not changed. Source: Karras et al. 2024 (EDM2), after Kendall
         et al. 2018.
+    label_dropout: share of training images whose class a class-conditional network is not told, so
+        that it learns the score of all images too. Source: Ho & Salimans 2022.
     """
 
     model: ScoreModel = flax.struct.field(pytree_node=False)
     objective: Objective = flax.struct.field(pytree_node=False)
     augment: Augmentation | None = flax.struct.field(pytree_node=False, default=None)
     uncertainty: nn.Module | None = flax.struct.field(pytree_node=False, default=None)
+    label_dropout: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> PyTree:
         """Fresh parameters of the network."""
@@ -130,9 +141,7 @@ class ScoreMatching(flax.struct.PyTreeNode):
         self, params: PyTree, keys: Key[Array, "batch"], batch: Batch, train: bool
     ) -> Float[Array, "batch"]:
         """The objective, at the same times and noise with and without dropout."""
-        x0, given = jnp.asarray(batch.image), batch.given
-        if train and self.augment is not None:
-            x0, given = self.augment(fold_in(keys, 2), x0)
+        x0, given = self._told(keys, batch, train)
         score_fn = self.model.score_fn(params, given, fold_in(keys, 1) if train else None)
         if not train or self.uncertainty is None:
             return self.objective(fold_in(keys, 0), score_fn, x0)
@@ -141,6 +150,18 @@ class ScoreMatching(flax.struct.PyTreeNode):
         labels = -objective.process.log_snr(t) / 8
         u: Any = self.uncertainty.apply({"params": params[UNCERTAINTY]}, labels)
         return w * objective.at(score_fn, x0, t, z) * jnp.exp(-u) + u
+
+    def _told(self, keys: Key[Array, "batch"], batch: Batch, train: bool) -> tuple[Array, Any]:
+        """(images, what the network is given of them)."""
+        x0, given, classes = jnp.asarray(batch.image), batch.given, self.model.classes
+        if classes:
+            labels = jnp.asarray(batch.label)
+            dropped = uniform(fold_in(keys, 3), labels.shape, x0.dtype) < self.label_dropout
+            given = self.model.of_classes(jnp.where(dropped & train, -1, labels))
+        if train and self.augment is not None:
+            x0, augmented = self.augment(fold_in(keys, 2), x0)
+            given = jnp.concatenate([given[:, :classes], augmented], 1) if classes else augmented
+        return x0, given
 
 
 def mean_loss(

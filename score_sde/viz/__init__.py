@@ -3,7 +3,7 @@
 from score_sde.viz.animation import save_animation
 from score_sde.viz.curves import loss_curves, read_metrics
 from score_sde.viz.grid import image_grid, neighbor_grid, png_bytes, save_images, save_png
-from score_sde.viz.histogram import histogram, intervals
+from score_sde.viz.histogram import histogram, intervals, shares
 
 __all__ = [
     "histogram",
@@ -16,4 +16,5 @@ __all__ = [
     "save_animation",
     "save_images",
     "save_png",
+    "shares",
 ]

@@ -89,6 +89,22 @@ def intervals(
     _write(figure, path)
 
 
+def shares(
+    path: str | os.PathLike[str],
+    noise: Float64[np.ndarray, " n"],
+    means: Float64[np.ndarray, " n"],
+    errors: Float64[np.ndarray, " n"],
+    label: str,
+) -> None:
+    """Shares in [0, 1] against the noise sigma/alpha, whose axis is logarithmic, with errors."""
+    figure, axes = new_figure()
+    axes.errorbar(noise, means, errors, fmt="o-", color=TRAIN_COLOR, capsize=3)
+    axes.set(xscale="log", ylim=(0, 1.02))
+    axes.set_xlabel("noise sigma/alpha", color=INK)
+    axes.set_ylabel(label, color=INK)
+    _write(figure, path)
+
+
 def new_figure(rows: Sequence[float] = (1,)) -> tuple[Any, Any]:
     """A wide figure and its axes, with the look of all charts.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
+from score_sde.arrays import ScoreFn
 from score_sde.build.data import heldout_batches
 from score_sde.build.likelihood import build_flow
 from score_sde.build.settings import depends
@@ -26,12 +27,20 @@ PREVIEW = 64
 """Images in a grid of samples."""
 
 
-def make_generator(run: Run, batch_size: int, condition: Condition = unconditional) -> Generator:
-    """The run's sampler over its devices."""
+def make_generator(
+    run: Run,
+    batch_size: int,
+    condition: Condition = unconditional,
+    score_fn: Callable[[PyTree, PyTree], ScoreFn] | None = None,
+) -> Generator:
+    """The run's sampler over its devices.
+
+    `score_fn` (params, given) stands in for the model's score, which nothing is given to.
+    """
     experiment = run.experiment
     return Generator(
         experiment.sampler,
-        experiment.model.score_fn,
+        score_fn or (lambda params, given: experiment.model.score_fn(params)),
         experiment.shape,
         experiment.pixel_range,
         run.place,

@@ -11,8 +11,9 @@ from score_sde.build.assemble import build
 from score_sde.build.data import image_shape, open_source
 from score_sde.build.experiment import Experiment
 from score_sde.build.settings import Settings
-from score_sde.data import Source
+from score_sde.data import Source, classes
 from score_sde.devices import Placement, say
+from score_sde.errors import UserError
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.snapshots import reconstruct
 from score_sde.training.state import TrainState
@@ -51,16 +52,27 @@ class Run:
         return cls(settings, Path(folder), build(settings, shape), Placement.of())
 
     def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
-        """The random keys by purpose; those of training the dequantizer are others."""
+        """The random keys by purpose; those of training dequantizer and classifier are others."""
         root = jax.random.key(self.settings.seed if seed is None else seed)
-        *keys, dequantizer = jax.random.split(root, len(PURPOSES) + 1)
-        if part == "dequantizer":
-            keys = list(jax.random.split(dequantizer, len(PURPOSES)))
+        *keys, other = jax.random.split(root, len(PURPOSES) + 1)
+        if part != "model":
+            other = jax.random.fold_in(other, 1) if part == "classifier" else other
+            keys = list(jax.random.split(other, len(PURPOSES)))
         return dict(zip(PURPOSES, keys, strict=True))
 
     def source(self, train: bool) -> Source:
-        """The training or held-out images."""
-        return open_source(self.settings.data, train)
+        """The training or held-out images.
+
+        Raises:
+            UserError: they have other classes than a class-conditional network.
+        """
+        source, number = open_source(self.settings.data, train), self.experiment.model.classes
+        if number and classes(source) != number:
+            raise UserError(
+                f"config.model.num_classes={number}, but data set {source.name!r} has "
+                f"{classes(source) or 'no'} classes; set model.num_classes={classes(source)}"
+            )
+        return source
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints, for reading."""

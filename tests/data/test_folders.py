@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_sde.data import FolderSource, Source, take
+from score_sde.data import FolderSource, Source, classes, in_memory, take
 from score_sde.data.transforms import crop_resize
 from score_sde.errors import UserError
 
@@ -253,3 +253,20 @@ def test_folder_refuses_impossible_arguments(tmp_path, arguments, message):
     save(tmp_path, "a.png")
     with pytest.raises(UserError, match=message):
         FolderSource(tmp_path, **arguments)
+
+
+def test_sub_folders_are_classes(tmp_path):
+    for name in ("cat/0.png", "cat/more/1.png", "dog/2.png", "ant/3.png"):
+        save(tmp_path, name)
+    source = FolderSource(tmp_path, split="all")
+    assert source.class_names == ("ant", "cat", "dog") and classes(source) == 3
+    assert take(source, range(4))["label"].tolist() == [0, 1, 1, 2]
+    assert classes(in_memory(source)) == 3
+    for split in ("train", "test"):  # labels are those of the whole folder
+        part = FolderSource(tmp_path, split=split)
+        assert [part.class_names[e["label"]] for e in part] == [
+            file.relative_to(tmp_path).parts[0] for file in part.files
+        ]
+    save(tmp_path, "4.png")
+    mixed = FolderSource(tmp_path, split="all")
+    assert classes(mixed) == 0 and not take(mixed, range(5))["label"].any()

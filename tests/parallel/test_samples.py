@@ -45,13 +45,17 @@ def langevin() -> Sampler:
     return Sampler(LADDER, stepper, grids.levels(LADDER), "none")
 
 
-def to_zero(params: Any) -> Any:
+def score(params: Any, given: Any) -> Any:
+    return model().score_fn(params)
+
+
+def to_zero(params: Any, given: Any) -> Any:
     """The score -x of a standard normal variable at every level."""
     return lambda x, t: -x
 
 
 def generator(batch_size: int = 8, devices: int = 1, **settings: Any) -> Generator:
-    given = {"sampler": sampler(), "score_fn": model().score_fn} | settings
+    given = {"sampler": sampler(), "score_fn": score} | settings
     return Generator(
         shape=SHAPE, pixel_range=RANGE, place=place(devices), batch_size=batch_size, **given
     )
