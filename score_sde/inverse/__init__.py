@@ -1,0 +1,1 @@
+"""Linear measurements of images: operators with exact adjoints."""
