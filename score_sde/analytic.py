@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Inexact, Key
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.sde import Perturbation
@@ -94,7 +94,12 @@ class GaussianMixture:
         within = np.einsum("k,kij,klj->il", self.weights, roots, roots)
         return within + np.einsum("k,ki,kj->ij", self.weights, offsets, offsets)
 
-    def condition(self, operator: Linear, y, std: float) -> "GaussianMixture":
+    def condition(
+        self,
+        operator: Linear,
+        y: Inexact[Array, "..."] | Inexact[np.ndarray, "..."],
+        std: float,
+    ) -> "GaussianMixture":
         """The exact posterior p(x | y) of a measurement y = A x + std z, z ~ N(0, I).
 
         A mixture again. Its weights are proportional to w_k N(y; A mu_k, S_k). Its means are
@@ -106,6 +111,7 @@ class GaussianMixture:
         covariance is subtracted, so none loses its sign. A is read by `forward` in the precision
         that JAX has. With std = 0 what A or C_k cannot reach is left out: S_k^-1 becomes the
         pseudo-inverse, N a density on the range of S_k. A component that cannot give y is dropped.
+        Complex data count as pairs of real numbers, each with noise of its own.
 
         Args:
             operator: the linear map A, for one sample.
@@ -117,12 +123,11 @@ class GaussianMixture:
                 `forward` gives, or, with std = 0, given by no component; and where with std = 0
                 the ranges of S_k differ, since then their densities cannot be compared.
         """
-        y = np.asarray(y, np.float64)
         if not (np.isfinite(std) and std >= 0 and np.isfinite(y).all()):
             raise ValueError(f"std must be >= 0 and y finite; got std={std}, y={y}")
-        matrix, tolerance = self._matrix(operator, y)
+        matrix, y, tolerance = self._equations(operator, np.asarray(y))
         parts = [
-            _posterior(matrix, root, y.ravel() - matrix @ mean.ravel(), std, tolerance)
+            _posterior(matrix, root, y - matrix @ mean.ravel(), std, tolerance)
             for root, mean in zip(self._roots(), self.means, strict=True)
         ]
         log_densities, steps, covariances, ranges = (np.stack(part) for part in zip(*parts))
@@ -144,17 +149,20 @@ class GaussianMixture:
         rotations = np.eye(self.variances.shape[1]) if self.rotations is None else self.rotations
         return rotations * np.sqrt(self.variances.astype(np.float64))[:, None, :]
 
-    def _matrix(self, operator: Linear, y: np.ndarray) -> tuple[np.ndarray, float]:
-        """(A as a matrix, relative size of its rounding errors)."""
+    def _equations(self, operator: Linear, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """A as a matrix and y as a vector, both real, and the size of A's rounding errors."""
         unit = jnp.eye(self.variances.shape[1]).reshape(-1, 1, *self.event)
-        columns = jax.vmap(operator.forward)(unit)
+        columns = np.asarray(jax.vmap(operator.forward)(unit))
         if columns.shape[1:] != (1, *y.shape):
             raise ValueError(
                 f"the operator makes {columns.shape[1:]} of one sample (1, *{self.event}); "
                 f"y must be one measurement without a batch axis; got shape {y.shape}"
             )
-        tolerance = 100 * float(jnp.finfo(columns.dtype).eps)
-        return np.asarray(columns, np.float64).reshape(len(unit), -1).T, tolerance
+        rows = np.concatenate([columns.reshape(len(unit), -1), y.reshape(1, -1)])
+        if np.iscomplexobj(rows):
+            rows = np.concatenate([rows.real, rows.imag], axis=1)
+        rows = rows.astype(np.float64)
+        return rows[:-1].T, rows[-1], 100 * float(np.finfo(columns.dtype).eps)
 
     def sample(self, key: Key[Array, ""], n: int, dtype=jnp.float32) -> Float[Array, "n ..."]:
         """n exact samples of p_0."""

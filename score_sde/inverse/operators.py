@@ -330,23 +330,37 @@ def conjugate_gradients(
 
     Source: Hestenes & Stiefel (1952).
     """
+    return image_of_solution(lambda p: (apply(p), p), r, steps)
+
+
+def image_of_solution(
+    apply: Callable[[Array], tuple[Array, Array]], r: Inexact[Array, "b ..."], steps: int
+) -> Inexact[Array, "b ..."]:
+    """B u for the u with M u = r, where `apply` is v -> (M v, B v), by `conjugate_gradients`.
+
+    B is linear, so B u is summed along the steps and no further call of it is needed.
+
+    Args: as `conjugate_gradients`; M as its `apply`.
+    """
     eps = jnp.finfo(r.dtype).eps
     first = inner(r, r)
 
     def step(_, state):
         u, rest, p, size, top = state
-        q = apply(p)
+        q, image = apply(p)
         curvature = inner(p, q) * reciprocal(inner(p, p))
         top = jnp.maximum(top, curvature)
         go = (size > eps**2 * first) & (curvature > 4 * eps * top)
         length = jnp.where(go, size * reciprocal(inner(p, q)), 0)
-        u, rest = u + _along(length, p), rest - _along(length, q)
+        u, rest = u + _along(length, image), rest - _along(length, q)
         smaller = inner(rest, rest)
         turned = rest + _along(smaller * reciprocal(size), p)
         p = jnp.where(left_broadcast(go, p), turned, p)
         return u, rest, p, smaller, top
 
-    state = jnp.zeros_like(r), r, r, first, jnp.zeros_like(first)
+    image = jax.eval_shape(apply, r)[1]
+    start = jnp.zeros(image.shape, image.dtype)
+    state = start, r, r, first, jnp.zeros_like(first)
     return jax.lax.fori_loop(0, steps, step, state)[0]
 
 
