@@ -162,9 +162,7 @@ class Operator(abc.ABC):
         found = self.decompose()
         if found is not None:
             return found.pinv(y)
-        return conjugate_gradients(
-            lambda x: self.adjoint(self.forward(x)), self.adjoint(y), self.steps
-        )
+        return least_squares(self, y, self.steps)
 
     def norm(self) -> Float[Array, "rows"]:
         """The largest singular value, (`rows`,).
@@ -177,7 +175,7 @@ class Operator(abc.ABC):
         found = self.decompose()
         if found is not None:
             return found.norm()
-        dtype = jnp.zeros(()).dtype
+        dtype = jnp.result_type(float)
         start = jax.random.normal(jax.random.key(0), (self.rows, *self.event), dtype)
         return jnp.sqrt(largest_eigenvalue(lambda x: self.adjoint(self.forward(x)), start))
 
@@ -245,7 +243,7 @@ class Masked(Operator):
         """V^T = T, s = Lambda, U = I for orthogonal T."""
         if not self.operator.orthogonal:
             return None
-        values = jnp.asarray(self.mask, jnp.zeros(()).dtype)
+        values = jnp.asarray(self.mask, jnp.result_type(float))
         same = (lambda v: v,) * 2
         return Spectrum(values, self.operator.forward, self.operator.adjoint, *same)
 
@@ -319,9 +317,9 @@ def conjugate_gradients(
 ) -> Inexact[Array, "b ..."]:
     """u with apply(u) = r, for each row by itself.
 
-    `apply` is symmetric and positive semi-definite, r in its range. A row stops when its residual
-    has fallen to rounding, or when all that is left of it lies where `apply` vanishes to rounding.
-    Another step would blow that up.
+    `apply` is symmetric and positive semi-definite, r in its range. A row stops where rounding is
+    all that is left of its residual, or of `apply` in the direction of the step: another step would
+    blow it up.
 
     Args:
         apply: a linear map of (b, ...) to itself, row by row.
@@ -330,37 +328,73 @@ def conjugate_gradients(
 
     Source: Hestenes & Stiefel (1952).
     """
-    return image_of_solution(lambda p: (apply(p), p), r, steps)
+    return _descend(lambda p: (apply(p), p, p), lambda q: q, r, steps)
 
 
 def image_of_solution(
     apply: Callable[[Array], tuple[Array, Array]], r: Inexact[Array, "b ..."], steps: int
 ) -> Inexact[Array, "b ..."]:
-    """B u for the u with M u = r, where `apply` is v -> (M v, B v), by `conjugate_gradients`.
+    """B u for the u with M u = r, by conjugate gradients; `apply` is v -> (M v, B v).
 
-    B is linear, so B u is summed along the steps and no further call of it is needed.
+    B is linear, so B u is summed along the steps, and no call of it is needed afterwards.
 
-    Args: as `conjugate_gradients`; M as its `apply`.
+    Args: as `conjugate_gradients`, whose `apply` is M.
     """
-    eps = jnp.finfo(r.dtype).eps
-    first = inner(r, r)
+
+    def products(p):
+        q, image = apply(p)
+        return q, p, image
+
+    return _descend(products, lambda q: q, r, steps)
+
+
+def least_squares(operator: Operator, y: Y, steps: int) -> X:
+    """The shortest x with the least |A x - y|, by conjugate gradients for A^T A x = A^T y.
+
+    The residual y - A x is kept, not A^T of it. So errors grow with the condition number of A, not
+    with its square, and no part of y outside the range of A gets into x.
+
+    Source: Paige & Saunders (1982), section 7.1 (CGLS).
+    """
+
+    def products(p):
+        q = operator.forward(p)
+        return q, q, p
+
+    return _descend(products, operator.adjoint, y, steps)
+
+
+def _descend(
+    products: Callable[[Array], tuple[Array, Array, Array]],
+    gradient: Callable[[Array], Array],
+    rest: Inexact[Array, "b ..."],
+    steps: int,
+) -> Inexact[Array, "b ..."]:
+    """Conjugate gradients from 0: the gradient of what is left, made conjugate to earlier steps.
+
+    `products(p)` gives what a step along p takes from `rest`, what that is paired with (p itself
+    for a symmetric system, itself for least squares), and what the step adds to the result.
+    """
 
     def step(_, state):
-        u, rest, p, size, top = state
-        q, image = apply(p)
-        curvature = inner(p, q) * reciprocal(inner(p, p))
-        top = jnp.maximum(top, curvature)
-        go = (size > eps**2 * first) & (curvature > 4 * eps * top)
-        length = jnp.where(go, size * reciprocal(inner(p, q)), 0)
-        u, rest = u + _along(length, image), rest - _along(length, q)
-        smaller = inner(rest, rest)
-        turned = rest + _along(smaller * reciprocal(size), p)
-        p = jnp.where(left_broadcast(go, p), turned, p)
-        return u, rest, p, smaller, top
+        u, rest, p, size, (most, top) = state
+        q, pair, added = products(p)
+        curvature = inner(pair, q)
+        slope = curvature * reciprocal(inner(p, p))
+        most, top = jnp.maximum(most, size), jnp.maximum(top, slope)
+        go = (size > (64 * eps) ** 2 * most) & (slope > 4 * eps * top)
+        length = jnp.where(go, size * reciprocal(curvature), 0)
+        u, rest = u + _along(length, added), rest - _along(length, q)
+        g = gradient(rest)
+        smaller = inner(g, g)
+        p = jnp.where(left_broadcast(go, p), g + _along(smaller * reciprocal(size), p), p)
+        return u, rest, p, jnp.where(go, smaller, size), (most, top)
 
-    image = jax.eval_shape(apply, r)[1]
-    start = jnp.zeros(image.shape, image.dtype)
-    state = start, r, r, first, jnp.zeros_like(first)
+    eps, g = jnp.finfo(rest.dtype).eps, gradient(rest)
+    size = inner(g, g)
+    added = jax.eval_shape(products, g)[2]
+    start = jnp.zeros(added.shape, added.dtype)
+    state = start, rest, g, size, (size, jnp.zeros_like(size))
     return jax.lax.fori_loop(0, steps, step, state)[0]
 
 
