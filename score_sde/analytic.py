@@ -7,14 +7,25 @@ against.
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Inexact, Key
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.sde import Perturbation
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """What `GaussianMixture.condition` needs of an operator: y = A x, batch axis first."""
+
+    def forward(self, x: Array) -> Array:
+        """(batch, *event) -> (batch, *measured)."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +83,87 @@ class GaussianMixture:
         """Shape of one sample."""
         return self.means.shape[1:]
 
+    def mean(self) -> np.ndarray:
+        """E[x] = sum_k w_k mu_k, of shape `event`."""
+        return np.tensordot(self.weights, self.means, 1)
+
+    def covariance(self) -> np.ndarray:
+        """sum_k w_k (C_k + (mu_k - E[x]) (mu_k - E[x])^T), (D, D) over the flattened sample."""
+        offsets = (self.means - self.mean()).reshape(len(self.weights), -1)
+        roots = self._roots()
+        within = np.einsum("k,kij,klj->il", self.weights, roots, roots)
+        return within + np.einsum("k,ki,kj->ij", self.weights, offsets, offsets)
+
+    def condition(
+        self,
+        operator: Linear,
+        y: Inexact[Array, "..."] | Inexact[np.ndarray, "..."],
+        std: float,
+    ) -> "GaussianMixture":
+        """The exact posterior p(x | y) of a measurement y = A x + std z, z ~ N(0, I).
+
+        A mixture again. Its weights are proportional to w_k N(y; A mu_k, S_k). Its means are
+        mu_k + C_k A^T S_k^-1 (y - A mu_k), its covariances C_k - C_k A^T S_k^-1 A C_k, where
+        S_k = A C_k A^T + std^2 I. Its score under a process is the exact score given y, so that
+        score minus the prior's is the exact guidance.
+
+        It comes from the singular values of A C_k^(1/2), in double precision on the host. No
+        covariance is subtracted, so none loses its sign. A is read by `forward` in the precision
+        that JAX has. With std = 0 what A or C_k cannot reach is left out: S_k^-1 becomes the
+        pseudo-inverse, N a density on the range of S_k. A component that cannot give y is dropped.
+        Complex data count as pairs of real numbers, each with noise of its own.
+
+        Args:
+            operator: the linear map A, for one sample.
+            y: one measurement, without a batch axis.
+            std: of its noise, at least 0.
+
+        Raises:
+            ValueError: for a negative std; for a y that is not finite, not of the shape that
+                `forward` gives, or, with std = 0, given by no component; and where with std = 0
+                the ranges of S_k differ, since then their densities cannot be compared.
+        """
+        if not (np.isfinite(std) and std >= 0 and np.isfinite(y).all()):
+            raise ValueError(f"std must be >= 0 and y finite; got std={std}, y={y}")
+        matrix, y, tolerance = self._equations(operator, np.asarray(y))
+        parts = [
+            _posterior(matrix, root, y - matrix @ mean.ravel(), std, tolerance)
+            for root, mean in zip(self._roots(), self.means, strict=True)
+        ]
+        log_densities, steps, covariances, ranges = (np.stack(part) for part in zip(*parts))
+        if np.abs(ranges - ranges[0]).max() > tolerance**0.5:
+            raise ValueError(
+                "without noise the components give measurements in different subspaces (some "
+                "covariances are singular), so their densities cannot be compared; take std > 0"
+            )
+        largest = log_densities.max()
+        if largest == -np.inf:
+            raise ValueError("no component can give this y without noise; take std > 0")
+        weights = self.weights * np.exp(log_densities - largest)
+        kept = weights > 0
+        means = self.means.astype(np.float64) + steps.reshape(self.means.shape)
+        return self.full((weights / weights.sum())[kept], means[kept], covariances[kept])
+
+    def _roots(self) -> np.ndarray:
+        """(K, D, D) R_k with C_k = R_k R_k^T."""
+        rotations = np.eye(self.variances.shape[1]) if self.rotations is None else self.rotations
+        return rotations * np.sqrt(self.variances.astype(np.float64))[:, None, :]
+
+    def _equations(self, operator: Linear, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """A as a matrix and y as a vector, both real, and the size of A's rounding errors."""
+        unit = jnp.eye(self.variances.shape[1]).reshape(-1, 1, *self.event)
+        columns = np.asarray(jax.vmap(operator.forward)(unit))
+        if columns.shape[1:] != (1, *y.shape):
+            raise ValueError(
+                f"the operator makes {columns.shape[1:]} of one sample (1, *{self.event}); "
+                f"y must be one measurement without a batch axis; got shape {y.shape}"
+            )
+        rows = np.concatenate([columns.reshape(len(unit), -1), y.reshape(1, -1)])
+        if np.iscomplexobj(rows):
+            rows = np.concatenate([rows.real, rows.imag], axis=1)
+        rows = rows.astype(np.float64)
+        return rows[:-1].T, rows[-1], 100 * float(np.finfo(columns.dtype).eps)
+
     def sample(self, key: Key[Array, ""], n: int, dtype=jnp.float32) -> Float[Array, "n ..."]:
         """n exact samples of p_0."""
         key_component, key_noise = jax.random.split(key)
@@ -115,6 +207,13 @@ class GaussianMixture:
         """The exact score under `process` as the currency of the library."""
         return lambda x, t: self.score(process, x, t)
 
+    def class_posterior(self, process: Perturbation) -> Callable[[Array, Array], Array]:
+        """(x, t) -> (batch, K) log p_t(k | x): the exact classifier of the components.
+
+        log(w_k N_k(x)) - log p_t(x), with x (batch, ...) and t (batch,).
+        """
+        return lambda x, t: jax.nn.log_softmax(self._components(process, x, t)[0], axis=1)
+
     def _components(
         self, process: Perturbation, x: Float[Array, "batch ..."], t: Time
     ) -> tuple[Float[Array, "batch k"], Float[Array, "batch k d"]]:
@@ -139,3 +238,30 @@ class GaussianMixture:
     def _marginal(self, process, x, t):
         alpha, sigma = process.marginal(batch_time(t, x))
         return alpha.astype(x.dtype), sigma.astype(x.dtype)
+
+
+def _posterior(
+    matrix: np.ndarray, root: np.ndarray, residual: np.ndarray, std: float, tolerance: float
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """One component N(mu, R R^T) given A x + std z = y, by A R = U diag(s) V^T.
+
+    Returns log N(y; A mu, S) but for a constant that all components share, the step of the mean,
+    the covariance and the projector on the range of S.
+    """
+    u, s, vt = np.linalg.svd(matrix @ root)
+    size = np.linalg.norm(matrix, 2) * np.linalg.norm(root, 2)
+    s = np.where((s > tolerance * size) | (std > 0), s, 0.0)
+    n, along = len(s), u.T @ residual
+    variances = np.full(len(u), float(std) ** 2)
+    variances[:n] += s**2
+    inside = variances > 0
+    safe = np.where(inside, variances, 1.0)
+    missed = np.abs(along[~inside]).max(initial=0.0) > tolerance**0.5 * (size + np.abs(along).max())
+    log_density = -0.5 * np.sum(np.where(inside, along**2, 0.0) / safe + np.log(safe))
+    kept = np.ones(len(vt))
+    kept[:n] = np.where(inside, std**2 / safe, 1.0)[:n]
+    directions = root @ vt.T
+    step = directions[:, :n] @ (s / safe[:n] * along[:n])
+    covariance = directions * kept @ directions.T
+    projector = u[:, inside] @ u[:, inside].T
+    return -np.inf if missed else log_density, step, covariance, projector

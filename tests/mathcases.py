@@ -66,7 +66,7 @@ def reference_mixture(arrays):
 
 def published_noise(stored, stepper):
     """(steps, draws, batch, ...): the stored noise in the order in which the stepper takes it."""
-    settings, noise = meta(stored), [np.zeros((int(stored["N"]), 0, *stored["x_init"].shape))]
+    settings, noise = meta(stored), [np.zeros((int(stored["N"]), 0, *stored["prior_noise"].shape))]
     if settings["corrector"] != "none":
         noise.append(stored["noise_corrector"])
     if settings["predictor"] != "none":

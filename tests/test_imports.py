@@ -17,7 +17,7 @@ FLOORS = (
     BASE,
     {"sde"},
     {"analytic", "parameterize", "grids"},
-    {"objectives", "steppers", "flow", "likelihood"},
+    {"objectives", "steppers", "flow", "likelihood", "inverse", "guidance"},
     {"sampling"},
     {"conditioning", "tuning"},
     {"networks", "data", "noise_scales"},

@@ -1,37 +1,19 @@
 """Samplers: runs of the published codes, number for number."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mathcases import (
-    published_noise,
-    reference_chain,
-    reference_mixture,
-    reference_sde,
-    with_noise,
-)
+from mathcases import reference_mixture, with_noise
+from pccases import follow, published_sampler
 
 from golden import assert_close, cases, load, meta
 from score_sde import grids
 from score_sde.arrays import sample_keys
 from score_sde.conditioning import noise_interpolation
 from score_sde.sampling import Sampler
-from score_sde.sde import DiscreteChain, PublishedSteps
-from score_sde.steppers import (
-    Ancestral,
-    AnnealedLangevin,
-    EulerMaruyama,
-    Identity,
-    InpaintingLangevin,
-    Langevin,
-    ReverseDiffusion,
-    at_start,
-    chain,
-    step_alpha,
-)
+from score_sde.sde import DiscreteChain
+from score_sde.steppers import AnnealedLangevin, InpaintingLangevin
 
 RUNS = cases("math/samplers_pc_*.npz")
 DISCRETE_RUNS = cases("math/samplers_pc_*.npz", lambda stored: not meta(stored)["continuous"])
@@ -47,69 +29,13 @@ def _annealed(kind):
     return cases("math/samplers_ald_*.npz", is_kind)
 
 
-def _published_sampler(stored, native=False):
-    """(sampler, score function) of a reference run; `native` walks the chain by index."""
-    settings = meta(stored)
-    name, discrete = settings["sde"], not settings["continuous"]
-    steps, sde = None, reference_sde(name, stored)
-    if name != "subvp":
-        levels = reference_chain(name, stored)
-        steps = levels if native else PublishedSteps(levels)
-    process = steps if discrete else sde
-    eta = 0.0 if settings["probability_flow"] else 1.0
-    reverse = EulerMaruyama(sde, eta) if name == "subvp" else ReverseDiffusion(steps, eta)
-    variance = "posterior" if name == "ve" else "forward"
-    predictor = {
-        "euler_maruyama": lambda: EulerMaruyama(sde, eta),
-        "reverse_diffusion": lambda: reverse,
-        "ancestral_sampling": lambda: Ancestral(steps, variance),
-        "none": Identity,
-    }[settings["predictor"]]()
-    snr, n_steps = float(stored["snr"]), int(stored["n_steps"])
-    corrector = {
-        "langevin": lambda: Langevin(snr, n_steps, "batch", step_alpha(steps)),
-        "ald": lambda: AnnealedLangevin(process, snr, n_steps, step_alpha(steps)),
-        "none": Identity,
-    }[settings["corrector"]]()
-    times = grids.published(int(stored["N"]), float(stored["eps"]))
-    if native:
-        times = grids.chain_steps(levels)
-    sampler = Sampler(process, chain(at_start(corrector), predictor), times, denoise="mean")
-    return sampler, reference_mixture(stored).score_fn(process)
-
-
 def _check_run(stored, sampler, score_fn, precision, tol):
     settings = meta(stored)
-    corrector, _ = sampler.stepper.steppers
-    noise = jnp.asarray(published_noise(stored, sampler.stepper), precision)
-    sampler, key = with_noise(sampler, noise), jax.random.key(0)
-    half = dataclasses.replace(sampler, stepper=corrector)
-
-    @jax.jit
-    def advance(state, first, last):
-        return sampler.advance(key, score_fn, state, first, last)
-
-    @jax.jit
-    def correct(state, i):
-        return half.advance(key, score_fn, half.start(state.x), i, i + 1)
-
     x_init = sampler.process.prior_std * stored["prior_noise"].astype(float)
     assert_close(x_init, stored["x_init"], 1e-9 if settings["continuous"] else 1e-6)
-    start = state = sampler.start(jnp.asarray(stored["x_init"], precision))
-    end = advance(start, 0, sampler.steps)
+    sampler, end = follow(stored, sampler, score_fn, stored["x_init"], precision, tol)
     assert_close(sampler.finish(score_fn, end), stored["final_denoise"], tol, "final_denoise")
     assert_close(end.x, stored["final_no_denoise"], tol, "final_no_denoise")
-    for i in range(sampler.steps):
-        if corrector.draws:
-            half_way = correct(state, i)
-            assert_close(half_way.x, stored["traj_corrector_x"][i], tol, f"corrector {i}")
-            wanted = stored["traj_corrector_mean"][i]
-            assert_close(half_way.mean, wanted, tol, f"corrector mean {i}")
-        state = advance(state, i, i + 1)
-        assert_close(state.x, stored["traj_predictor_x"][i], tol, f"predictor {i}")
-        if "traj_predictor_mean" in stored:
-            wanted = stored["traj_predictor_mean"][i]
-            assert_close(state.mean, wanted, tol, f"predictor mean {i}")
     # The reference counts calls for a predictor or corrector that is `none` as well.
     none_corrector = int(stored["n_steps"]) * (settings["corrector"] == "none")
     uncounted = (settings["predictor"] == "none") + none_corrector
@@ -120,17 +46,17 @@ class TestPublishedRuns:
     @pytest.mark.parametrize("run", RUNS)
     def test_float64(self, run, x64):
         stored = load(run)
-        _check_run(stored, *_published_sampler(stored), "float64", 1e-8)
+        _check_run(stored, *published_sampler(stored), "float64", 1e-8)
 
     @pytest.mark.parametrize("run", DISCRETE_RUNS)
     def test_natively_by_index(self, run, x64):
         stored = load(run)
-        _check_run(stored, *_published_sampler(stored, native=True), "float64", 1e-8)
+        _check_run(stored, *published_sampler(stored, native=True), "float64", 1e-8)
 
     @pytest.mark.parametrize("run", RUNS)
     def test_float32(self, run):
         stored = load(run)
-        _check_run(stored, *_published_sampler(stored), "float32", 1e-3)
+        _check_run(stored, *published_sampler(stored), "float32", 1e-3)
 
     @pytest.mark.parametrize("precision", ["float64", "float32"])
     @pytest.mark.parametrize("run", _annealed("plain"))

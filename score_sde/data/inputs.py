@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, Num
 
 from score_sde.data.folders import check_file, read_image, scan_folder
+from score_sde.data.masks import HALVES, SHARES, named_mask
 from score_sde.errors import UserError
 from score_sde.files import read_npz
 
@@ -84,41 +85,32 @@ def _read(
     return _read_files(path.parent, [path.name], shape, levels)
 
 
-def read_mask(text: str, shape: tuple[int, int, int]) -> Bool[np.ndarray, "h w 1"]:
-    """Known pixels of images of `shape`: a half, or what is bright in an image file.
+def read_mask(text: str, shape: tuple[int, int, int], seed: int = 0) -> Bool[np.ndarray, "h w 1"]:
+    """Known pixels of images of `shape`: a mask by name, or what is bright in an image file.
 
-    `text` is left, right, top or bottom for that half, or the path of the file.
+    `text` is a name of `masks.named_mask`, such as left or random:0.7, or the path of the file.
 
-    Raises UserError for a file that is missing, unreadable or of another size, and for a mask that
-    leaves nothing known or nothing to fill in.
+    Raises UserError for a file that is missing, unreadable or of another size, a share that is no
+    number in (0, 1), and for a mask that leaves nothing known or nothing to fill in.
     """
     height, width, _ = shape
-    known = np.zeros((height, width, 1), bool)
-    halves: dict[str, tuple[slice, slice]] = {
-        "left": np.s_[:, : width // 2],
-        "right": np.s_[:, width // 2 :],
-        "top": np.s_[: height // 2, :],
-        "bottom": np.s_[height // 2 :, :],
-    }
-    if text in halves:
-        known[halves[text]] = True
-    else:
+    known = named_mask(text, height, width, seed)
+    if known is None:
         path = Path(text).expanduser()
         if not path.is_file():
-            raise UserError(f"--mask {text} is no file, and none of the words {', '.join(halves)}")
-        try:
-            grey = _read_pixels(path.parent, path.name, (height, width, 3)).mean(
-                axis=-1, keepdims=True
+            raise UserError(
+                f"--mask {text} is no file, and none of the words {', '.join((*HALVES, *SHARES))}"
             )
+        try:
+            known = _read_pixels(path.parent, path.name, (height, width, 3)).mean(axis=-1) >= 128
         except UserError as error:
             raise UserError(f"--mask {text}: {error}") from error
-        known = grey >= 128
     if known.all() or not known.any():
         raise UserError(
             f"--mask {text} says that {'everything' if known.all() else 'nothing'} is known; known "
             "pixels are white (128 .. 255), those to fill in are black"
         )
-    return known
+    return known[..., None]
 
 
 def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], levels: int) -> Inputs:

@@ -187,8 +187,8 @@ FLAGS = (
     Flag(
         "mask",
         ("inpaint",),
-        "Known pixels: left, right, top, bottom (the half), or an image file, white where known; "
-        "default left.",
+        "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
+        "hides 70 %), or an image file, white where known; default left.",
     ),
     Flag(
         "copies",

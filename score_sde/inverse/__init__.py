@@ -1,0 +1,44 @@
+"""Linear measurements of images: operators with exact adjoints, and measurements made by them."""
+
+from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
+from score_sde.inverse.image_operators import (
+    PUBLISHED_BASIS,
+    REC_601,
+    bicubic,
+    block_mean,
+    colorization,
+    crop,
+    grey_basis,
+    inpainting,
+    mix_channels,
+)
+from score_sde.inverse.measurement import Measurement, measure, simulate
+from score_sde.inverse.operators import Composed, Identity, Masked, Operator, Spectrum, static
+from score_sde.inverse.separable import Factor, Separable
+
+__all__ = [
+    "PUBLISHED_BASIS",
+    "REC_601",
+    "Blur",
+    "Composed",
+    "Factor",
+    "Identity",
+    "Masked",
+    "Measurement",
+    "Operator",
+    "Separable",
+    "Spectrum",
+    "bicubic",
+    "block_mean",
+    "blur",
+    "colorization",
+    "crop",
+    "gaussian_kernel",
+    "grey_basis",
+    "inpainting",
+    "measure",
+    "mix_channels",
+    "motion_kernel",
+    "simulate",
+    "static",
+]

@@ -1,0 +1,206 @@
+"""Operators against their dense matrices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from operatorcases import OPERATORS, HalfFourier, probe, row
+
+from score_sde import inverse
+from score_sde.arrays import left_broadcast
+from score_sde.errors import UserError
+from score_sde.inverse.operators import conjugate_gradients, inner, largest_eigenvalue
+
+pytestmark = pytest.mark.usefixtures("x64")
+SHIFTS = np.array([0.05, 2.0, 0.0, 0.3])
+"""A shift of 0 is compared on the range of A alone."""
+
+
+@pytest.fixture(scope="module")
+def probes() -> dict:
+    return {}
+
+
+@pytest.fixture(params=OPERATORS)
+def found(request, probes) -> dict[str, np.ndarray]:
+    """Dense matrices of an operator's last row, made once for all tests of this file."""
+    name = request.param
+    if name not in probes:
+        operator = row(OPERATORS[name](), -1)
+        m = int(np.prod(operator.measured))
+        shifts = np.resize(SHIFTS, m)
+        arrays = jax.device_get(probe(operator, jnp.asarray(shifts)))
+        probes[name] = {key: np.atleast_1d(value) for key, value in arrays.items()}
+        probes[name] |= {"shifts": shifts, "steps": np.asarray(operator.steps)}
+    return probes[name]
+
+
+@jax.jit
+def products(operator, x, y):
+    """<A x, y>, <x, A^T y> and |A x||y| of each row."""
+    ax = operator.forward(x)
+    size = jnp.sqrt(inner(ax, ax) * inner(y, y))
+    return inner(ax, y), inner(x, operator.adjoint(y)), size
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(("dtype", "accuracy"), [(jnp.float64, 1e-10), (jnp.float32, 1e-5)])
+def test_adjoint(name: str, dtype, accuracy: float) -> None:
+    operator, rng = OPERATORS[name](), np.random.default_rng(2)
+    rows = max(operator.rows, 2)
+    x = jnp.asarray(rng.normal(size=(rows, *operator.event)), dtype)
+    y = jnp.asarray(rng.normal(size=(rows, *operator.measured)), dtype)
+    left, right, size = products(operator, x, y)
+    assert left.dtype == right.dtype == dtype
+    assert np.all(np.abs(left - right) <= accuracy * size) and np.all(size > 0)
+
+
+def test_adjoint_and_derivative_are_the_transpose(found) -> None:
+    assert np.abs(found["adjoint"] - found["forward"].T).max() < 1e-14
+    assert np.abs(found["vjp"] - found["adjoint"]).max() < 1e-14
+
+
+def test_pinv(found) -> None:
+    a, pinv = found["forward"], found["pinv"]
+    assert np.abs(a @ pinv @ a - a).max() < 1e-8
+    assert np.abs(pinv @ a @ pinv - pinv).max() < 1e-8 * np.abs(pinv).max()
+    for projection in (a @ pinv, pinv @ a):
+        assert np.abs(projection - projection.T).max() < 1e-8
+
+
+def test_solve(found) -> None:
+    a, shifts = found["forward"], found["shifts"]
+    eigenvalues, vectors = np.linalg.eigh(a @ a.T)
+    eigenvalues = np.where(eigenvalues < 1e-12 * eigenvalues.max(), 0, eigenvalues)
+    for j, shift in enumerate(shifts):
+        inverse_values = 1 / np.where(eigenvalues + shift > 0, eigenvalues + shift, np.inf)
+        wanted = vectors @ (inverse_values * vectors[j])
+        got, scale = found["solve"][:, j], max(1, np.abs(wanted).max())
+        if shift == 0:  # unit vectors outside the range have no solution; with A^T applied, all do
+            wanted, got = a.T @ wanted, a.T @ got
+            if np.abs(a @ wanted - np.eye(len(a))[j]).max() > 1e-9 and "values" not in found:
+                continue
+        assert np.abs(got - wanted).max() < 1e-8 * scale, (j, shift)
+
+
+def test_norm(found) -> None:
+    largest = np.linalg.norm(found["forward"], 2)
+    assert found["norm"][0] == pytest.approx(largest, rel=1e-6)
+    assert found["norm"][0] <= largest * (1 + 1e-12)
+
+
+def test_spectrum_rebuilds_the_matrix(found) -> None:
+    if "values" not in found:
+        pytest.skip("the operator has no decomposition")
+    a, s, v, u = (found[key] for key in ("forward", "values", "to_x", "to_y"))
+    n, m = a.shape[1], a.shape[0]
+    assert np.abs(u @ np.diag(s) @ v.T - a).max() < 1e-12
+    assert np.abs(v.T @ v - np.eye(n)).max() < 1e-12
+    assert np.abs(u @ u.T - np.eye(m)).max() < 1e-12
+    assert np.abs(found["from_x"] - v.T).max() < 1e-12
+    assert np.abs(found["from_y"] - u.T).max() < 1e-12
+    assert s.min() >= 0
+    assert np.sort(s)[::-1][:m] == pytest.approx(np.linalg.svd(a, compute_uv=False), abs=1e-12)
+
+
+def test_which_have_a_spectrum() -> None:
+    have = {name for name, make in OPERATORS.items() if make().decompose() is not None}
+    assert set(OPERATORS) - have == {"valid blur", "blur, then block means", "blur, then a mask"}
+    for name in set(OPERATORS) - have:
+        with pytest.raises(UserError, match="no cheap singular value decomposition"):
+            OPERATORS[name]().spectrum()
+
+
+@pytest.mark.parametrize("name", ["inpainting, a mask a row", "circular blur, a kernel a row"])
+def test_each_row_has_its_own_operator_and_nothing_is_compiled_anew(name: str) -> None:
+    operator = OPERATORS[name]()
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(operator.rows, *operator.event)))
+    shifts = jnp.asarray([0.1, 1.0, 0.0])[: operator.rows]
+
+    @jax.jit
+    def both(operator, x, shifts):
+        y = operator.forward(x)
+        return y, operator.solve(y, shifts), operator.norm()
+
+    together = both(operator, x, shifts)
+    assert together[2].shape == (operator.rows,)
+    turned = jax.tree.map(lambda leaf: leaf[::-1], operator)
+    for one, other in zip(together, both(turned, x[::-1], shifts[::-1])):
+        np.testing.assert_allclose(one, other[::-1], rtol=1e-12, atol=1e-14)
+    assert both._cache_size() == 1
+    for i in range(operator.rows):
+        alone = both(row(operator, i), x[i : i + 1], shifts[i : i + 1])
+        for one, all_of_them in zip(alone, together):
+            np.testing.assert_allclose(one[0], all_of_them[i], rtol=1e-12, atol=1e-14)
+    assert both._cache_size() == 2
+
+
+def test_complex_data_and_an_operator_that_only_has_forward() -> None:
+    operator, rng = HalfFourier((5, 4, 1)), np.random.default_rng(4)
+    assert operator.measured == (3, 4, 1)
+    x = jnp.asarray(rng.normal(size=(2, 5, 4, 1)))
+    y = jnp.asarray(rng.normal(size=(2, 3, 4, 1)) + 1j * rng.normal(size=(2, 3, 4, 1)))
+    left, right, _ = products(operator, x, y)
+    np.testing.assert_allclose(left, right, rtol=1e-12)
+    seen = operator.forward(x)
+    np.testing.assert_allclose(operator.forward(operator.pinv(seen)), seen, atol=1e-12)
+    a = jnp.asarray([0.1, 3.0])
+    r = operator.solve(y, a)
+    back = operator.forward(operator.adjoint(r)) + left_broadcast(a, r).astype(r.dtype) * r
+    np.testing.assert_allclose(back, y, atol=1e-12)
+    dense = jax.vmap(operator.forward)(jnp.eye(20).reshape(20, 1, 5, 4, 1)).reshape(20, -1)
+    parts = np.concatenate([dense.real, dense.imag], axis=1)
+    assert operator.norm()[0] == pytest.approx(np.linalg.norm(parts, 2), rel=1e-9)
+
+
+def test_conjugate_gradients_stop_where_nothing_is_left() -> None:
+    """A thousand steps more than needed change nothing, also of a singular matrix."""
+    rng = np.random.default_rng(5)
+    q, _ = np.linalg.qr(rng.normal(size=(12, 12)))
+    values = np.array([*np.geomspace(1e-3, 10, 7), *np.zeros(5)])
+    matrix = jnp.asarray(q @ np.diag(values) @ q.T)
+    x = np.stack([q[:, :7] @ rng.normal(size=7), np.zeros(12), 1e8 * q[:, 3]])
+    r = jnp.asarray(x) @ matrix
+    solved = conjugate_gradients(lambda v: v @ matrix, r, steps=1000)
+    np.testing.assert_allclose(solved[0], x[0], atol=1e-8)
+    np.testing.assert_array_equal(solved[1], 0)
+    np.testing.assert_allclose(solved[2], x[2], rtol=1e-8, atol=1)
+
+
+def test_steps_are_what_conjugate_gradients_take() -> None:
+    full = inverse.Masked(
+        inverse.blur((5, 6, 1), np.ones((2, 2)), "valid"), np.ones((1, 4, 5, 1)) > 0
+    )
+    y = jnp.asarray(np.random.default_rng(6).normal(size=(1, 4, 5, 1)))
+    one = dataclasses.replace(full, steps=1)
+    gradient = full.adjoint(y)
+    direction = np.asarray(one.pinv(y) / gradient)
+    np.testing.assert_allclose(direction, direction.flat[0], rtol=1e-10)
+    assert inner(full.forward(full.pinv(y)) - y, full.forward(full.pinv(y)) - y) < 1e-20
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-1, 1.0])
+def test_lanczos_keeps_what_norm_promises(spread: float) -> None:
+    """Eigenvalues close to one another are the worst case."""
+    values = jnp.asarray(1 - spread * np.linspace(0, 1, 3000) ** 2)
+    start = jnp.asarray(np.random.default_rng(7).normal(size=(1, 3000)))
+    largest = float(largest_eigenvalue(lambda v: values[None] * v, start)[0])
+    assert 0.98 < largest <= 1 + 1e-12
+
+
+def test_composed_operators_must_fit() -> None:
+    inner_operator = inverse.block_mean((6, 8, 1), 2)
+    with pytest.raises(ValueError, match=r"\(3, 4, 1\).*\(6, 8, 1\)"):
+        inverse.Composed(inverse.colorization((6, 8, 1)), inner_operator)
+
+
+@pytest.mark.parametrize("name", ["inpainting", "colorization", "circular blur"])
+def test_images_of_another_shape_are_refused(name: str) -> None:
+    operator = OPERATORS[name]()
+    h, w, c = operator.event
+    with pytest.raises(ValueError, match="x has shape"):
+        operator.forward(jnp.zeros((2, w, h, c)))
+    with pytest.raises(ValueError, match="y has shape"):
+        operator.adjoint(jnp.zeros((2, *operator.measured[:2], 7)))
