@@ -4,12 +4,10 @@ import dataclasses
 
 import jax
 
-from score_sde import objectives
 from score_sde.build.experiment import Experiment
 from score_sde.build.names import blame
-from score_sde.build.task import build_averages, build_optimizer
+from score_sde.build.task import TIMES, build_averages, build_optimizer
 from score_sde.networks import WideResNet
-from score_sde.sde import DiscreteChain
 from score_sde.training.classifier import Classification
 from score_sde.training.step import Trainer
 
@@ -27,11 +25,10 @@ def build_classifier(experiment: Experiment, classes: int) -> tuple[Classificati
     """
     settings, process = experiment.settings, experiment.process
     section, data = settings.classifier, settings.data
-    chain = isinstance(process, DiscreteChain)
-    times = objectives.UniformIndex(process) if chain else objectives.UniformTime(process)
     optim = dataclasses.replace(settings.optim, lr=section.lr)
     with blame("classifier"):
         values = {name: getattr(section, name) for name in NETWORK_NAMES}
+        times = TIMES["uniform"](process, settings.training)
         network = WideResNet(num_classes=classes, **values)
         task = Classification(network, process, times, data.std, not data.centered)
         averages = build_averages(settings.training, section.batch_size)[:1]

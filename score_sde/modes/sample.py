@@ -20,9 +20,7 @@ from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, average_of, in_name, record_of
 
 
-def main(
-    run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | None = None
-) -> Path:
+def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | None = None) -> Path:
     """Draw config.sampling.num_samples images from the averaged weights.
 
     `classes` are those of the samples, in turn; () is all of them, None lets the model choose.

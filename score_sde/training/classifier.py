@@ -56,6 +56,7 @@ class Classification(flax.struct.PyTreeNode):
                 x, sigma = 2 * x - left_broadcast(alpha, x), 2 * sigma
             scaled = x / left_broadcast(jnp.sqrt((alpha * self.data_std) ** 2 + sigma**2), x)
             arguments: tuple[Any, ...] = ({"params": params}, scaled, sigma)
+            logits: Any
             if keys is None:
                 logits = self.network.apply(*arguments, train=False)
             else:

@@ -91,9 +91,9 @@ def intervals(
 
 def shares(
     path: str | os.PathLike[str],
-    noise: Float64[np.ndarray, " n"],
-    means: Float64[np.ndarray, " n"],
-    errors: Float64[np.ndarray, " n"],
+    noise: Float[np.ndarray, "n"],
+    means: Float[np.ndarray, "n"],
+    errors: Float[np.ndarray, "n"],
     label: str,
 ) -> None:
     """Shares in [0, 1] against the noise sigma/alpha, whose axis is logarithmic, with errors."""

@@ -15,6 +15,9 @@ from score_sde.errors import UserError
 from score_sde.workdir.classifier import make_classifier
 from score_sde.workdir.run import Run
 
+PLAIN = guidance.Cost(1, 0)
+"""Of an evaluation without guidance."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
@@ -28,7 +31,7 @@ class Scores:
     params: PyTree
     given: dict[str, Int[Array, "n"]] = dataclasses.field(default_factory=dict)
     score_fn: Callable[[PyTree, PyTree], ScoreFn] | None = None
-    cost: guidance.Cost = guidance.Cost(1, 0)
+    cost: guidance.Cost = PLAIN
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -49,7 +52,7 @@ def of_classes(run: Run, params: PyTree, asked: Sequence[int], count: int) -> Sc
 
     if model.classes:
         labels = _labels(asked, model.classes, count)
-        cost = guidance.cost("mix") if scale else guidance.Cost(1, 0)
+        cost = guidance.cost("mix") if scale else PLAIN
         return Scores(params, {"label": labels}, told, cost)
     task, weights, step = make_classifier(run)
     if not scale:
