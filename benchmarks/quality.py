@@ -59,6 +59,7 @@ flags.DEFINE_list("samplers", list(SAMPLERS), "Samplers to measure.")
 flags.DEFINE_list("grids", ["log_snr", "karras"], "Grids to measure each with.")
 flags.DEFINE_integer("samples", 500, "Samples of each.", lower_bound=2)
 flags.DEFINE_integer("seeds", 3, "Seeds of the run's own sampler; 0 leaves it out.", lower_bound=0)
+flags.DEFINE_integer("own_steps", 0, "Steps of that; 0: the run's own.", lower_bound=0)
 flags.DEFINE_string("picture", "quality.png", "File of the picture.")
 
 
@@ -155,7 +156,8 @@ def main(argv: list[str]) -> None:
 
 
 def _own(bench: Bench) -> dict[str, Any]:
-    return dataclasses.asdict(bench.run.settings.sampling) | {"batch_size": 100, "frames": 0}
+    own = dataclasses.asdict(bench.run.settings.sampling) | {"batch_size": 100, "frames": 0}
+    return own | ({"steps": FLAGS.own_steps} if FLAGS.own_steps else {})
 
 
 def _draw(values: dict[str, dict[str, float]], own: list[float]) -> None:
