@@ -97,7 +97,11 @@ def sent_bytes(program: str) -> int:
 
 
 def _group_size(line: str) -> int:
-    """Devices of a group, of replica_groups={{0,1},{2,3}} or [2,2]<=[4]."""
+    """Devices of a group, of {{0,1},{2,3}}, [2,2]<=[4] or mesh['data'=2,'fsdp'=2] {'fsdp'}."""
+    axes = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)
+    if axes:
+        sizes = dict(axis.split("=") for axis in axes[1].split(","))
+        return math.prod(int(sizes[axis]) for axis in axes[2].split(","))
     short = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
     if short:
         return int(short[1])

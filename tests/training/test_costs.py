@@ -53,7 +53,9 @@ def test_bytes_of_collective_operations_are_read_off_the_program() -> None:
         "%e = f32[6]{0} reduce-scatter(%x), replica_groups={{0,1,2},{3,4,5}}, to_apply=%add",
         "%f = f32[6]{0} reduce-scatter(%x), replica_groups=[2,4]<=[8], to_apply=%add",
         "%g = f32[100]{0} add(%x, %y)",
+        "%h = f32[5]{0} reduce-scatter(%x), replica_groups=mesh['data'=4,'fsdp'=2] {'fsdp'}",
+        "%i = f32[5]{0} reduce-scatter(%x), replica_groups=mesh['a'=4,'b'=2] {'a','b'}",
     ]
-    wanted = [160, 22, 0, 32, 72, 96, 0]
+    wanted = [160, 22, 0, 32, 72, 96, 0, 40, 160]
     assert [costs.sent_bytes(line) for line in lines] == wanted
     assert costs.sent_bytes("\n".join(lines)) == sum(wanted)
