@@ -50,15 +50,15 @@ def products(operator, x, y):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize(("dtype", "accuracy"), [(jnp.float64, 1e-10), (jnp.float32, 1e-5)])
-def test_adjoint(name: str, dtype, accuracy: float) -> None:
+def test_adjoint_in_single_precision(name: str) -> None:
+    """To 1e-5; in double precision the dense matrices say more."""
     operator, rng = OPERATORS[name](), np.random.default_rng(2)
     rows = max(operator.rows, 2)
-    x = jnp.asarray(rng.normal(size=(rows, *operator.event)), dtype)
-    y = jnp.asarray(rng.normal(size=(rows, *operator.measured)), dtype)
+    x = rng.normal(size=(rows, *operator.event)).astype(np.float32)
+    y = rng.normal(size=(rows, *operator.measured)).astype(np.float32)
     left, right, size = products(operator, x, y)
-    assert left.dtype == right.dtype == dtype
-    assert np.all(np.abs(left - right) <= accuracy * size) and np.all(size > 0)
+    assert left.dtype == right.dtype == jnp.float32
+    assert np.all(np.abs(left - right) <= 1e-5 * size) and np.all(size > 0)
 
 
 def test_adjoint_and_derivative_are_the_transpose(found) -> None:
@@ -119,8 +119,8 @@ def test_operators_without_a_spectrum_say_so(name: str) -> None:
 @pytest.mark.parametrize("name", ["inpainting, a mask a row", "circular blur, a kernel a row"])
 def test_each_row_has_its_own_operator_and_nothing_is_compiled_anew(name: str) -> None:
     operator = OPERATORS[name]()
-    x = jnp.asarray(np.random.default_rng(3).normal(size=(operator.rows, *operator.event)))
-    shifts = jnp.asarray([0.1, 1.0, 0.0])[: operator.rows]
+    x = np.random.default_rng(3).normal(size=(operator.rows, *operator.event))
+    shifts = np.array([0.1, 1.0, 0.0])[: operator.rows]
 
     @jax.jit
     def both(operator, x, shifts):
@@ -143,8 +143,8 @@ def test_each_row_has_its_own_operator_and_nothing_is_compiled_anew(name: str) -
 def test_complex_data_and_an_operator_that_only_has_forward() -> None:
     operator, rng = HalfFourier((5, 4, 1)), np.random.default_rng(4)
     assert operator.measured == (3, 4, 1)
-    x = jnp.asarray(rng.normal(size=(2, 5, 4, 1)))
-    y = jnp.asarray(rng.normal(size=(2, 3, 4, 1)) + 1j * rng.normal(size=(2, 3, 4, 1)))
+    x = rng.normal(size=(2, 5, 4, 1))
+    y = rng.normal(size=(2, 3, 4, 1)) + 1j * rng.normal(size=(2, 3, 4, 1))
     left, right, _ = products(operator, x, y)
     np.testing.assert_allclose(left, right, rtol=1e-12)
     a = jnp.asarray([0.1, 3.0])
