@@ -52,7 +52,8 @@ class Cost(NamedTuple):
 def cost(method: str, steps: int = 1) -> Cost:
     """The cost of a function of this module by its name; `steps` is that of `mmps`.
 
-    `within` costs as its two parts inside the interval and as the plain score outside of it.
+    `within` costs what its guided part does where all samples are inside the interval, what its
+    plain part does where none is, and both in between.
 
     Raises KeyError for another name.
     """
@@ -184,7 +185,7 @@ def tmpd(score_fn: ScoreFn, process: Perturbation, measurement: Measurement) -> 
     """score + J^T A^T (D + std^2 I)^-1 (y - A x0): Tweedie moment projected diffusions.
 
     D is diagonal, with the row sums of A V A^T, V = (sigma^2/alpha) J. A variance is not negative,
-    but such a sum may be; it counts as 0 then.
+    but such a sum may be; it counts as 0 then. With std = 0 as well the result is infinite.
 
     Args: as `dps`.
 

@@ -15,6 +15,7 @@ from score_sde import guidance
 from score_sde.analytic import GaussianMixture
 from score_sde.inverse.dps import DPS
 from score_sde.inverse.measurement import Measurement
+from score_sde.inverse.operators import Identity, Masked
 from score_sde.sde import VP, Perturbation
 from score_sde.steppers import Ancestral, EulerMaruyama, Langevin, ReverseDiffusion
 
@@ -84,6 +85,29 @@ EXACT = {
     "mmps, one step": (guidance.mmps, (1,), MU_C, ROWS),
 }
 """Method -> (function, its options, covariance of the data, a matrix for each sample)."""
+
+
+def test_known_pixels(x64):
+    """All methods are exact for known pixels of N(mu, c^2 I), each sample with its own mask."""
+    sde, data = VP(), gaussian(MU_C)
+    mask = np.random.default_rng(4).uniform(size=(3, *EVENT)) < 0.5
+    operator = Masked(Identity(EVENT), jnp.asarray(mask))
+    z = jax.random.normal(jax.random.key(0), (3, *EVENT))
+    measurement = Measurement(operator, operator.restrict(z), jnp.asarray(STDS))
+    one = [Masked(Identity(EVENT), jnp.asarray(row[None])) for row in mask]
+    posteriors = map(data.condition, one, measurement.y, STDS)
+    x, t = states(sde)
+    expected = oracle(posteriors, sde, x, t)
+
+    @jax.jit
+    def evaluate(x, t):
+        known = {"dps": (C,), "pigdm": (C,), "tmpd": (), "mmps": ()}
+        score_fn = data.score_fn(sde)
+        made = {k: getattr(guidance, k)(score_fn, sde, measurement, *v) for k, v in known.items()}
+        return {key: guided(x, t) for key, guided in made.items()}
+
+    for key, score in evaluate(x, t).items():
+        assert_close(score, expected, 1e-8, key)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ def published_classifier(stored, sde):
     """The classifier of a stored run: affine in pixels, its logits divided by 1 + sigma(t)."""
     matrix, bias, mean, std = (jnp.asarray(stored[f"clf_{k}"]) for k in ("W", "b", "mean", "std"))
 
-    def log_probs(x, t):
+    def logits(x, t):
         scaled = (x - mean[None, None, None]) / std[None, None, None]
-        logits = scaled.reshape(len(x), -1) @ matrix.T + bias[None]
-        return jax.nn.log_softmax(logits / (1 + sde.marginal(t)[1])[:, None])
+        affine = scaled.reshape(len(x), -1) @ matrix.T + bias[None]
+        return affine / (1 + sde.marginal(t)[1])[:, None]
 
-    return log_probs
+    return logits
 
 
 class TestPublishedClasses:
@@ -52,8 +52,8 @@ class TestPublishedClasses:
     def test_run(self, case, x64):
         stored = load(case)
         sampler, score_fn = published_sampler(stored)
-        log_probs = published_classifier(stored, sampler.process)
-        guided = guidance.classifier(score_fn, log_probs, jnp.asarray(stored["labels"]))
+        logits = published_classifier(stored, sampler.process)
+        guided = guidance.classifier(score_fn, logits, jnp.asarray(stored["labels"]))
         assert_close(np.asarray(sampler.times)[:, 0], stored["timesteps"], 1e-12)
         x_init = sampler.process.prior_std * stored["prior_noise"].astype(float)
         sampler, end = follow(stored, sampler, guided, x_init, "float64", 1e-8)

@@ -1,6 +1,8 @@
-"""Linear measurements of images: operators with exact adjoints, and measurements made by them."""
+"""Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
+from score_sde.inverse.denoise import Denoised, denoise
+from score_sde.inverse.dps import DPS
 from score_sde.inverse.image_operators import (
     PUBLISHED_BASIS,
     REC_601,
@@ -17,10 +19,12 @@ from score_sde.inverse.operators import Composed, Identity, Masked, Operator, Sp
 from score_sde.inverse.separable import Factor, Separable
 
 __all__ = [
+    "DPS",
     "PUBLISHED_BASIS",
     "REC_601",
     "Blur",
     "Composed",
+    "Denoised",
     "Factor",
     "Identity",
     "Masked",
@@ -33,6 +37,7 @@ __all__ = [
     "blur",
     "colorization",
     "crop",
+    "denoise",
     "gaussian_kernel",
     "grey_basis",
     "inpainting",

@@ -127,9 +127,11 @@ def simulate(
     """
     y = operator.forward(x)
     std = jnp.broadcast_to(jnp.asarray(std, x.dtype), y.shape[:1])
-    z = normal(keys, y.shape, y.dtype)
-    if jnp.iscomplexobj(z):  # whose parts have the variance 1/2
-        z = z * jnp.sqrt(2.0).astype(z.dtype)
+    if jnp.iscomplexobj(y):
+        parts = normal(keys, (*y.shape, 2), x.dtype)
+        z = jax.lax.complex(parts[..., 0], parts[..., 1])
+    else:
+        z = normal(keys, y.shape, y.dtype)
     noise = left_broadcast(std, y).astype(y.dtype) * z
     return Measurement(operator, y + operator.restrict(noise), std)
 

@@ -18,6 +18,10 @@ SHIFTS = np.array([0.05, 2.0, 0.0, 0.3])
 """A shift of 0 is compared on the range of A alone."""
 
 
+ITERATED = ("valid blur", "blur, then block means", "blur, then a mask")
+"""They have no decomposition, so that conjugate gradients and Lanczos' method do the work."""
+
+
 @pytest.fixture(scope="module")
 def probes() -> dict:
     return {}
@@ -46,15 +50,15 @@ def products(operator, x, y):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize(("dtype", "accuracy"), [(jnp.float64, 1e-10), (jnp.float32, 1e-5)])
-def test_adjoint(name: str, dtype, accuracy: float) -> None:
+def test_adjoint_in_single_precision(name: str) -> None:
+    """To 1e-5; in double precision the dense matrices say more."""
     operator, rng = OPERATORS[name](), np.random.default_rng(2)
     rows = max(operator.rows, 2)
-    x = jnp.asarray(rng.normal(size=(rows, *operator.event)), dtype)
-    y = jnp.asarray(rng.normal(size=(rows, *operator.measured)), dtype)
+    x = rng.normal(size=(rows, *operator.event)).astype(np.float32)
+    y = rng.normal(size=(rows, *operator.measured)).astype(np.float32)
     left, right, size = products(operator, x, y)
-    assert left.dtype == right.dtype == dtype
-    assert np.all(np.abs(left - right) <= accuracy * size) and np.all(size > 0)
+    assert left.dtype == right.dtype == jnp.float32
+    assert np.all(np.abs(left - right) <= 1e-5 * size) and np.all(size > 0)
 
 
 def test_adjoint_and_derivative_are_the_transpose(found) -> None:
@@ -80,7 +84,7 @@ def test_solve(found) -> None:
         got, scale = found["solve"][:, j], max(1, np.abs(wanted).max())
         if shift == 0:  # unit vectors outside the range have no solution; with A^T applied, all do
             wanted, got = a.T @ wanted, a.T @ got
-            if np.abs(a @ wanted - np.eye(len(a))[j]).max() > 1e-9 and "values" not in found:
+            if "values" not in found and np.abs(a @ wanted - np.eye(len(a))[j]).max() > 1e-9:
                 continue
         assert np.abs(got - wanted).max() < 1e-8 * scale, (j, shift)
 
@@ -91,9 +95,10 @@ def test_norm(found) -> None:
     assert found["norm"][0] <= largest * (1 + 1e-12)
 
 
+@pytest.mark.parametrize(
+    "found", [name for name in OPERATORS if name not in ITERATED], indirect=True
+)
 def test_spectrum_rebuilds_the_matrix(found) -> None:
-    if "values" not in found:
-        pytest.skip("the operator has no decomposition")
     a, s, v, u = (found[key] for key in ("forward", "values", "to_x", "to_y"))
     n, m = a.shape[1], a.shape[0]
     assert np.abs(u @ np.diag(s) @ v.T - a).max() < 1e-12
@@ -105,19 +110,17 @@ def test_spectrum_rebuilds_the_matrix(found) -> None:
     assert np.sort(s)[::-1][:m] == pytest.approx(np.linalg.svd(a, compute_uv=False), abs=1e-12)
 
 
-def test_which_have_a_spectrum() -> None:
-    have = {name for name, make in OPERATORS.items() if make().decompose() is not None}
-    assert set(OPERATORS) - have == {"valid blur", "blur, then block means", "blur, then a mask"}
-    for name in set(OPERATORS) - have:
-        with pytest.raises(UserError, match="no cheap singular value decomposition"):
-            OPERATORS[name]().spectrum()
+@pytest.mark.parametrize("name", ITERATED)
+def test_operators_without_a_spectrum_say_so(name: str) -> None:
+    with pytest.raises(UserError, match="no cheap singular value decomposition"):
+        OPERATORS[name]().spectrum()
 
 
 @pytest.mark.parametrize("name", ["inpainting, a mask a row", "circular blur, a kernel a row"])
 def test_each_row_has_its_own_operator_and_nothing_is_compiled_anew(name: str) -> None:
     operator = OPERATORS[name]()
-    x = jnp.asarray(np.random.default_rng(3).normal(size=(operator.rows, *operator.event)))
-    shifts = jnp.asarray([0.1, 1.0, 0.0])[: operator.rows]
+    x = np.random.default_rng(3).normal(size=(operator.rows, *operator.event))
+    shifts = np.array([0.1, 1.0, 0.0])[: operator.rows]
 
     @jax.jit
     def both(operator, x, shifts):
@@ -140,19 +143,24 @@ def test_each_row_has_its_own_operator_and_nothing_is_compiled_anew(name: str) -
 def test_complex_data_and_an_operator_that_only_has_forward() -> None:
     operator, rng = HalfFourier((5, 4, 1)), np.random.default_rng(4)
     assert operator.measured == (3, 4, 1)
-    x = jnp.asarray(rng.normal(size=(2, 5, 4, 1)))
-    y = jnp.asarray(rng.normal(size=(2, 3, 4, 1)) + 1j * rng.normal(size=(2, 3, 4, 1)))
+    x = rng.normal(size=(2, 5, 4, 1))
+    y = rng.normal(size=(2, 3, 4, 1)) + 1j * rng.normal(size=(2, 3, 4, 1))
     left, right, _ = products(operator, x, y)
     np.testing.assert_allclose(left, right, rtol=1e-12)
-    seen = operator.forward(x)
-    np.testing.assert_allclose(operator.forward(operator.pinv(seen)), seen, atol=1e-12)
     a = jnp.asarray([0.1, 3.0])
-    r = operator.solve(y, a)
-    back = operator.forward(operator.adjoint(r)) + left_broadcast(a, r).astype(r.dtype) * r
+
+    @jax.jit
+    def both_ways(x, y):
+        seen, r = operator.forward(x), operator.solve(y, a)
+        back = operator.forward(operator.adjoint(r)) + left_broadcast(a, r).astype(r.dtype) * r
+        dense = operator.forward(jnp.eye(20).reshape(20, 5, 4, 1)).reshape(20, -1)
+        return seen, operator.forward(operator.pinv(seen)), back, operator.norm(), dense
+
+    seen, again, back, norm, dense = both_ways(x, y)
+    np.testing.assert_allclose(again, seen, atol=1e-12)
     np.testing.assert_allclose(back, y, atol=1e-12)
-    dense = jax.vmap(operator.forward)(jnp.eye(20).reshape(20, 1, 5, 4, 1)).reshape(20, -1)
     parts = np.concatenate([dense.real, dense.imag], axis=1)
-    assert operator.norm()[0] == pytest.approx(np.linalg.norm(parts, 2), rel=1e-9)
+    assert norm[0] == pytest.approx(np.linalg.norm(parts, 2), rel=1e-9)
 
 
 def test_conjugate_gradients_stop_where_nothing_is_left() -> None:
@@ -162,32 +170,29 @@ def test_conjugate_gradients_stop_where_nothing_is_left() -> None:
     values = np.array([*np.geomspace(1e-3, 10, 7), *np.zeros(5)])
     matrix = jnp.asarray(q @ np.diag(values) @ q.T)
     x = np.stack([q[:, :7] @ rng.normal(size=7), np.zeros(12), 1e8 * q[:, 3]])
-    r = jnp.asarray(x) @ matrix
-    solved = conjugate_gradients(lambda v: v @ matrix, r, steps=1000)
+    solve = jax.jit(lambda r: conjugate_gradients(lambda v: v @ matrix, r, steps=1000))
+    solved = solve(jnp.asarray(x) @ matrix)
     np.testing.assert_allclose(solved[0], x[0], atol=1e-8)
     np.testing.assert_array_equal(solved[1], 0)
     np.testing.assert_allclose(solved[2], x[2], rtol=1e-8, atol=1)
 
 
 def test_steps_are_what_conjugate_gradients_take() -> None:
-    full = inverse.Masked(
-        inverse.blur((5, 6, 1), np.ones((2, 2)), "valid"), np.ones((1, 4, 5, 1)) > 0
-    )
+    full = inverse.blur((5, 6, 1), np.ones((2, 2)), "valid")
     y = jnp.asarray(np.random.default_rng(6).normal(size=(1, 4, 5, 1)))
-    one = dataclasses.replace(full, steps=1)
-    gradient = full.adjoint(y)
-    direction = np.asarray(one.pinv(y) / gradient)
-    np.testing.assert_allclose(direction, direction.flat[0], rtol=1e-10)
-    assert inner(full.forward(full.pinv(y)) - y, full.forward(full.pinv(y)) - y) < 1e-20
+    pinv = jax.jit(lambda operator, y: operator.pinv(y))
+    first = pinv(dataclasses.replace(full, steps=1), y) / full.adjoint(y)
+    np.testing.assert_allclose(first, np.full_like(first, first[0, 0, 0, 0]), rtol=1e-10)
+    np.testing.assert_allclose(full.forward(pinv(full, y)), y, atol=1e-10)
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1e-1, 1.0])
-def test_lanczos_keeps_what_norm_promises(spread: float) -> None:
+def test_lanczos_keeps_what_norm_promises() -> None:
     """Eigenvalues close to one another are the worst case."""
+    spread = np.array([[1e-3], [1e-1], [1.0]])
     values = jnp.asarray(1 - spread * np.linspace(0, 1, 3000) ** 2)
-    start = jnp.asarray(np.random.default_rng(7).normal(size=(1, 3000)))
-    largest = float(largest_eigenvalue(lambda v: values[None] * v, start)[0])
-    assert 0.98 < largest <= 1 + 1e-12
+    start = jnp.asarray(np.random.default_rng(7).normal(size=(3, 3000)))
+    largest = jax.jit(lambda start: largest_eigenvalue(lambda v: values * v, start))(start)
+    assert np.all(largest > 0.98) and np.all(largest <= 1 + 1e-12)
 
 
 def test_composed_operators_must_fit() -> None:
