@@ -13,7 +13,15 @@ from score_sde.inverse.image_operators import (
     mix_channels,
 )
 from score_sde.inverse.measurement import Measurement, measure, simulate
-from score_sde.inverse.operators import Composed, Identity, Masked, Operator, Spectrum, static
+from score_sde.inverse.operators import (
+    Composed,
+    Identity,
+    Masked,
+    Operator,
+    Spectrum,
+    compose,
+    static,
+)
 from score_sde.inverse.separable import Factor, Separable
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "block_mean",
     "blur",
     "colorization",
+    "compose",
     "crop",
     "gaussian_kernel",
     "grey_basis",
