@@ -45,9 +45,7 @@ def _grey_in_basis(event: tuple[int, int, int]) -> Operator:
 
 def _deblurred_blocks() -> Operator:
     kernel = inverse.gaussian_kernel(0.7, 5)
-    return inverse.Composed(
-        inverse.block_mean((6, 8, 1), 2), inverse.blur((6, 8, 1), kernel[:, 1:])
-    )
+    return inverse.compose(inverse.block_mean((6, 8, 1), 2), inverse.blur((6, 8, 1), kernel[:, 1:]))
 
 
 def _masked_blur() -> Operator:

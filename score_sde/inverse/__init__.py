@@ -15,7 +15,15 @@ from score_sde.inverse.image_operators import (
     mix_channels,
 )
 from score_sde.inverse.measurement import Measurement, measure, simulate
-from score_sde.inverse.operators import Composed, Identity, Masked, Operator, Spectrum, static
+from score_sde.inverse.operators import (
+    Composed,
+    Identity,
+    Masked,
+    Operator,
+    Spectrum,
+    compose,
+    static,
+)
 from score_sde.inverse.separable import Factor, Separable
 
 __all__ = [
@@ -36,6 +44,7 @@ __all__ = [
     "block_mean",
     "blur",
     "colorization",
+    "compose",
     "crop",
     "denoise",
     "gaussian_kernel",

@@ -43,7 +43,7 @@ class Blur(Operator):
         """The image's shape; with valid edges less by the kernel's size minus 1."""
         if self.edges == "circular":
             return self.event
-        (h, w, c), (_, p, q) = self.event, self.kernel.shape
+        (h, w, c), (p, q) = self.event, self.kernel.shape[-2:]
         return h - p + 1, w - q + 1, c
 
     def _transfer(self, dtype) -> Array:

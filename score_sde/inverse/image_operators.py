@@ -1,7 +1,7 @@
 """Operators of images: inpainting, colorization, fewer pixels, crops. Blur is in `blur`.
 
 Each is a function of `event` = (height, width, channels), the shape of one image. All have a cheap
-singular value decomposition. `Composed(outer, inner)` joins them.
+singular value decomposition. `compose(outer, inner)` joins them.
 """
 
 import functools

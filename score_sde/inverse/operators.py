@@ -168,9 +168,9 @@ class Operator(abc.ABC):
         """The largest singular value, (`rows`,).
 
         Without a decomposition, by 32 steps of Lanczos' method for A^T A from a fixed start. It
-        is never too large beyond rounding. It is too small by at most about 2 % for 1e5 entries,
-        in the worst case (Kuczynski & Wozniakowski, 1992), and by 1e-6 where the largest singular
-        values stand apart.
+        is never too large beyond rounding. Where the largest singular values stand apart it is
+        right to 1e-6. Whatever they are, it is too small by less than 4 % for 1e5 entries, on
+        average over starts (Kuczynski & Wozniakowski, 1992, theorem 3.2).
         """
         found = self.decompose()
         if found is not None:
@@ -251,25 +251,11 @@ class Masked(Operator):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Composed(Operator):
-    """A = outer inner.
-
-    Raises:
-        ValueError: unless `outer` takes what `inner` gives.
-    """
+    """A = outer inner; made by `compose`, which checks that they fit."""
 
     outer: Operator
     inner: Operator
     steps: int = static(default=Operator.steps)
-
-    def __post_init__(self):
-        # jax rebuilds the dataclass with placeholders in place of operators.
-        if not (isinstance(self.outer, Operator) and isinstance(self.inner, Operator)):
-            return
-        if self.outer.event != self.inner.measured:
-            raise ValueError(
-                f"the inner operator gives {self.inner.measured}, but the outer one takes "
-                f"{self.outer.event}; make the outer one for the shape that the inner one gives"
-            )
 
     @property
     def event(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -292,6 +278,20 @@ class Composed(Operator):
     def adjoint(self, y: Y) -> X:
         """inner^T(outer^T(y))."""
         return self.inner.adjoint(self.outer.adjoint(y))
+
+
+def compose(outer: Operator, inner: Operator) -> Composed:
+    """First `inner`, then `outer`.
+
+    Raises:
+        UserError: unless `outer` takes what `inner` gives.
+    """
+    if outer.event != inner.measured:
+        raise UserError(
+            f"the inner operator gives {inner.measured}, but the outer one takes "
+            f"{outer.event}; make the outer one for the shape that the inner one gives"
+        )
+    return Composed(outer, inner)
 
 
 def expect(v: Inexact[Array, "..."], shape: tuple[int, ...], name: str) -> Inexact[Array, "..."]:

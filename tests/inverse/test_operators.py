@@ -11,7 +11,7 @@ from operatorcases import OPERATORS, HalfFourier, probe, row
 from score_sde import inverse
 from score_sde.arrays import left_broadcast
 from score_sde.errors import UserError
-from score_sde.inverse.operators import conjugate_gradients, inner, largest_eigenvalue
+from score_sde.inverse.operators import Composed, conjugate_gradients, inner, largest_eigenvalue
 
 pytestmark = pytest.mark.usefixtures("x64")
 SHIFTS = np.array([0.05, 2.0, 0.0, 0.3])
@@ -197,8 +197,8 @@ def test_lanczos_keeps_what_norm_promises() -> None:
 
 def test_composed_operators_must_fit() -> None:
     inner_operator = inverse.block_mean((6, 8, 1), 2)
-    with pytest.raises(ValueError, match=r"\(3, 4, 1\).*\(6, 8, 1\)"):
-        inverse.Composed(inverse.colorization((6, 8, 1)), inner_operator)
+    with pytest.raises(UserError, match=r"\(3, 4, 1\).*\(6, 8, 3\)"):
+        inverse.compose(inverse.colorization((6, 8, 3)), inner_operator)
 
 
 @pytest.mark.parametrize("name", ["inpainting", "colorization", "circular blur"])
@@ -209,3 +209,17 @@ def test_images_of_another_shape_are_refused(name: str) -> None:
         operator.forward(jnp.zeros((2, w, h, c)))
     with pytest.raises(ValueError, match="y has shape"):
         operator.adjoint(jnp.zeros((2, *operator.measured[:2], 7)))
+
+
+def test_rows_may_be_mapped_and_arrays_replaced_by_what_describes_them() -> None:
+    kernels, mask = np.random.default_rng(8).normal(size=(2, 2, 3)), np.arange(32) % 3 > 0
+    kept = inverse.Masked(inverse.Identity((4, 4, 1)), mask.reshape(2, 4, 4, 1))
+    operator = inverse.compose(kept, inverse.blur((5, 6, 1), kernels, "valid"))
+    x = np.random.default_rng(9).normal(size=(2, 5, 6, 1))
+
+    def one(operator, x):
+        return jax.tree.map(lambda leaf: leaf[None], operator).forward(x[None])[0]
+
+    mapped = jax.jit(jax.vmap(one))(operator, x)
+    np.testing.assert_allclose(mapped, jax.jit(Composed.forward)(operator, x), atol=1e-13)
+    assert jax.tree.leaves(jax.tree.map(lambda leaf: "a word", operator)) == ["a word"] * 2
