@@ -74,7 +74,11 @@ def _save(
         "levels": pixels.levels,
     }
     write_npz(folder / "samples.npz", arrays | more)
-    grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:PREVIEW])))
+    classes = len(np.unique(more.get("label", ())))
+    shown, columns = PREVIEW, None
+    if 1 < classes <= 16:  # they come in turn, so each has its column
+        shown, columns = PREVIEW // classes * classes, classes
+    grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:shown])), columns)
     viz.save_png(folder / "grid.png", grid)
     animation, intermediate = folder / "reverse_diffusion.gif", folder / "intermediate.png"
     for old in (animation, intermediate):
@@ -82,7 +86,7 @@ def _save(
     if not len(frames):
         return
     viz.save_animation(animation, np.nan_to_num(frames[:, : min(36, len(images))]))
-    columns = np.linspace(0, len(frames) - 1, min(11, len(frames))).astype(int)
-    shown = np.nan_to_num(frames[columns, : min(8, len(images))])
-    rows = shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])
-    viz.save_png(intermediate, viz.image_grid(rows, columns=len(shown)))
+    times = np.linspace(0, len(frames) - 1, min(11, len(frames))).astype(int)
+    states = np.nan_to_num(frames[times, : min(8, len(images))])
+    rows = states.swapaxes(0, 1).reshape(-1, *states.shape[2:])
+    viz.save_png(intermediate, viz.image_grid(rows, columns=len(states)))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from commands import SMALL, refused, rows
+from PIL import Image
 from runs import call, random_run
 
 from score_sde.data import digits
@@ -89,6 +90,8 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_class_conditional_network_draws_classes(conditional: Path) -> None:
     plain, told = samples(conditional, None, 2), samples(conditional, "all", 2)
     assert told["label"].tolist() == list(range(7))
+    with Image.open(conditional / "samples/step_2/grid.png") as grid:
+        assert grid.width > 5 * grid.height  # a column for each class
     assert (told["images"] != plain["images"]).any(axis=(1, 2, 3)).sum() >= 3
     assert (told["evaluations"] == plain["evaluations"]).all()
     three = samples(conditional, "3", 2)
@@ -122,8 +125,6 @@ def test_data_have_as_many_classes_as_the_network(tmp_path: Path) -> None:
 def test_a_classifier_needs_classes(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    from PIL import Image
-
     for number in range(4):
         Image.fromarray(np.full((8, 8), 60 * number, np.uint8)).save(folder / f"{number}.png")
     values = SMALL | {"data.path": folder, "data.image_size": 8, "data.channels": 1}
