@@ -4,7 +4,16 @@ The mathematics is here by name. Parts with heavier needs are imported where use
 `score_sde.networks`, `score_sde.data`, `score_sde.training`, `score_sde.viz`, `score_sde.build`.
 """
 
-from score_sde import conditioning, grids, guidance, inverse, objectives, parameterize, steppers
+from score_sde import (
+    conditioning,
+    grids,
+    guidance,
+    inverse,
+    objectives,
+    parameterize,
+    solvers,
+    steppers,
+)
 from score_sde.analytic import GaussianMixture
 from score_sde.arrays import ScoreFn, left_broadcast, sample_keys
 from score_sde.errors import UserError
@@ -56,5 +65,6 @@ __all__ = [
     "probability_flow",
     "sample_keys",
     "simulate",
+    "solvers",
     "steppers",
 ]

@@ -4,12 +4,15 @@ A condition is `(sampler, score_fn, given) -> (sampler, score_fn)`. It may chang
 
 - the score, as guidance does: a score function in, a score function out;
 - the stepper, for data consistency: `dataclasses.replace(sampler, stepper=...)`;
-- the random draws of the sampler: `dataclasses.replace(sampler, noise=...)`.
+- the random draws of the sampler: `dataclasses.replace(sampler, noise=...)`;
+- where it begins and how it ends: `on_begin` and `on_finish` of the sampler.
 
 The time grid stays, so a driver can count the steps beforehand. A condition is called inside `jit`.
 `given` is a pytree of arrays with one row a sample, so that a batch of it follows a batch of
 samples to its device. What has no row for each sample (a geometry, a scale) is fixed before:
 `functools.partial` or a closure makes a condition of it.
+
+Conditions for linear measurements are in `solvers`.
 """
 
 import dataclasses

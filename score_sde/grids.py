@@ -293,3 +293,40 @@ def published(n: int, t_end: float) -> np.ndarray:
         raise ValueError(f"a time grid needs at least 1 step; got n={n}")
     times = np.linspace(1.0, t_end, n)
     return np.stack([times, times - 1 / n], axis=1)
+
+
+def with_jumps(times: Any, jump: int, resample: int) -> np.ndarray:
+    """A grid that goes back to noise: each stretch of `jump` steps is made `resample` times.
+
+    After a stretch one pair (from, to) leads back to its start, from less noise to more; `RePaint`
+    takes it. The last stretch ends one step before the last time, and is followed by that step.
+    Steps at the beginning that fill no stretch are made once.
+
+    Args:
+        times: (n+1,), falling.
+        jump: steps in a stretch, at least 1.
+        resample: at least 1; 1 goes back nowhere.
+
+    Raises:
+        ValueError: for numbers below 1, for pairs, and where no stretch fits into the grid.
+
+    Source: Lugmayr et al. 2022, "RePaint", appendix B, and the schedule of their code.
+    """
+    n = len(times) - 1
+    if np.ndim(times) != 1 or jump < 1 or resample < 1:
+        raise ValueError(
+            "jumps need times (n+1,), jump and resample of at least 1; got times of shape "
+            f"{np.shape(times)}, jump={jump}, resample={resample}"
+        )
+    if jump >= n:
+        raise ValueError(f"no stretch of jump={jump} steps fits before the last of {n} steps")
+    left = {n - 1 - j: resample - 1 for j in range(0, n - jump, jump)}
+    pairs, at = [], 0
+    while at < n:
+        pairs.append((times[at], times[at + 1]))
+        at += 1
+        if left.get(at, 0) > 0:
+            left[at] -= 1
+            pairs.append((times[at], times[at - jump]))
+            at -= jump
+    return np.asarray(pairs)

@@ -46,6 +46,11 @@ def independent_noise(
     return normal(fold_in(fold_in(keys, i + 1), j), x.shape, x.dtype)
 
 
+def as_it_is(x: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """x."""
+    return x
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """Integrate from the prior to data: `sampler(keys, score_fn, shape) -> Samples`.
@@ -63,6 +68,8 @@ class Sampler:
         uniform: (low, high): start from uniform noise in this range, as annealed Langevin dynamics
             does (section 5.5), in place of the prior.
         noise: (keys, i, j, x) -> draw j of step number i, standard normal and like x.
+        on_begin: what becomes of the first state, a draw of prior or uniform noise.
+        on_finish: the very last operation, after `denoise`. Conditions set both.
     """
 
     process: Perturbation
@@ -71,6 +78,8 @@ class Sampler:
     denoise: Literal["tweedie", "mean", "none"] = "tweedie"
     uniform: tuple[float, float] | None = None
     noise: Callable[..., Float[Array, "batch ..."]] = independent_noise
+    on_begin: Callable[[Array], Array] = as_it_is
+    on_finish: Callable[[Array], Array] = as_it_is
 
     def __post_init__(self):
         if self.denoise not in ("tweedie", "mean", "none"):
@@ -105,13 +114,13 @@ class Sampler:
         return Samples(x, self.nfe(state), trajectory)
 
     def begin(self, keys: Keys, shape: tuple[int, ...], dtype=jnp.float32) -> State:
-        """A draw from the prior, or uniform noise, and the stepper's carry."""
+        """A draw from the prior, or uniform noise, as `on_begin` has it, and the carry."""
         if self.uniform is None:
             x = self.process.prior_sample(fold_in(keys, 0), shape, dtype)
         else:
             low, high = self.uniform
             x = low + (high - low) * uniform(fold_in(keys, 0), shape, dtype)
-        return self.start(x)
+        return self.start(self.on_begin(x))
 
     def start(self, x: Float[Array, "batch ..."]) -> State:
         """The state of a run that begins at x."""
@@ -143,9 +152,9 @@ class Sampler:
         return spent + int(self.denoise == "tweedie")
 
     def finish(self, score_fn: ScoreFn, state: State) -> Float[Array, "batch ..."]:
-        """The final denoising."""
+        """The final denoising, and `on_finish`."""
+        x = state.mean if self.denoise == "mean" else state.x
         if self.denoise == "tweedie":
-            x = state.x
             t = jnp.asarray(as_pairs(self.times)[-1, 1], x.dtype)
-            return self.process.tweedie(x, t, score_fn(x, batch_time(t, x)))
-        return state.mean if self.denoise == "mean" else state.x
+            x = self.process.tweedie(x, t, score_fn(x, batch_time(t, x)))
+        return self.on_finish(x)

@@ -138,9 +138,10 @@ def propagate(stepper, score_fn, pairs, mean, covariance):
     The score is affine in x (Gaussian data). Each step is then an affine map x' = A x + c + B z,
     whose parts are read off at unit vectors.
     """
-    d = len(mean)
-    x = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), jnp.zeros((d, d))])
-    z = jnp.concatenate([jnp.zeros((1 + d, d)), jnp.eye(d)])[None]
+    d, draws = len(mean), stepper.draws
+    x = jnp.concatenate([jnp.zeros((1, d)), jnp.eye(d), jnp.zeros((draws * d, d))])
+    units = jnp.eye(draws * d).reshape(draws, d, draws * d).swapaxes(1, 2)
+    z = jnp.concatenate([jnp.zeros((draws, 1 + d, d)), units], axis=1)
 
     def step(carry, pair):
         mean, covariance = carry

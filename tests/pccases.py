@@ -1,6 +1,7 @@
 """Stored runs of published predictor-corrector samplers: their samplers, and every half step."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -54,37 +55,39 @@ def published_sampler(stored, native=False):
     return sampler, reference_mixture(stored).score_fn(process)
 
 
-def follow(stored, sampler, score_fn, x_init, precision, tol):
-    """Check every stored half step of a run; (the sampler with the stored noise, its last state).
+PLAIN = {"traj_corrector": 1, "traj_predictor": 2}
+"""Stored states of a plain run, and how many parts of the chain have acted by then."""
 
-    The steps are taken one by one, and once more all together.
+
+def follow(stored, sampler, score_fn, state, tol, stages=PLAIN):
+    """Check every stored half step of a run from a state; its last state.
+
+    The sampler has the stored noise. Its steps are taken one by one, and once more all together.
+    `stages`: see `PLAIN`.
     """
-    corrector, _ = sampler.stepper.steppers
-    noise = jnp.asarray(published_noise(stored, sampler.stepper), precision)
-    sampler, key = with_noise(sampler, noise), jax.random.key(0)
-    half = dataclasses.replace(sampler, stepper=corrector)
+    parts, key = sampler.stepper.steppers, jax.random.key(0)
 
-    @jax.jit
-    def advance(state, first, last):
-        return sampler.advance(key, score_fn, state, first, last)
+    @functools.partial(jax.jit, static_argnums=0)
+    def advance(count, state, first, last):
+        part = dataclasses.replace(sampler, stepper=chain(*parts[:count]))
+        return part.advance(key, score_fn, part.start(state.x), first, last)
 
-    @jax.jit
-    def correct(state, i):
-        return half.advance(key, score_fn, half.start(state.x), i, i + 1)
-
-    start = state = sampler.start(jnp.asarray(x_init, precision))
-    end = advance(start, 0, sampler.steps)
+    end = advance(len(parts), state, 0, sampler.steps)
     for i in range(sampler.steps):
-        if corrector.draws:
-            half_way = correct(state, i)
-            _compare(stored, "corrector", i, half_way, tol)
-        state = advance(state, i, i + 1)
-        _compare(stored, "predictor", i, state, tol)
+        for name, count in stages.items():
+            if parts[count - 1].draws or f"{name}_x" in stored:
+                _compare(stored, name, i, advance(count, state, i, i + 1), tol)
+        state = advance(len(parts), state, i, i + 1)
     assert_close(end.x, state.x, tol, "all steps together")
-    return sampler, end
+    return end
 
 
-def _compare(stored, part, i, state, tol):
-    assert_close(state.x, stored[f"traj_{part}_x"][i], tol, f"{part} {i}")
-    if f"traj_{part}_mean" in stored:
-        assert_close(state.mean, stored[f"traj_{part}_mean"][i], tol, f"{part} mean {i}")
+def with_stored_noise(stored, sampler, precision="float64"):
+    """The sampler with the noise of a plain stored run."""
+    return with_noise(sampler, jnp.asarray(published_noise(stored, sampler.stepper), precision))
+
+
+def _compare(stored, name, i, state, tol):
+    assert_close(state.x, stored[f"{name}_x"][i], tol, f"{name} {i}")
+    if f"{name}_mean" in stored:
+        assert_close(state.mean, stored[f"{name}_mean"][i], tol, f"{name} mean {i}")

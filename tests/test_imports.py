@@ -20,6 +20,7 @@ FLOORS = (
     {"objectives", "steppers", "flow", "likelihood", "inverse", "guidance"},
     {"sampling"},
     {"conditioning", "tuning"},
+    {"solvers"},
     {"networks", "data", "noise_scales"},
     {"convert"},
     {"metrics", "training", "viz"},
@@ -36,7 +37,7 @@ FLOORS = (
 ALONE = {"networks", "data", "noise_scales", "convert", "metrics", "viz", "report"}
 """Parts that know nothing of SDEs: they import one another and the base, no mathematics."""
 PROGRAMS = ("run_lib", "main", "configs")
-PUBLIC = set().union(*FLOORS[:6])
+PUBLIC = set().union(*FLOORS[:7])
 """What `score_sde/__init__.py` shows by name. Only __version__ is imported from there."""
 KNOW_CONFIGURATIONS = (
     "score_sde.build",
@@ -58,7 +59,7 @@ def may_import(part: str) -> set[str]:
     below = set().union(*FLOORS[: row + 1])
     if part in ALONE:
         return below & (ALONE | BASE)
-    upper = set().union(*FLOORS[9:])
+    upper = set().union(*FLOORS[10:])
     return below | ({"__init__"} if part in upper else set())
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pccases import follow, published_sampler
+from pccases import follow, published_sampler, with_stored_noise
 
 from golden import assert_close, cases, load
 from score_sde import guidance
@@ -56,7 +56,8 @@ class TestPublishedClasses:
         guided = guidance.classifier(score_fn, logits, jnp.asarray(stored["labels"]))
         assert_close(np.asarray(sampler.times)[:, 0], stored["timesteps"], 1e-12)
         x_init = sampler.process.prior_std * stored["prior_noise"].astype(float)
-        sampler, end = follow(stored, sampler, guided, x_init, "float64", 1e-8)
+        sampler = with_stored_noise(stored, sampler)
+        end = follow(stored, sampler, guided, sampler.start(jnp.asarray(x_init)), 1e-8)
         assert_close(sampler.finish(guided, end), stored["final"], 1e-8, "final")
 
 

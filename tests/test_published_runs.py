@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mathcases import reference_mixture, with_noise
-from pccases import follow, published_sampler
+from pccases import follow, published_sampler, with_stored_noise
 
 from golden import assert_close, cases, load, meta
 from score_sde import grids
@@ -33,7 +33,9 @@ def _check_run(stored, sampler, score_fn, precision, tol):
     settings = meta(stored)
     x_init = sampler.process.prior_std * stored["prior_noise"].astype(float)
     assert_close(x_init, stored["x_init"], 1e-9 if settings["continuous"] else 1e-6)
-    sampler, end = follow(stored, sampler, score_fn, stored["x_init"], precision, tol)
+    sampler = with_stored_noise(stored, sampler, precision)
+    start = sampler.start(jnp.asarray(stored["x_init"], precision))
+    end = follow(stored, sampler, score_fn, start, tol)
     assert_close(sampler.finish(score_fn, end), stored["final_denoise"], tol, "final_denoise")
     assert_close(end.x, stored["final_no_denoise"], tol, "final_no_denoise")
     # The reference counts calls for a predictor or corrector that is `none` as well.

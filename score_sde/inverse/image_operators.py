@@ -111,6 +111,21 @@ def colorization(event: Event, weights: Sequence[float] | None = None) -> Separa
     return mix_channels(event, w[:, None])
 
 
+def grey_channel(event: Event, matrix: Num[np.ndarray, "c c"] | Sequence | None = None) -> Masked:
+    """The grey image as channel 0 of y_j = sum_i x_i M_ij, the other channels unknown.
+
+    It measures what `colorization` does. Here the basis is known as well, which imputation uses.
+
+    Args:
+        event: shape of one image.
+        matrix: M, invertible; by default `grey_basis`, so that channel 0 is sqrt(c) times the mean.
+            `PUBLISHED_BASIS` repeats the published code.
+    """
+    basis = grey_basis(event[2]) if matrix is None else np.asarray(matrix, float)
+    known = np.arange(event[2]) == 0
+    return Masked(mix_channels(event, basis), known[None, None, None])
+
+
 def block_mean(event: Event, scale: int) -> Separable:
     """The mean of each block of scale x scale pixels, (h/scale, w/scale, c).
 

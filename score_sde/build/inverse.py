@@ -1,0 +1,90 @@
+"""What config.inverse describes: which linear map of an image is measured, and the solver."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool
+
+from score_sde import inverse
+from score_sde.build.names import blame, choose
+from score_sde.build.sections import InverseSettings
+from score_sde.build.settings import Settings
+from score_sde.errors import UserError
+from score_sde.inverse import Operator
+from score_sde.inverse.image_operators import Event
+from score_sde.solvers import SOLVERS, Solver
+
+Known = Bool[np.ndarray, "h w 1"]
+"""True where a pixel is known, of --mask."""
+
+
+def _blur(section: InverseSettings, event: Event, known: Known) -> Operator:
+    if section.kernel == "gaussian":
+        kernel = inverse.gaussian_kernel(section.width)
+    else:
+        kernel = inverse.motion_kernel(section.width, math.radians(section.angle))
+    return inverse.blur(event, kernel, section.edges)
+
+
+def _smaller(section: InverseSettings, event: Event, known: Known) -> Operator:
+    make = {"block_mean": inverse.block_mean, "bicubic": inverse.bicubic}[section.filter]
+    return make(event, section.scale)
+
+
+TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
+    "inpaint": lambda section, event, known: inverse.inpainting(event, known),
+    "colorize": lambda section, event, known: inverse.colorization(event),
+    "superresolve": _smaller,
+    "deblur": _blur,
+}
+"""By the name in config.inverse.task."""
+
+
+def build_operator(section: InverseSettings, event: Event, known: Known) -> Operator:
+    """The operator of config.inverse for images of shape `event`.
+
+    Raises:
+        UserError: what an operator refuses, such as a scale that does not divide the image.
+    """
+    with blame("inverse"):
+        return choose("inverse.task", TASKS, section.task)(section, event, known)
+
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "mmps": {"cg_steps": "steps"},
+    "dps_published": {"zeta": "zeta"},
+    "projection": {"strength": "strength"},
+    "ddnm": {"eta": "eta"},
+    "ddrm": {"eta": "eta"},
+    "diffpir": {"weight": "weight", "zeta": "zeta"},
+    "repaint": {"jump": "jump", "resample": "resample"},
+}
+"""By solver: entry of config.inverse -> option of the solver."""
+WITH_DATA_STD = ("dps", "pigdm")
+"""Solvers that need to know the standard deviation of the data, config.data.std."""
+
+
+def build_solver(settings: Settings) -> Solver:
+    """The solver of config.inverse.
+
+    Raises:
+        UserError: an unknown solver, or an entry that means nothing to it.
+    """
+    section, usual = settings.inverse, InverseSettings()
+    make = choose("inverse.solver", SOLVERS, section.solver)
+    own = OPTIONS.get(section.solver, {})
+    for entry in {entry for names in OPTIONS.values() for entry in names}:
+        if entry not in own and getattr(section, entry) != getattr(usual, entry):
+            known = ", ".join(name for name, names in OPTIONS.items() if entry in names)
+            raise UserError(
+                f"config.inverse.{entry}={getattr(section, entry)} means nothing to "
+                f"solver={section.solver}; leave it at {getattr(usual, entry)}, or take {known}"
+            )
+    options = {name: getattr(section, entry) for entry, name in own.items()}
+    if options.get("zeta") == 0:
+        del options["zeta"]
+    if section.solver in WITH_DATA_STD:
+        options["data_std"] = settings.data.std
+    with blame("inverse"):
+        return make(**options)

@@ -1,0 +1,72 @@
+"""Settings of what stands beside a score model: dequantizer, classifier, inverse problems."""
+
+import dataclasses
+from typing import Literal
+
+from score_sde.build.entry import count, entry, interval
+
+
+@dataclasses.dataclass(frozen=True)
+class DequantizerSettings:
+    """The flow of variational dequantization and its training."""
+
+    filters: int = count(96, "channels of a coupling's network")
+    components: int = count(32, "components of the logistic mixture")
+    blocks: int = count(2, "blocks of a coupling")
+    heads: int = count(4, "attention heads; 0: no attention", 0)
+    couplings: int = count(4, "couplings")
+    context_filters: int = count(32, "channels of the image's features")
+    context_layers: int = count(3, "layers of the image's features", 0)
+    context_heads: int = count(0, "attention heads of the image's features; 0: none", 0)
+    mix_channels: bool = entry(True, "invertible 1x1 convolutions between couplings")
+    activate_output: bool = entry(False, "activation after the last block")
+    batch_size: int = count(128, "images a step, over all devices")
+    steps: int = count(300_000, "optimizer updates in all")
+    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
+    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
+    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
+    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifier of noisy images that guides sampling, and its training."""
+
+    depth: int = count(28, "convolutions in a row of the Wide-ResNet, 6 n + 4", 10)
+    widen: int = count(10, "channels, in units of 16, 32 and 64")
+    nf: int = count(128, "frequencies of the noise level's embedding")
+    dropout: float = entry(0.0, "share of activations that are dropped", least=0, below=1)
+    batch_size: int = count(128, "images a step, over all devices")
+    steps: int = count(100_000, "optimizer updates in all")
+    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
+    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
+    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
+    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseSettings:
+    """What --mode reconstruct measures of an image, and how it draws images that fit."""
+
+    task: Literal["inpaint", "colorize", "superresolve", "deblur"] = entry(
+        "inpaint", "what is measured: known pixels, grey, fewer pixels, a blurred image"
+    )
+    std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
+    scale: int = count(2, "superresolve: pixels of each side that become one", 2)
+    filter: Literal["block_mean", "bicubic"] = entry("block_mean", "superresolve: how they do")
+    kernel: Literal["gaussian", "motion"] = entry("gaussian", "deblur: the blur")
+    width: float = entry(
+        1.0, "deblur: standard deviation of a Gaussian, length of a motion, in pixels", above=0
+    )
+    angle: float = entry(0.0, "deblur: direction of a motion, in degrees")
+    edges: Literal["circular", "valid"] = entry("circular", "deblur: what lies beyond the edges")
+    solver: str = entry("pigdm", "how images are drawn that fit the measurement")
+    cg_steps: int = count(1, "mmps: steps of conjugate gradients")
+    strength: float = entry(1.0, "projection: lambda of the consistency step", least=0, most=1)
+    eta: float = entry(0.85, "ddnm, ddrm: share of fresh noise", least=0, most=1)
+    weight: float = entry(7.0, "diffpir: weight of the denoised image", above=0)
+    zeta: float = entry(
+        0.0, "dps_published: step; diffpir: share of fresh noise; 0: published", least=0
+    )
+    jump: int = count(10, "repaint: steps of a stretch")
+    resample: int = count(10, "repaint: how often a stretch is made")

@@ -1,0 +1,271 @@
+"""Solvers of linear inverse problems: samples of p(x | y) for a measurement y = A x + std z.
+
+A solver is a condition (see `conditioning`) whose `given` is a `Measurement` with one row a sample.
+It is made of parts: guidance of the score, data consistency, a stepper, a grid, and what happens at
+the start and at the end. `SOLVERS` has a function of options for each name:
+
+    solver = SOLVERS["ddnm"](eta=0.85)
+    solver.check(measurement)             # raises UserError for what it cannot do
+    sampler = solver.prepare(sampler)     # its grid
+    conditioned, guided = solver(sampler, score_fn, measurement)     # inside jit
+
+None is exact for all data; docs/results/inverse.md measures how far each is from the posterior.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_sde import guidance, steppers
+from score_sde.arrays import ScoreFn
+from score_sde.conditioning import Condition
+from score_sde.errors import UserError
+from score_sde.grids import with_jumps
+from score_sde.inverse.consistency import (
+    Consistency,
+    after,
+    before,
+    consistent,
+    exact,
+    overwrite,
+    parts,
+)
+from score_sde.inverse.dps import DPS
+from score_sde.inverse.measurement import Measurement
+from score_sde.inverse.restoration import DDNM, DDRM, DiffPIR, RePaint
+from score_sde.sampling import Sampler
+
+PLAIN = guidance.Cost(evaluations=1, vjps=0)
+"""An evaluation without derivatives."""
+
+
+def _anything(measurement: Measurement) -> None:
+    """No measurement is refused."""
+
+
+def _same(times: Any) -> Any:
+    """The grid as it is."""
+    return times
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A condition for measurements, and what must be known before it runs.
+
+    Args:
+        condition: (sampler, score_fn, measurement) -> (sampler, score_fn), inside jit.
+        check: outside jit; raises UserError for a measurement that the solver cannot use.
+        grid: what becomes of the times of the sampler.
+        own_steps: whether it brings its own stepper, so that the sampler's is not used.
+        cost: of one evaluation that the sampler counts.
+    """
+
+    condition: Condition
+    check: Callable[[Measurement], None] = _anything
+    grid: Callable[[Any], Any] = _same
+    own_steps: bool = False
+    cost: guidance.Cost = PLAIN
+
+    def __call__(
+        self, sampler: Sampler, score_fn: ScoreFn, given: Measurement
+    ) -> tuple[Sampler, ScoreFn]:
+        """The condition."""
+        return self.condition(sampler, score_fn, given)
+
+    def prepare(self, sampler: Sampler) -> Sampler:
+        """The sampler with the solver's grid, outside jit: a driver counts its steps."""
+        return dataclasses.replace(sampler, times=self.grid(sampler.times))
+
+
+def _guided(name: str, check: Callable[[Measurement], None] = _anything, **options: Any) -> Solver:
+    """A guidance of that name: the score is changed, the sampler stays."""
+    make, cost = getattr(guidance, name), guidance.cost(name, options.get("steps", 1))
+
+    def condition(sampler, score_fn, given):
+        return sampler, make(score_fn, sampler.process, given, **options)
+
+    return Solver(condition, check, cost=cost)
+
+
+def _dps(data_std: float = 1.0) -> Solver:
+    return _guided("dps", _check_spread(data_std), data_std=data_std)
+
+
+def _check_spread(data_std: float) -> Callable[[Measurement], None]:
+    def check(measurement):
+        if data_std == 0 and not np.all(np.asarray(measurement.std) > 0):
+            raise UserError(
+                "dps with data_std=0 divides by the noise of the measurement, which is 0; take "
+                "data_std > 0, the standard deviation of the data"
+            )
+
+    return check
+
+
+def _dps_published(zeta: float = 1.0) -> Solver:
+    def condition(sampler, score_fn, given):
+        stepper = DPS(sampler.stepper, sampler.process, given, zeta)
+        return dataclasses.replace(sampler, stepper=stepper), score_fn
+
+    return Solver(condition, cost=guidance.Cost(1, 1))
+
+
+def _own(make: Callable[..., steppers.Stepper], check=_anything, begin: bool = False) -> Solver:
+    """A stepper of its own, `make(process, measurement)`, and an exact end without noise."""
+
+    def condition(sampler, score_fn, given):
+        stepper = make(sampler.process, given)
+        changes = {"stepper": stepper, "on_finish": exact(given)}
+        if begin:
+            changes["on_begin"] = _begin_of(sampler, stepper.begin)
+        return dataclasses.replace(sampler, **changes), score_fn
+
+    return Solver(condition, check, own_steps=True)
+
+
+def _ddnm(eta: float = 0.85) -> Solver:
+    def check(measurement):
+        if np.any(np.asarray(measurement.std) > 0):
+            measurement.operator.spectrum()
+
+    return _own(lambda process, given: DDNM(process, given, eta), check)
+
+
+def _ddrm(eta: float = 0.85, eta_b: float = 1.0) -> Solver:
+    def check(measurement):
+        measurement.operator.spectrum()
+
+    return _own(lambda process, given: DDRM(process, given, eta, eta_b), check, begin=True)
+
+
+def _diffpir(weight: float = 7.0, zeta: float = 0.3) -> Solver:
+    return _own(lambda process, given: DiffPIR(process, given, weight, zeta))
+
+
+def _projection(strength: float = 1.0) -> Solver:
+    """Algorithm 8.2: consistency before each predictor and corrector, exact at the end."""
+
+    def condition(sampler, score_fn, given):
+        step = Consistency(sampler.process, consistent(given, strength))
+        stepper = before(step, sampler.stepper)
+        return dataclasses.replace(sampler, stepper=stepper, on_finish=exact(given)), score_fn
+
+    return Solver(condition)
+
+
+def _imputation(published: bool = False) -> Solver:
+    """B.5.9: what is known replaces what is there after each predictor and corrector."""
+    return Solver(_impute_published if published else _impute, _noise_free("imputation"))
+
+
+def _impute(sampler, score_fn, given):
+    step = Consistency(sampler.process, consistent(given))
+
+    def begin(x):
+        t = jnp.asarray(sampler.process.t_max, x.dtype)
+        return step.at(x, t, x / sampler.process.prior_std)
+
+    return (
+        dataclasses.replace(
+            sampler,
+            stepper=after(step, sampler.stepper),
+            on_begin=_begin_of(sampler, begin),
+            on_finish=exact(given),
+        ),
+        score_fn,
+    )
+
+
+def _impute_published(sampler, score_fn, given):
+    """The published code, which differs from the default:
+
+    - The start has the known data without noise.
+    - The known data after the predictor have the noise level at the step's start.
+    - The mean is that of the overwritten state, so it keeps the noise of the last step.
+    - Nothing is done after the last step: the known data are alpha y there.
+    """
+    step = Consistency(sampler.process, overwrite(given))
+    stepper = steppers.chain(
+        *(one for part in parts(sampler.stepper) for one in (part, steppers.at_start(step)))
+    )
+    basis, mask = given.operator.operator, given.operator.mask
+
+    def begin(x):
+        known = jnp.where(mask, given.y, jnp.zeros((), x.dtype))
+        prior = jnp.where(mask, jnp.zeros((), x.dtype), x)  # in x itself, whatever the basis
+        return basis.pinv(known + basis.forward(prior))
+
+    changed = {"stepper": stepper, "on_begin": _begin_of(sampler, begin)}
+    return dataclasses.replace(sampler, **changed), score_fn
+
+
+def _repaint(jump: int = 10, resample: int = 10) -> Solver:
+    def condition(sampler, score_fn, given):
+        sampler, score_fn = _impute(sampler, score_fn, given)
+        stepper = RePaint(sampler.process, sampler.stepper)
+        return dataclasses.replace(sampler, stepper=stepper), score_fn
+
+    def grid(times):
+        return with_jumps(times, jump, resample)
+
+    return Solver(condition, _noise_free("repaint"), grid)
+
+
+def _begin_of(sampler: Sampler, begin: Callable) -> Callable:
+    """`begin` of a draw of the prior."""
+    if sampler.uniform is not None:
+        raise ValueError(
+            "the solver starts from the prior, but the sampler from uniform noise; use "
+            "sampling.start=prior"
+        )
+    return begin
+
+
+def _noise_free(name: str) -> Callable[[Measurement], None]:
+    def check(measurement):
+        noisy = int(np.sum(np.asarray(measurement.std) > 0))
+        if noisy:
+            raise UserError(
+                f"{name} is for measurements without noise, and {noisy} of "
+                f"{len(measurement.std)} have std > 0: it would repeat their noise; take std=0, or "
+                f"one of {', '.join(n for n in SOLVERS if n not in ('imputation', 'repaint'))}"
+            )
+
+    return check
+
+
+SOLVERS: Mapping[str, Callable[..., Solver]] = {
+    "dps": _dps,
+    "pigdm": lambda data_std=1.0: _guided("pigdm", data_std=data_std),
+    "mmps": lambda steps=1: _guided("mmps", steps=steps),
+    "tmpd": lambda: _guided("tmpd"),
+    "dps_published": _dps_published,
+    "imputation": _imputation,
+    "projection": _projection,
+    "ddnm": _ddnm,
+    "ddrm": _ddrm,
+    "diffpir": _diffpir,
+    "repaint": _repaint,
+}
+"""Options -> `Solver`, by name. The options and their defaults are those of the parts:
+
+| name | options | takes std > 0 |
+|---|---|---|
+| dps, pigdm | data_std 1 | yes |
+| mmps | steps 1 | yes |
+| tmpd | | yes |
+| dps_published | zeta 1 | its size is not used |
+| imputation | published False | no |
+| projection | strength 1 (lambda) | lambda < 1, its size is not used |
+| ddnm | eta 0.85 | with a spectrum |
+| ddrm | eta 0.85, eta_b 1 | yes; needs a spectrum |
+| diffpir | weight 7, zeta 0.3 | yes |
+| repaint | jump 10, resample 10 | no |
+
+`dps_published` needs a predictor alone: Ancestral, ReverseDiffusion or EulerMaruyama. `imputation`
+with published=True needs a `Masked` operator and denoise="mean", as samplers with
+sampling.compat=published have it.
+"""
