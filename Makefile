@@ -9,10 +9,13 @@ STAMP := $(VENV)/.installed
 
 DEMO := runs/demo
 RECIPE := configs/vp/ddpmpp_cont.py:digits
+# 20 evaluations of the network, as good as 201 of the recipe's sampler (docs/results/samplers.md).
+FAST := --config.sampling.predictor=unipc --config.sampling.corrector=none \
+	--config.sampling.grid=log_snr --config.sampling.steps=19
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo smoke lint typecheck test test-all test-lowest test-newest format settings lock clean
+.PHONY: help venv demo bench smoke lint typecheck test test-all test-lowest test-newest format settings lock clean
 
 help:  ## show this list
 	@echo "make TARGET, with TARGET one of"
@@ -34,9 +37,12 @@ $(STAMP): pyproject.toml $(LOCK)
 
 demo: venv  ## train on the embedded digits, sample, evaluate, and write a report into runs/demo
 	$(BIN)/python main.py --config $(RECIPE) --mode train --workdir $(DEMO)
-	$(BIN)/python main.py --mode sample --workdir $(DEMO)
+	$(BIN)/python main.py --mode sample --workdir $(DEMO) $(FAST)
 	$(BIN)/python main.py --mode eval --workdir $(DEMO)
 	$(BIN)/python main.py --mode report --workdir $(DEMO)
+
+bench: venv  ## quality of samples against evaluations, for every sampler on the demo's model
+	$(BIN)/python benchmarks/quality.py --workdir $(DEMO) --picture $(DEMO)/quality.png
 
 # The same four commands at reduced length.
 SMOKE_TRAIN := --config.training.steps=60

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from score_sde import tuning
 from score_sde.arrays import sample_keys
@@ -137,6 +137,7 @@ class Bench:
 def main(argv: list[str]) -> None:
     """Print a line for each sampler and number, draw the picture."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # Orbax tells a great deal
     bench, values = Bench.of(Path(FLAGS.workdir)), {}
     own = [bench.distance(bench.changed(_own(bench)), seed) for seed in range(FLAGS.seeds)]
     if own:

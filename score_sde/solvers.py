@@ -113,7 +113,7 @@ def _dps_published(zeta: float = 1.0) -> Solver:
     return Solver(condition, cost=guidance.Cost(1, 1))
 
 
-def _own(make: Callable[..., steppers.Stepper], check=_anything, begin: bool = False) -> Solver:
+def _own(make: Callable[..., Any], check=_anything, begin: bool = False) -> Solver:
     """A stepper of its own, `make(process, measurement)`, and an exact end without noise."""
 
     def condition(sampler, score_fn, given):

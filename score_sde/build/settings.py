@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 import ml_collections
 
 from score_sde.build.entry import Entry, count, entry, interval
+from score_sde.build.sections import ClassifierSettings, DequantizerSettings, InverseSettings
 from score_sde.errors import UserError
 
 Section: TypeAlias = ml_collections.FrozenConfigDict
@@ -216,44 +217,6 @@ class Quality:
     seeds: int = count(1, "sets of samples")
 
 
-@dataclasses.dataclass(frozen=True)
-class DequantizerSettings:
-    """The flow of variational dequantization and its training."""
-
-    filters: int = count(96, "channels of a coupling's network")
-    components: int = count(32, "components of the logistic mixture")
-    blocks: int = count(2, "blocks of a coupling")
-    heads: int = count(4, "attention heads; 0: no attention", 0)
-    couplings: int = count(4, "couplings")
-    context_filters: int = count(32, "channels of the image's features")
-    context_layers: int = count(3, "layers of the image's features", 0)
-    context_heads: int = count(0, "attention heads of the image's features; 0: none", 0)
-    mix_channels: bool = entry(True, "invertible 1x1 convolutions between couplings")
-    activate_output: bool = entry(False, "activation after the last block")
-    batch_size: int = count(128, "images a step, over all devices")
-    steps: int = count(300_000, "optimizer updates in all")
-    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
-    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
-    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
-    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassifierSettings:
-    """The classifier of noisy images that guides sampling, and its training."""
-
-    depth: int = count(28, "convolutions in a row of the Wide-ResNet, 6 n + 4", 10)
-    widen: int = count(10, "channels, in units of 16, 32 and 64")
-    nf: int = count(128, "frequencies of the noise level's embedding")
-    dropout: float = entry(0.0, "share of activations that are dropped", least=0, below=1)
-    batch_size: int = count(128, "images a step, over all devices")
-    steps: int = count(100_000, "optimizer updates in all")
-    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
-    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
-    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
-    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
-
-
 SECTIONS: dict[str, type] = {
     "data": Data,
     "optim": Optim,
@@ -263,10 +226,11 @@ SECTIONS: dict[str, type] = {
     "quality": Quality,
     "dequantizer": DequantizerSettings,
     "classifier": ClassifierSettings,
+    "inverse": InverseSettings,
 }
 OPEN = ("sde", "model")
 """Sections that name an object; the object's fields are their entries."""
-START_ANEW = ("sampling", "eval", "quality", "dequantizer", "classifier")
+START_ANEW = ("sampling", "eval", "quality", "dequantizer", "classifier", "inverse")
 """Sections all of whose entries may change between starts of a training run."""
 
 
@@ -286,6 +250,7 @@ class Settings:
     quality: Quality
     dequantizer: DequantizerSettings
     classifier: ClassifierSettings
+    inverse: InverseSettings
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `get_config` returns and `config.json` holds them."""

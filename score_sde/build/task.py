@@ -11,14 +11,8 @@ import optax
 from score_sde import objectives
 from score_sde.build.names import blame, choose
 from score_sde.build.network import build_parameterization
-from score_sde.build.settings import (
-    ClassifierSettings,
-    DequantizerSettings,
-    Optim,
-    Settings,
-    Training,
-    to_dict,
-)
+from score_sde.build.sections import ClassifierSettings, DequantizerSettings
+from score_sde.build.settings import Optim, Settings, Training, to_dict
 from score_sde.data.augment import LABELS, Augment
 from score_sde.errors import UserError
 from score_sde.networks.uncertainty import Uncertainty

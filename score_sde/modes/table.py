@@ -38,6 +38,9 @@ MODES = {
     "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
     "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
     "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
+    "reconstruct": Mode(
+        "reconstruct", "checkpoints", "draws images that fit a measurement: blurred, grey, small"
+    ),
     "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
     "tune_steps": Mode(
         "tune_steps", "checkpoints", "finds the time grid and solver for few evaluations"
@@ -51,7 +54,7 @@ MODES = {
 
 RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
-INPUTS = ("encode", "decode", "interpolate", "inpaint")
+INPUTS = ("encode", "decode", "interpolate", "inpaint", "reconstruct")
 
 
 class Flag(NamedTuple):
@@ -186,14 +189,14 @@ FLAGS = (
     ),
     Flag(
         "mask",
-        ("inpaint",),
+        ("inpaint", "reconstruct"),
         "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
         "hides 70 %), or an image file, white where known; default left.",
     ),
     Flag(
         "copies",
-        ("inpaint",),
-        "Completions of each image; default 8.",
+        ("inpaint", "reconstruct"),
+        "Samples of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
     ),
     Flag(
