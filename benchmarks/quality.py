@@ -53,6 +53,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "dpmpp_3m_sde": {"predictor": "dpmpp_3m_sde"},
     "reverse_diffusion": {"predictor": "reverse_diffusion"},
 }
+YTICKS = [2, 5, 10, 20, 50, 100, 200]
 flags.DEFINE_string("workdir", None, "Working directory of a trained model.", required=True)
 flags.DEFINE_list("evaluations", ["5", "8", "10", "20", "40"], "Numbers of evaluations.")
 flags.DEFINE_list("samplers", list(SAMPLERS), "Samplers to measure.")
@@ -163,17 +164,22 @@ def _own(bench: Bench) -> dict[str, Any]:
 
 def _draw(values: dict[str, dict[str, float]], own: list[float]) -> None:
     figure, axes = new_figure()
-    for name in FLAGS.samplers:
+    for number, name in enumerate(FLAGS.samplers):
         best: dict[int, float] = {}
         for label, found in values.items():
             if label.startswith(f"{name}, ") and np.isfinite(found["fid"]):
                 count = int(found["evaluations"])
                 best[count] = min(best.get(count, np.inf), found["fid"])
         counts = sorted(best)
-        axes.plot(counts, [best[count] for count in counts], marker="o", label=name, lw=1)
+        look = {"marker": "os^"[number // 10 % 3], "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        axes.plot(counts, [best[count] for count in counts], label=name, lw=1, **look)
     if own:
         axes.axhspan(min(own), max(own), color="0.8", label="the run's own sampler")
     axes.set(xlabel="evaluations", ylabel="Frechet distance", xscale="log", yscale="log")
+    axes.set_ylim(top=200)  # what is above is of no use
+    for axis, ticks in ((axes.xaxis, [int(n) for n in FLAGS.evaluations]), (axes.yaxis, YTICKS)):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_ticks([], minor=True)
     axes.legend(fontsize=7, ncol=2)
     Path(FLAGS.picture).write_bytes(figure_png(figure))
 

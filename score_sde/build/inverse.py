@@ -1,15 +1,17 @@
 """What config.inverse describes: which linear map of an image is measured, and the solver."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool
 
-from score_sde import inverse
+from score_sde import guidance, inverse
 from score_sde.build.names import blame, choose
 from score_sde.build.sections import InverseSettings
 from score_sde.build.settings import Settings
+from score_sde.conditioning import Condition
 from score_sde.errors import UserError
 from score_sde.inverse import Operator
 from score_sde.inverse.image_operators import Event
@@ -32,9 +34,15 @@ def _smaller(section: InverseSettings, event: Event, known: Known) -> Operator:
     return make(event, section.scale)
 
 
+def _grey(section: InverseSettings, event: Event, known: Known) -> Operator:
+    if event[2] == 1:
+        raise ValueError("task=colorize needs images with several channels; these are grey")
+    return inverse.colorization(event)
+
+
 TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
     "inpaint": lambda section, event, known: inverse.inpainting(event, known),
-    "colorize": lambda section, event, known: inverse.colorization(event),
+    "colorize": _grey,
     "superresolve": _smaller,
     "deblur": _blur,
 }
@@ -52,7 +60,10 @@ def build_operator(section: InverseSettings, event: Event, known: Known) -> Oper
 
 
 OPTIONS: dict[str, dict[str, str]] = {
-    "mmps": {"cg_steps": "steps"},
+    "dps": {"guided_below": ""},
+    "pigdm": {"guided_below": ""},
+    "tmpd": {"guided_below": ""},
+    "mmps": {"guided_below": "", "cg_steps": "steps"},
     "dps_published": {"zeta": "zeta"},
     "projection": {"strength": "strength"},
     "ddnm": {"eta": "eta"},
@@ -60,7 +71,9 @@ OPTIONS: dict[str, dict[str, str]] = {
     "diffpir": {"weight": "weight", "zeta": "zeta"},
     "repaint": {"jump": "jump", "resample": "resample"},
 }
-"""By solver: entry of config.inverse -> option of the solver."""
+"""By solver: entry of config.inverse -> option of the solver; "" is done here."""
+GUIDED = ("dps", "pigdm", "mmps", "tmpd")
+"""Solvers that change the score alone, everything else is the sampler's."""
 WITH_DATA_STD = ("dps", "pigdm")
 """Solvers that need to know the standard deviation of the data, config.data.std."""
 
@@ -81,10 +94,28 @@ def build_solver(settings: Settings) -> Solver:
                 f"config.inverse.{entry}={getattr(section, entry)} means nothing to "
                 f"solver={section.solver}; leave it at {getattr(usual, entry)}, or take {known}"
             )
-    options = {name: getattr(section, entry) for entry, name in own.items()}
+    options = {name: getattr(section, entry) for entry, name in own.items() if name}
     if options.get("zeta") == 0:
         del options["zeta"]
     if section.solver in WITH_DATA_STD:
         options["data_std"] = settings.data.std
     with blame("inverse"):
-        return make(**options)
+        solver = make(**options)
+    if section.solver not in GUIDED:
+        return solver
+    return dataclasses.replace(solver, condition=_limited(solver, section.guided_below))
+
+
+def _limited(solver: Solver, most: float) -> Condition:
+    """The solver's guidance at noise levels up to `most` alone.
+
+    The derivative of the denoised image is that of x + sigma^2 score, divided by alpha: where alpha
+    is small, so it must be too, and the error of a network is multiplied. There samples know
+    nothing of the image yet.
+    """
+
+    def condition(sampler, score_fn, given):
+        sampler, guided = solver(sampler, score_fn, given)
+        return sampler, guidance.within(guided, score_fn, sampler.process, 0.0, most)
+
+    return condition

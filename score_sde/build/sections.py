@@ -60,7 +60,10 @@ class InverseSettings:
     )
     angle: float = entry(0.0, "deblur: direction of a motion, in degrees")
     edges: Literal["circular", "valid"] = entry("circular", "deblur: what lies beyond the edges")
-    solver: str = entry("pigdm", "how images are drawn that fit the measurement")
+    solver: str = entry("ddnm", "how images are drawn that fit the measurement")
+    guided_below: float = entry(
+        10.0, "dps, pigdm, mmps, tmpd: largest sigma/alpha at which the score is guided", above=0
+    )
     cg_steps: int = count(1, "mmps: steps of conjugate gradients")
     strength: float = entry(1.0, "projection: lambda of the consistency step", least=0, most=1)
     eta: float = entry(0.85, "ddnm, ddrm: share of fresh noise", least=0, most=1)

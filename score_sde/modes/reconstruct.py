@@ -80,7 +80,8 @@ def main(
     drawn = draw.all(params, keys, rows, f"{section.task} by {section.solver}")
     check_finite(drawn, folder)
     if leads():
-        found = _compared(operator, originals, measurement, np.asarray(pixels.unit(drawn)))
+        unit = (drawn - pixels.low) / (pixels.high - pixels.low)
+        found = _compared(operator, originals, measurement, unit)
         how = record_of(step) | {"seed": run.settings.seed, "mask": mask, "copies": copies}
         how |= {"inverse": to_dict(section), "sampling": to_dict(run.settings.sampling)}
         with writing(folder):
@@ -129,7 +130,7 @@ def _save(folder: Path, found: Found, names: list[str], how: Mapping[str, Any]) 
         {"name": name} | {key: float(values[i]) for key, values in rows.items()}
         for i, name in enumerate(names)
     ]
-    write_json(folder / "metrics.json", dict(how) | {"mean": summary, "images": table})
+    write_json(folder / "metrics.json", dict(how) | {"mean": summary, "rows": table})
     operator, y = found.measurement.operator, found.measurement.y
     seen = np.clip(np.asarray(operator.pinv(y)), 0.0, 1.0)
     viz.save_png(folder / "grid.png", _grid(found.originals, seen, samples, mean, std))
