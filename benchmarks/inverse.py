@@ -114,9 +114,7 @@ def sampler_of(solver: Solver, budget: int) -> Sampler:
 def samples(problem: Problem, solver: Solver, given: inverse.Measurement, n: int, budget: int):
     """((measurements, n, d) samples, steps to less noise)."""
     sampler = sampler_of(solver, budget)
-    repeated = jax.tree.map(
-        lambda leaf: jnp.repeat(leaf, n, axis=0) if leaf.shape[0] > 1 else leaf, given
-    )
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, n, axis=0), given.rows(len(given.y)))
 
     @jax.jit
     def run(key, given):
