@@ -99,7 +99,7 @@ class TestDifferences:
         found, known = both
         published, default = found["start"]
         assert_close(published[:, KNOWN], known, 1e-12)
-        prior = np.asarray(SDE.prior_sample(jax.random.fold_in(KEY, 0), SHAPE, jnp.float64))
+        prior = SDE.prior_sample(jax.random.fold_in(KEY, 0), SHAPE, jnp.float64)
         assert_close(default[:, KNOWN], SDE.perturb(known, jnp.asarray(1.0), prior[:, KNOWN]), 1e-9)
         for start in (published, default):
             assert_close(start[:, ~KNOWN], prior[:, ~KNOWN], 1e-12)
@@ -135,6 +135,6 @@ def test_basis():
         inverse.grey_channel((1, 1, 3), m).operator for m in (inverse.PUBLISHED_BASIS, None)
     )
     assert default.orthogonal and not published.orthogonal
-    grey = np.full((1, 1, 1, 3), 0.4, np.float32)
+    grey = jnp.full((1, 1, 1, 3), 0.4)
     for basis in (published, default):
         assert_close(basis.forward(grey)[..., 0], [[[0.4 * 3**0.5]]], 1e-6)

@@ -70,7 +70,7 @@ def test_measurements_without_noise_are_met(operator):
 
 
 def test_samples_do_not_depend_on_their_batch():
-    """Each row has its own mask, y and std."""
+    """Each row has its own mask, y and std. A batch of another size rounds otherwise."""
     noisy = [name for name in SOLVERS if name not in ("imputation", "repaint")]
     given = measured(inverse.inpainting(EVENT, MASKS), [0.5, 0.1, 0.02])
     run = runs(noisy, lambda name: SAMPLER)
@@ -78,8 +78,8 @@ def test_samples_do_not_depend_on_their_batch():
     part = run(KEYS[1:2], jax.tree.map(lambda rows: rows[1:2], given))
     other = run(KEYS, dataclasses.replace(given, std=jnp.asarray([0.5, 1.0, 0.02])))
     for name, x in whole.items():
-        assert_close(part[name], x[1:2], 1e-4, name)
-        assert_close(other[name][::2], x[::2], 1e-4, name)
+        assert_close(part[name], x[1:2], 1e-3, name)
+        np.testing.assert_array_equal(other[name][::2], x[::2])
         ignores = name in ("projection", "dps_published")  # what they do with std is said there
         changed = float(jnp.max(jnp.abs(other[name][1] - x[1])))
         assert (changed == 0) if ignores else (changed > 1e-3), name

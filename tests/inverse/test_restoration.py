@@ -29,7 +29,7 @@ METHODS = {
 
 def linear_parts(function, *sizes):
     """(value at 0, matrices) of an affine function of vectors of these sizes."""
-    zeros = [np.zeros(size) for size in sizes]
+    zeros = [jnp.zeros(size) for size in sizes]
     return function(*zeros), jax.jacfwd(function, argnums=tuple(range(len(sizes))))(*zeros)
 
 
