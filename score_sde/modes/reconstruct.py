@@ -130,7 +130,7 @@ def _save(folder: Path, found: Found, names: list[str], how: Mapping[str, Any]) 
         {"name": name} | {key: float(values[i]) for key, values in rows.items()}
         for i, name in enumerate(names)
     ]
-    write_json(folder / "metrics.json", dict(how) | {"mean": summary, "rows": table})
+    write_json(folder / "metrics.json", dict(how) | {"means": summary, "rows": table})
     operator, y = found.measurement.operator, found.measurement.y
     seen = np.clip(np.asarray(operator.pinv(y)), 0.0, 1.0)
     viz.save_png(folder / "grid.png", _grid(found.originals, seen, samples, mean, std))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import refused
@@ -68,7 +69,7 @@ def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_pa
     found = reconstructed(trained, tmp_path / "a", values, copies=1)
     section = InverseSettings(task="deblur")
     operator = build_operator(section, (8, 8, 1), np.ones((8, 8, 1), bool))
-    noise = found["y"] - np.asarray(operator.forward(found["originals"]))
+    noise = found["y"] - np.asarray(operator.forward(jnp.asarray(found["originals"])))
     assert abs(noise.std() - 0.2) < 0.02 and (found["y_std"] == np.float32(0.2)).all()
 
 
