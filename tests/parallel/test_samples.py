@@ -274,7 +274,7 @@ def test_conditions_give_each_sample_its_own_rows_in_batches_on_devices(
 
     @jax.jit
     def plain(params, own, given):
-        conditioned, score_fn = condition(langevin(), to_zero(params), given)
+        conditioned, score_fn = condition(langevin(), to_zero(params, given), given)
         return conditioned(own, score_fn, (8, *SHAPE)).x
 
     wanted = plain(params(), keys(), given)

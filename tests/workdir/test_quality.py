@@ -24,6 +24,7 @@ from score_sde.metrics import (
     small_pixels,
 )
 from score_sde.metrics.statistics import load_statistics
+from score_sde.parallel.samples import Drawn
 from score_sde.workdir import measurements, quality
 from score_sde.workdir.config import load_json
 from score_sde.workdir.levels import load_levels
@@ -324,7 +325,8 @@ def test_distance_during_training_is_unknown_where_samples_are_not_finite(
     class Spoiled:
         @staticmethod
         def batches(*_, **__):
-            yield slice(0, 4), np.full((4, 8, 8, 1), np.nan, np.float32)
+            images = np.full((4, 8, 8, 1), np.nan, np.float32)
+            yield slice(0, 4), Drawn(images, np.full(4, 9))
 
     monkeypatch.setattr(quality, "make_generator", lambda *_: Spoiled)
     monkeypatch.setattr(quality, "make_quality", lambda *_: None)
