@@ -11,8 +11,7 @@ from jaxtyping import Int
 
 from score_sde import viz
 from score_sde.build.classifier import build_classifier
-from score_sde.build.data import heldout_batches, training_batches
-from score_sde.build.task import loop_settings
+from score_sde.build.data import heldout_batches
 from score_sde.data import classes
 from score_sde.devices import leads, say
 from score_sde.errors import UserError, command, quoted
@@ -20,17 +19,15 @@ from score_sde.files import write_json, writing
 from score_sde.parallel.accuracy import Accuracy
 from score_sde.parallel.levels import level_times
 from score_sde.sde import Perturbation
-from score_sde.training.loop import Loop
 from score_sde.workdir.classifier import classifier_settings
-from score_sde.workdir.companion import claim
+from score_sde.workdir.companion import train
 from score_sde.workdir.folder import IN_RUN
-from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run
 
 
 def main(run: Run) -> None:
     """log p_t(class | x_t) of the run's process and images, for --mode sample --classes."""
-    settings, experiment, section = run.settings, run.experiment, run.settings.classifier
+    experiment = run.experiment
     source, heldout = run.source(train=True), run.source(train=False)
     number = classes(source)
     if number < 2:
@@ -38,34 +35,22 @@ def main(run: Run) -> None:
             f"data set {source.name!r} has {number or 'no'} classes, and a classifier needs two; "
             "put the images of each class into a sub-folder of its own"
         )
-    task, trainer = build_classifier(experiment, number)
-    run.place.check_divisible("config.classifier.batch_size", section.batch_size)
-    run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
-    folder = run.folder / "classifier"
-    claim(folder, classifier_settings(settings, number), "with its settings")
-
-    keys = run.keys("classifier")
-    batches = training_batches(experiment, source, section.batch_size)
-    loop = Loop(folder, trainer, task, loop_settings(section), batches, run.place)
-    if not loop.begin(keys["init"], experiment.shape):
-        say(
-            f"{folder} has been trained for {loop.step} steps already; raise "
-            "config.classifier.steps to go on."
-        )
+    fit, mine = build_classifier(experiment, number), classifier_settings(run.settings, number)
+    state = train(run, "classifier", fit, (source, heldout), mine, "with its settings")
+    if state is None:
         return
-    losses = heldout_loss(run, task, heldout)
-    if not loop.run(keys["train"], lambda params: losses(params, keys["eval"])):
-        return
+    folder, count = run.folder / "classifier", run.settings.eval.num_examples or len(heldout)
     times = level_times(experiment.process)
-    measure = Accuracy(task, heldout_batches(experiment, heldout, False), run.place, losses.images)
-    params = run.place.gather(loop.state.averages[0])
-    found = measure(params, keys["eval"], times)
+    batches = heldout_batches(experiment, heldout, False)
+    measure = Accuracy(fit[0], batches, run.place, min(count, len(heldout)))
+    params = run.place.gather(state.averages[0])
+    found = measure(params, run.keys("classifier")["eval"], times)
     if leads():
         with writing(folder, IN_RUN):
             _save(folder, experiment.process, times, found)
     use = command(f"--mode sample --workdir {quoted(run.folder)} --classes all")
     say(
-        f"classifier trained for {loop.step} steps; right for {found[:, 0].mean():.1%} of "
+        f"classifier trained for {int(state.step)} steps; right for {found[:, 0].mean():.1%} of "
         f"{len(found)} held-out images without noise. Use it: {use} "
         "--config.sampling.guidance_scale=1"
     )

@@ -8,13 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from score_sde.build.data import training_batches
 from score_sde.build.settings import Settings, to_dict
-from score_sde.devices import leads
+from score_sde.build.task import loop_settings
+from score_sde.data import Source
+from score_sde.devices import leads, say
 from score_sde.errors import UserError, command, quoted
 from score_sde.files import write_json
 from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run, restore, state_like
 
 
@@ -53,6 +58,44 @@ def claim(folder: Path, mine: Mapping[str, Any], advice: str) -> None:
             f"{folder} belongs to another {folder.name} ({'; '.join(listed)}). Go on "
             f"{advice.format(**there)}, or move the folder away to train one anew."
         )
+
+
+def train(
+    run: Run,
+    name: str,
+    fit: tuple[Task, Trainer],
+    sources: tuple[Source, Source],
+    mine: Mapping[str, Any],
+    advice: str,
+) -> TrainState | None:
+    """Train the companion `name` to the end, in its folder of the run; its last state.
+
+    None where a signal stopped it: the same call goes on from there. Where nothing is left to train
+    it says so.
+
+    Args:
+        run: of the score model; the section `name` has batch size, steps and intervals.
+        name: of the companion.
+        fit: its task and trainer.
+        sources: training and held-out images.
+        mine, advice: see `claim`.
+    """
+    (task, trainer), section = fit, getattr(run.settings, name)
+    run.place.check_divisible(f"config.{name}.batch_size", section.batch_size)
+    run.place.check_divisible("config.eval.batch_size", run.settings.eval.batch_size)
+    folder, keys = run.folder / name, run.keys(name)
+    claim(folder, mine, advice)
+    batches = training_batches(run.experiment, sources[0], section.batch_size)
+    loop = Loop(folder, trainer, task, loop_settings(section), batches, run.place)
+    if not loop.begin(keys["init"], run.experiment.shape):
+        say(
+            f"{folder} has been trained for {loop.step} steps already; raise config.{name}.steps "
+            "to go on."
+        )
+        return loop.state
+    losses = heldout_loss(run, task, sources[1])
+    done = loop.run(keys["train"], lambda params: losses(params, keys["eval"]))
+    return loop.state if done else None
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The dequantizer of a run: whose it is, and what evaluates with it."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.settings import Settings
 from score_sde.likelihood import Dequantizer, Uniform, Variational
-from score_sde.workdir.companion import claim, settings_of, state_of, trained_with
+from score_sde.workdir.companion import settings_of, state_of, trained_with
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Phema, Which
 
@@ -19,12 +18,6 @@ def dequantizer_settings(settings: Settings, step: Which) -> dict[str, Any]:
     """
     checkpoint = str(step) if isinstance(step, Phema) else step
     return {"score_checkpoint": checkpoint} | trained_with(settings, settings.dequantizer)
-
-
-def claim_dequantizer(folder: Path, settings: Settings, step: Which) -> None:
-    """Make the folder this dequantizer's; raises UserError where it belongs to another."""
-    advice = "with --checkpoint {score_checkpoint} and its settings"
-    claim(folder, dequantizer_settings(settings, step), advice)
 
 
 def make_dequantizer(run: Run) -> tuple[Dequantizer, dict[str, Any]]:
