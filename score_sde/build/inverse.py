@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from jaxtyping import Bool
@@ -53,10 +53,37 @@ def build_operator(section: InverseSettings, event: Event, known: Known) -> Oper
     """The operator of config.inverse for images of shape `event`.
 
     Raises:
-        UserError: what an operator refuses, such as a scale that does not divide the image.
+        UserError: what an operator refuses, such as a scale that does not divide the image, or an
+            entry that means nothing to the task.
     """
+    make = choose("inverse.task", TASKS, section.task)
+    _check_entries(section, "task", TASK_ENTRIES)
     with blame("inverse"):
-        return choose("inverse.task", TASKS, section.task)(section, event, known)
+        return make(section, event, known)
+
+
+def _check_entries(
+    section: InverseSettings, kind: str, table: Mapping[str, Collection[str]]
+) -> None:
+    """Raises UserError for an entry of the table that means nothing to the task or solver."""
+    chosen, usual = getattr(section, kind), InverseSettings()
+    for entry in dict.fromkeys(entry for entries in table.values() for entry in entries):
+        value, default = getattr(section, entry), getattr(usual, entry)
+        if value != default and entry not in table.get(chosen, ()):
+            known = ", ".join(name for name, entries in table.items() if entry in entries)
+            raise UserError(
+                f"config.inverse.{entry}={value} means nothing to {kind}={chosen}; leave it at "
+                f"{default}, or take {known}"
+            )
+
+
+TASK_ENTRIES: dict[str, tuple[str, ...]] = {
+    "inpaint": (),
+    "colorize": (),
+    "superresolve": ("scale", "filter"),
+    "deblur": ("kernel", "width", "angle", "edges"),
+}
+"""By task: the entries of config.inverse that are its own."""
 
 
 OPTIONS: dict[str, dict[str, str]] = {
@@ -72,8 +99,6 @@ OPTIONS: dict[str, dict[str, str]] = {
     "repaint": {"jump": "jump", "resample": "resample"},
 }
 """By solver: entry of config.inverse -> option of the solver; "" is done here."""
-GUIDED = ("dps", "pigdm", "mmps", "tmpd")
-"""Solvers that change the score alone, everything else is the sampler's."""
 WITH_DATA_STD = ("dps", "pigdm")
 """Solvers that need to know the standard deviation of the data, config.data.std."""
 
@@ -84,16 +109,10 @@ def build_solver(settings: Settings) -> Solver:
     Raises:
         UserError: an unknown solver, or an entry that means nothing to it.
     """
-    section, usual = settings.inverse, InverseSettings()
+    section = settings.inverse
     make = choose("inverse.solver", SOLVERS, section.solver)
     own = OPTIONS.get(section.solver, {})
-    for entry in {entry for names in OPTIONS.values() for entry in names}:
-        if entry not in own and getattr(section, entry) != getattr(usual, entry):
-            known = ", ".join(name for name, names in OPTIONS.items() if entry in names)
-            raise UserError(
-                f"config.inverse.{entry}={getattr(section, entry)} means nothing to "
-                f"solver={section.solver}; leave it at {getattr(usual, entry)}, or take {known}"
-            )
+    _check_entries(section, "solver", OPTIONS)
     options = {name: getattr(section, entry) for entry, name in own.items() if name}
     if options.get("zeta") == 0:
         del options["zeta"]
@@ -101,7 +120,7 @@ def build_solver(settings: Settings) -> Solver:
         options["data_std"] = settings.data.std
     with blame("inverse"):
         solver = make(**options)
-    if section.solver not in GUIDED:
+    if "guided_below" not in own:
         return solver
     return dataclasses.replace(solver, condition=_limited(solver, section.guided_below))
 

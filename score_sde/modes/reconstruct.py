@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from score_sde import viz
 from score_sde.arrays import sample_keys
@@ -20,9 +20,13 @@ from score_sde.build.names import blame
 from score_sde.build.settings import to_dict
 from score_sde.data.inputs import join, read_mask
 from score_sde.devices import leads
+from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
 from score_sde.inverse import Measurement, Operator, simulate
 from score_sde.metrics.image import psnr, ssim
+from score_sde.parallel.samples import Drawn
+from score_sde.sde import GaussianSDE
+from score_sde.solvers import Solver
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, split_images
 from score_sde.workdir.objects import check_finite, make_generator
@@ -50,17 +54,29 @@ def main(
     checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
-    mask: str = "left",
+    mask: str | None = None,
     copies: int = 8,
 ) -> Path:
     """Measure images as config.inverse says, and draw `copies` images that fit each measurement.
 
     `input`: image files, folders, npz files with `images`; by default the first 8 images of
-    config.eval.split. The noise of the measurement and the samples of image i depend on the seed
-    and i alone.
+    config.eval.split. The noise of the measurement and sample k of image i depend on the seed, i
+    and k alone. `mask`: known pixels of the task inpaint, by default the left half.
+
+    Raises:
+        UserError: a discrete chain, a mask for another task, what solver or operator refuse, or
+            samples that are not finite.
     """
     section, experiment = run.settings.inverse, run.experiment
-    operator = build_operator(section, experiment.shape, read_mask(mask, experiment.shape))
+    if not isinstance(experiment.process, GaussianSDE):
+        raise UserError(
+            "--mode reconstruct needs a continuous process; train a *_cont recipe. For NCSN and "
+            "NCSNv2 there is --mode inpaint"
+        )
+    if mask and section.task != "inpaint":
+        raise UserError(f"--mask means nothing to config.inverse.task={section.task}; leave it out")
+    known = read_mask(mask or "left", experiment.shape)
+    operator = build_operator(section, experiment.shape, known)
     solver = build_solver(run.settings)
     given = join(read_given(run, input, ["images"]) if input else split_images(run, first=8))
     params, step = run.weights(checkpoint)
@@ -68,21 +84,16 @@ def main(
     pixels = experiment.pixel_range
     originals = given.values.astype(np.float32) / (pixels.levels - 1)
     measurement = _measured(run, operator, originals)
-    rows = measurement.in_range(pixels).rows(len(originals))
-    with blame("inverse"):  # before the work: inside jit it would be a traceback
-        solver.check(rows)
-        sampler = solver.prepare(experiment.sampler)
-        solver(sampler, experiment.model.score_fn(params), rows)
-    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), rows)
-    keys = sample_keys(run.keys()["sample"], jnp.arange(len(originals) * copies))
-    draw = make_generator(run, run.settings.sampling.batch_size, solver)
-    draw = dataclasses.replace(draw, sampler=sampler)
-    drawn = draw.all(params, keys, rows, f"{section.task} by {section.solver}")
-    check_finite(drawn, folder)
+    drawn, nfe = _drawn(run, params, solver, measurement.in_range(pixels), copies)
+    advice = "take more config.sampling.steps, a smaller config.sampling.snr, or another solver"
+    check_finite(drawn, folder, advice)
     if leads():
         unit = (drawn - pixels.low) / (pixels.high - pixels.low)
         found = _compared(operator, originals, measurement, unit)
-        how = record_of(step) | {"seed": run.settings.seed, "mask": mask, "copies": copies}
+        how = record_of(step) | {"seed": run.settings.seed, "copies": copies}
+        how |= {"mask": mask or "left"} if section.task == "inpaint" else {}
+        how["evaluations"] = float(nfe.mean()) * solver.cost.evaluations
+        how["vector_jacobian_products"] = float(nfe.mean()) * solver.cost.vjps
         how |= {"inverse": to_dict(section), "sampling": to_dict(run.settings.sampling)}
         with writing(folder):
             summary = _save(folder, found, given.names, how)
@@ -96,9 +107,27 @@ def main(
 
 def _measured(run: Run, operator: Operator, originals: np.ndarray) -> Measurement:
     """With noise that depends on the seed and an image's number."""
-    key = jax.random.fold_in(run.keys()["sample"], 2)
-    keys = sample_keys(key, jnp.arange(len(originals)))
+    keys = sample_keys(run.keys()["eval"], jnp.arange(len(originals)))
     return simulate(operator, jnp.asarray(originals), run.settings.inverse.std, keys)
+
+
+def _drawn(
+    run: Run, params: PyTree, solver: Solver, measurement: Measurement, copies: int
+) -> Drawn:
+    """`copies` samples of each row of the measurement, which is in the model's range."""
+    count, experiment = len(measurement.y), run.experiment
+    rows = measurement.rows(count)
+    with blame("inverse"):  # before the work: inside jit it would be a traceback
+        solver.check(rows)
+        sampler = solver.prepare(experiment.sampler)
+        solver(sampler, experiment.model.score_fn(params), rows)
+    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, copies, axis=0), rows)
+    images = sample_keys(run.keys()["sample"], jnp.arange(count))
+    keys = jax.vmap(sample_keys, (0, None))(images, jnp.arange(copies)).reshape(-1)
+    draw = make_generator(run, run.settings.sampling.batch_size, solver)
+    draw = dataclasses.replace(draw, sampler=sampler)
+    title = f"{run.settings.inverse.task} by {run.settings.inverse.solver}"
+    return draw.drawn(params, keys, rows, title)
 
 
 def _compared(

@@ -30,6 +30,12 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
     """
     settings, number = run.settings.sampling, run.settings.sampling.num_samples
     params, step = run.weights(checkpoint)
+    if classes is None and (settings.guidance_scale or settings.guidance_interval):
+        raise UserError(
+            f"config.sampling.guidance_scale={settings.guidance_scale} and guidance_interval="
+            f"{settings.guidance_interval} mean nothing without --classes; name classes, or leave "
+            "them at 0 and ()"
+        )
     whole = make_generator(run, settings.batch_size).whole(number)
     scores = Scores(params) if classes is None else of_classes(run, params, classes, whole)
     draw = make_generator(run, settings.batch_size, score_fn=scores.score_fn)

@@ -19,11 +19,12 @@ from score_sde.training import dropout
 class Classification(flax.struct.PyTreeNode):
     """The task of minimizing -log p_t(label | x_t), with x_t = alpha x_0 + sigma z.
 
-    The network is given x_t/sqrt(alpha^2 std^2 + sigma^2), which is of size 1 at all times, and
-    sigma. Gradients of log p_t(label | x) with respect to x go through that division.
+    The network is given x_t/sqrt(alpha^2 std^2 + sigma^2), which is of size 1 at all times, and the
+    noise level sigma/alpha. For VE that is sigma, as published. Under VP sigma tends to 1 and would
+    not tell the late times apart. Gradients with respect to x go through the division.
 
     Args:
-        network: (x, sigma (batch,), train) -> logits (batch, classes).
+        network: (x, sigma/alpha (batch,), train) -> logits (batch, classes).
         process: the perturbation.
         times: t and the weight of its loss, which is 1 for `UniformTime`.
         data_std: std, the standard deviation of pixels.
@@ -55,7 +56,7 @@ class Classification(flax.struct.PyTreeNode):
             if self.centre:  # alpha (2 x_0 - 1) + 2 sigma z
                 x, sigma = 2 * x - left_broadcast(alpha, x), 2 * sigma
             scaled = x / left_broadcast(jnp.sqrt((alpha * self.data_std) ** 2 + sigma**2), x)
-            arguments: tuple[Any, ...] = ({"params": params}, scaled, sigma)
+            arguments: tuple[Any, ...] = ({"params": params}, scaled, sigma / alpha)
             logits: Any
             if keys is None:
                 logits = self.network.apply(*arguments, train=False)

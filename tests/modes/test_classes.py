@@ -106,12 +106,13 @@ def test_a_class_conditional_network_draws_classes(conditional: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "values", "message"),
     [
+        (None, {"sampling.guidance_scale": 2.0}, "guidance_scale=2.0 .*nothing without --classes"),
         ("10", {}, "--classes 10: there are the classes 0 .. 9"),
         ("three", {}, "--classes must be numbers of classes, like 0,3,7, or all; got 'three'"),
         ("3", {"sampling.guidance_interval": "(2.0, 1.0)"}, "guidance_interval must be .*2.0, 1.0"),
     ],
 )
-def test_refusals(conditional: Path, classes: str, values: dict, message: str) -> None:
+def test_refusals(conditional: Path, classes: str | None, values: dict, message: str) -> None:
     refused(message, "sample", conditional, classes=classes, values=values)
 
 

@@ -46,11 +46,11 @@ def test_samples_fit_the_measurement(trained: Path, tmp_path: Path, capsys) -> N
     assert (tmp_path / "a" / "grid.png").exists()
     assert found["inverse"]["solver"] == "ddnm" and found["step"] == 60
 
-    again = given(tmp_path / "two.npz", 2)  # fewer images, another batch: the same samples
-    fewer = reconstructed(
-        trained, tmp_path / "b", values | {"sampling.batch_size": 16}, input=again
-    )
-    np.testing.assert_allclose(fewer["images"], found["images"][:2], atol=1e-4)
+    assert found["evaluations"] == 5 and found["vector_jacobian_products"] == 0
+    # Fewer images and copies, another batch: the same samples.
+    again, values = given(tmp_path / "two.npz", 2), values | {"sampling.batch_size": 16}
+    fewer = reconstructed(trained, tmp_path / "b", values, input=again, copies=2)
+    np.testing.assert_allclose(fewer["images"], found["images"][:2, :2], atol=1e-4)
 
 
 def test_known_pixels_come_back(trained: Path, tmp_path: Path) -> None:
@@ -80,6 +80,7 @@ def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_pa
         ({"inverse.solver": "ddnm", "inverse.zeta": 0.5}, "zeta=0.5 means nothing to solver=ddnm"),
         ({"inverse.task": "superresolve", "inverse.scale": 3}, "scale must .*divide.*; got 3"),
         ({"inverse.task": "colorize"}, "colorize needs images with several channels"),
+        ({"inverse.scale": 4}, "inverse.scale=4 means nothing to task=inpaint.*superresolve"),
         ({"inverse.std": -0.1}, "inverse.std must be .*got -0.1"),
         ({"inverse.std": 0.1, "inverse.solver": "repaint"}, "without noise, and 8 of 8 have std"),
         (
@@ -90,6 +91,13 @@ def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_pa
 )
 def test_refusals(trained: Path, values: dict, message: str) -> None:
     refused(message, "reconstruct", trained, values=values)
+
+
+def test_what_it_is_not_for(trained: Path, langevin: Path) -> None:
+    refused("needs a continuous process.*--mode inpaint", "reconstruct", langevin)
+    values = {"inverse.task": "deblur"}
+    message = "--mask means nothing to config.inverse.task=deblur"
+    refused(message, "reconstruct", trained, mask="left", values=values)
 
 
 def test_every_entry_is_an_option_of_its_solvers() -> None:
