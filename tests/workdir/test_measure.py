@@ -119,8 +119,9 @@ def test_samples_that_are_not_finite_are_named_and_the_others_kept(
     batches = Generator.batches
 
     def spoiled(*arguments, **options):
-        for number, (part, images) in enumerate(batches(*arguments, **options)):
-            yield part, np.where(number == 1, np.nan, 1.0).astype(np.float32) * images
+        for number, (part, drawn) in enumerate(batches(*arguments, **options)):
+            spoil = np.where(number == 1, np.nan, 1.0).astype(np.float32)
+            yield part, drawn._replace(images=spoil * drawn.images)
 
     monkeypatch.setattr(Generator, "batches", spoiled)
     message = r"16 samples are not finite \(numbers \[16, 17, 18, 19, 20\]\)"
