@@ -1,4 +1,7 @@
-"""Fill in what a mask leaves unknown, by annealed Langevin dynamics (algorithm B.2)."""
+"""Fill in what a mask leaves unknown: chains by annealed Langevin dynamics (algorithm B.2).
+
+With continuous processes it is `reconstruct` with config.inverse.task=inpaint.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +20,12 @@ from score_sde.data.inputs import Inputs, join, read_mask
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
+from score_sde.sde import GaussianSDE
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
+from score_sde.workdir.measured import measured, with_task
 from score_sde.workdir.objects import check_finite, make_generator
+from score_sde.workdir.reconstruct import Wanted, reconstruct
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, in_name, record_in, record_of
 
@@ -29,18 +35,35 @@ def main(
     checkpoint: Which | None = None,
     input: list[Path] | None = None,
     output: Path | None = None,
-    mask: str = "left",
+    mask: str | None = None,
     copies: int = 8,
+    shard: tuple[int, int] = (0, 1),
 ) -> Path:
-    """Complete images: inpaint.npz, grid.png.
+    """Complete images: inpaint.npz, grid.png; for continuous processes the files of `reconstruct`.
 
     `input`: image files, folders, npz files with `images`; by default the first 8 images of
     config.eval.split. Each gets `copies` completions; known pixels come back as they were.
     """
-    settings, experiment = run.settings.sampling, run.experiment
+    if isinstance(run.experiment.process, GaussianSDE):
+        run = with_task(run, "inpaint")
+        wanted = Wanted("inpaint", output, copies, shard)
+        return reconstruct(run, measured(run, input, mask), checkpoint, wanted)
+    if shard != (0, 1):
+        raise UserError("--shard means nothing to a discrete chain, which is done in one go")
+    return _by_langevin(run, checkpoint, (input, output), mask or "left", copies)
+
+
+def _by_langevin(
+    run: Run,
+    checkpoint: Which | None,
+    paths: tuple[list[Path] | None, Path | None],
+    mask: str,
+    copies: int,
+) -> Path:
+    settings, experiment, (input, output) = run.settings.sampling, run.experiment, paths
     if (settings.grid, settings.corrector) != ("levels", "annealed_langevin"):
         raise UserError(
-            "--mode inpaint fills in by annealed Langevin dynamics; it needs "
+            "--mode inpaint fills in by annealed Langevin dynamics with discrete chains; it needs "
             "config.sampling.grid=levels and corrector=annealed_langevin, as the recipes ncsn and "
             f"ncsnv2 have them; got grid={settings.grid}, corrector={settings.corrector}"
         )

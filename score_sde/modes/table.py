@@ -38,9 +38,11 @@ MODES = {
     "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
     "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
     "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
+    "colorize": Mode("colorize", "checkpoints", "gives grey images colours"),
     "reconstruct": Mode(
         "reconstruct", "checkpoints", "draws images that fit a measurement: blurred, grey, small"
     ),
+    "measure": Mode("measure", "runs", "writes measurements of images, for reconstruct"),
     "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
     "tune_steps": Mode(
         "tune_steps", "checkpoints", "finds the time grid and solver for few evaluations"
@@ -54,7 +56,8 @@ MODES = {
 
 RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
-INPUTS = ("encode", "decode", "interpolate", "inpaint", "reconstruct")
+RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
+INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "measure")
 
 
 class Flag(NamedTuple):
@@ -143,15 +146,15 @@ FLAGS = (
     ),
     Flag(
         "shard",
-        ("likelihood",),
-        "i/n: do the i-th of n shares; afterwards --mode summarize.",
+        ("likelihood", *RECONSTRUCT),
+        "i/n: do the i-th of n shares; afterwards --mode summarize, or the command without it.",
         _shard,
     ),
     Flag(
         "input",
         INPUTS,
-        "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents); "
-        "default: images of config.eval.split, or latents drawn from the prior.",
+        "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents, `y`: "
+        "measurements); default: images of config.eval.split, or latents drawn from the prior.",
         _path,
         several=True,
     ),
@@ -189,13 +192,13 @@ FLAGS = (
     ),
     Flag(
         "mask",
-        ("inpaint", "reconstruct"),
+        ("inpaint", "reconstruct", "measure"),
         "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
         "hides 70 %), or an image file, white where known; default left.",
     ),
     Flag(
         "copies",
-        ("inpaint", "reconstruct"),
+        RECONSTRUCT,
         "Samples of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
     ),

@@ -1,4 +1,4 @@
-"""Samples that are kept: a folder of npz files that survives a kill."""
+"""Samples that are kept: folders of npz files that survive a kill."""
 
 import re
 from collections.abc import Mapping
@@ -83,3 +83,39 @@ class SampleStore:
                 ) from error
             self._last = path, images
         return self._last[1]
+
+
+class RowStore:
+    """Arrays of rows number 0, 1, 2, ..., a file for each row, written whole or not at all.
+
+    Jobs that do different rows may write into one folder.
+
+    Args:
+        folder: where they lie; made when the first is written.
+        settings: what the rows depend on. A folder written with other settings is refused.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self.folder = folder
+        self._settings = claim_settings(folder, settings)
+
+    def missing(self, numbers: Int[np.ndarray, "n"]) -> Int[np.ndarray, "m"]:
+        """Those of `numbers` that are not there yet."""
+        there = [self._path(number).exists() for number in numbers.tolist()]
+        return numbers[~np.asarray(there, bool)]
+
+    def write(self, number: int, arrays: Mapping[str, Any]) -> None:
+        """Add a row."""
+        if not (self.folder / "settings.json").exists():
+            write_whole(self.folder / "settings.json", lambda path: path.write_text(self._settings))
+        write_npz(self._path(number), dict(arrays))
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        """The arrays of a row; raises UserError where its file is missing or damaged."""
+        try:
+            return read_npz(self._path(number))
+        except UserError as error:
+            raise UserError(f"{error}. Remove it; the same command makes it again.") from error
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"row_{number:07d}.npz"

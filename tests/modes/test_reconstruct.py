@@ -1,27 +1,47 @@
 """--mode reconstruct: samples fit what was measured, and depend on nothing else."""
 
+import functools
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet
 import pytest
 from commands import refused
-from runs import call
+from PIL import Image
+from runs import call, random_run
 
 from score_sde.build.inverse import OPTIONS, build_operator
 from score_sde.build.sections import InverseSettings
 from score_sde.data import digits, take
+from score_sde.devices import Placement
 from score_sde.solvers import SOLVERS
+from score_sde.workdir.store import RowStore
 
 FAST = {"sampling.batch_size": 8, "sampling.t_end": 1e-3}
+COLOUR = {
+    "model.nf": 4,
+    "model.ch_mult": "(1,)",
+    "model.num_res_blocks": 1,
+    "data.image_size": 8,
+    "data.channels": 3,
+}
 
 
 def reconstructed(workdir: Path, folder: Path, values: dict, **flags: object) -> dict:
     flags = {"copies": 3, "output": folder} | flags
     call("reconstruct", workdir, values=FAST | values, **flags)
+    return read(folder)
+
+
+def read(folder: Path) -> dict:
+    """The arrays, the rows, the summary and its means."""
+    rows = pyarrow.parquet.read_table(folder / "metrics.parquet").to_pylist()
+    summary = json.loads((folder / "summary.json").read_text())
     with np.load(folder / "reconstruction.npz") as file:
-        return dict(file) | json.loads((folder / "metrics.json").read_text())
+        return dict(file) | {"rows": rows, "summary": summary, "means": summary["means"]}
 
 
 def given(path: Path, count: int = 4) -> Path:
@@ -44,9 +64,21 @@ def test_samples_fit_the_measurement(trained: Path, tmp_path: Path, capsys) -> N
     measured = [row["psnr_of_mean"] for row in found["rows"]]
     np.testing.assert_allclose(measured, wanted, rtol=1e-4)
     assert (tmp_path / "a" / "grid.png").exists()
-    assert found["inverse"]["solver"] == "ddnm" and found["step"] == 60
+    means, summary = found["means"], found["summary"]
+    assert summary["inverse"]["solver"] == "ddnm" and summary["step"] == 60
+    assert summary["images"] == 4 and summary["copies"] == 3
+    assert means["evaluations"]["mean"] == 5 and means["vector_jacobian_products"]["mean"] == 0
+    assert means["psnr"]["low"] < means["psnr"]["mean"] < means["psnr"]["high"]
+    np.testing.assert_allclose(found["std"], found["images"].std(axis=1, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(sum(summary["rank_histogram"]), 1)
+    assert [interval["nominal"] for interval in summary["coverage"]] == [0.5, 0.5]  # of 3 samples
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "grid.png",
+        "metrics.parquet",
+        "reconstruction.npz",
+        "summary.json",
+    ]
 
-    assert found["evaluations"] == 5 and found["vector_jacobian_products"] == 0
     # Fewer images and copies, another batch: the same samples.
     again, values = given(tmp_path / "two.npz", 2), values | {"sampling.batch_size": 16}
     fewer = reconstructed(trained, tmp_path / "b", values, input=again, copies=2)
@@ -60,7 +92,7 @@ def test_known_pixels_come_back(trained: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         images[:, :, :4], np.broadcast_to(originals[:, :, :4], images[:, :, :4].shape), atol=1e-6
     )
-    assert (images[:, 0, 4:] != images[:, 1, 4:]).any() and found["mask"] == "top"
+    assert (images[:, 0, 4:] != images[:, 1, 4:]).any() and found["summary"]["mask"] == "top"
 
 
 def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_path: Path) -> None:
@@ -71,6 +103,138 @@ def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_pa
     operator = build_operator(section, (8, 8, 1), np.ones((8, 8, 1), bool))
     noise = found["y"] - np.asarray(operator.forward(jnp.asarray(found["originals"])))
     assert abs(noise.std() - 0.2) < 0.02 and (found["y_std"] == np.float32(0.2)).all()
+
+
+def test_what_was_done_before_a_kill_is_kept(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    values = {"inverse.solver": "ddnm", "sampling.batch_size": 8}
+    flags = {"input": given(tmp_path / "given.npz")}
+    whole = reconstructed(trained, tmp_path / "whole", values, **flags)
+    write = RowStore.write
+
+    def killed(self, number, arrays):
+        if number == 2:
+            raise KeyboardInterrupt
+        write(self, number, arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowStore, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            reconstructed(trained, tmp_path / "killed", values, **flags)
+    assert not (tmp_path / "killed" / "reconstruction.npz").exists()
+    written: list[int] = []
+    monkeypatch.setattr(
+        RowStore, "write", lambda self, n, arrays: (written.append(n), write(self, n, arrays))
+    )
+    again = reconstructed(trained, tmp_path / "killed", values, **flags)
+    assert written == [2, 3]
+    np.testing.assert_allclose(again["images"], whole["images"], atol=1e-4)
+    assert again["means"]["psnr"] == pytest.approx(whole["means"]["psnr"], rel=1e-3)
+
+
+def test_shards_are_joined(trained: Path, tmp_path: Path, capsys) -> None:
+    flags = {"input": given(tmp_path / "given.npz"), "copies": 2, "output": tmp_path / "parts"}
+    for shard in ("0/3", "1/3", "2/3"):
+        call("reconstruct", trained, values=FAST, shard=shard, **flags)
+        assert not (tmp_path / "parts" / "summary.json").exists()
+    assert "shard 2/3 done" in capsys.readouterr().out
+    joined = reconstructed(trained, tmp_path / "parts", {}, input=flags["input"], copies=2)
+    whole = reconstructed(trained, tmp_path / "whole", {}, input=flags["input"], copies=2)
+    np.testing.assert_allclose(joined["images"], whole["images"], atol=1e-4)
+    refused("shard 4/5 is empty: there are 4 images", "reconstruct", trained, shard="4/5", **flags)
+
+
+def test_devices_do_not_matter(trained: Path, tmp_path: Path, monkeypatch) -> None:
+    found = [reconstructed(trained, tmp_path / "8", {}, input=given(tmp_path / "given.npz"))]
+    one = Placement.of(jax.devices()[:1])
+    monkeypatch.setattr(Placement, "of", classmethod(lambda cls, *some, **more: one))
+    flags = {"input": tmp_path / "given.npz"}
+    found.append(reconstructed(trained, tmp_path / "1", {"sampling.batch_size": 1}, **flags))
+    np.testing.assert_allclose(found[0]["images"], found[1]["images"], atol=1e-4)
+
+
+def test_measurements_of_a_file(trained: Path, tmp_path: Path, capsys) -> None:
+    """The same samples as when the images are measured on the way; no truth, no comparison."""
+    values = {"inverse.task": "superresolve", "inverse.scale": 4}
+    flags = {"input": given(tmp_path / "given.npz", 2), "copies": 1}
+    call(
+        "measure",
+        trained,
+        values=values | {"inverse.std": 0.1},
+        output=tmp_path,
+        input=flags["input"],
+    )
+    assert (tmp_path / "measurements.png").exists()
+    path = tmp_path / "measurements.npz"
+    noisy = values | {"inverse.std": 0.1, "inverse.solver": "diffpir"}
+    direct = reconstructed(trained, tmp_path / "direct", noisy, **flags)
+    found = reconstructed(trained, tmp_path / "file", noisy, input=path, copies=1)
+    np.testing.assert_allclose(found["images"], direct["images"], atol=1e-5)
+    assert found["summary"]["measurements"] == "measurements.npz" and found["means"]["psnr"]
+
+    with np.load(path) as file:
+        arrays = dict(file)
+    del arrays["originals"]
+    np.savez(path, **arrays)
+    capsys.readouterr()
+    blind = reconstructed(trained, tmp_path / "blind", noisy, input=path, copies=1)
+    assert "the images are not known" in capsys.readouterr().out
+    assert "psnr" not in blind["means"] and blind["means"]["residual"]["mean"] > 0
+    np.testing.assert_allclose(blind["images"], direct["images"], atol=1e-5)
+
+    refuse = functools.partial(refused, mode="reconstruct", workdir=trained, input=path)
+    refuse(r"otherwise.*\(task=inpaint.*--config.inverse.task=superresolve", values={})
+    refuse("own noise.*config.inverse.std=0.2", values=noisy | {"inverse.std": 0.2})
+    np.savez(path, **arrays | {"y": arrays["y"][..., 0]})
+    refuse("measurements.npz.*shape", values=noisy)
+    np.savez(path, y=np.zeros((1, 8, 8, 1), np.float32))
+    refuse("no `known` pixels.*--mask", values={})
+    known = np.zeros((8, 8, 1), bool)
+    known[:, :3] = True
+    np.savez(path, y=np.zeros((1, 8, 8, 1), np.float32), known=known)
+    refuse("own mask", mask="left")
+    np.savez(path, y=np.zeros((1, 8, 8, 1), np.float32), known=known, originals=np.full(3, 2.0))
+    refuse(r"`originals`.*shape \(3,\)")
+
+
+def test_inpaint_is_reconstruct_with_known_pixels(trained: Path, tmp_path: Path) -> None:
+    flags = {"input": given(tmp_path / "given.npz", 2), "copies": 2}
+    wanted = reconstructed(trained, tmp_path / "a", {}, mask="top", **flags)
+    call("inpaint", trained, values=FAST, mask="top", output=tmp_path / "b", **flags)
+    found = read(tmp_path / "b")
+    np.testing.assert_array_equal(found["images"], wanted["images"])
+    originals = found["originals"]
+    seam = np.abs(originals[:, 4] - originals[:, 3]).mean(axis=(1, 2))
+    np.testing.assert_allclose([row["seam_of_original"] for row in found["rows"]], seam, rtol=1e-5)
+    values = {"inverse.task": "deblur"}
+    refused("inverse.task=deblur is not what this mode does", "inpaint", trained, values=values)
+    refused("task=deblur is not what this mode does", "colorize", trained, values=values)
+
+
+def test_colours_for_grey_images(tmp_path: Path, capsys) -> None:
+    """Grey values come back; of grey files nothing is compared, as nobody knows their colours."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        pixels = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    values = COLOUR | {"data.path": tmp_path / "images"}
+    workdir = random_run(tmp_path / "run", "vp/ddpmpp_cont:folder", values, [1], scale=0.02)
+    found = {}
+    for name in ("colour", "grey"):
+        path = tmp_path / f"{name}.png"
+        Image.open(tmp_path / "images" / "3.png").convert("RGB" if name == "colour" else "L").save(
+            path
+        )
+        flags = {"input": path, "output": tmp_path / name, "copies": 2}
+        call("colorize", workdir, values=FAST | {"sampling.steps": 5}, **flags)
+        found[name] = read(tmp_path / name)
+    assert "1 of 1 images are grey" in capsys.readouterr().out
+    colour, grey = found["colour"], found["grey"]
+    y = np.sqrt(3) * colour["originals"].mean(axis=-1, keepdims=True)
+    np.testing.assert_allclose(colour["y"], y, atol=1e-6)
+    assert "psnr" in colour["means"] and "psnr" not in grey["means"]
+    assert all(found[name]["means"]["residual"]["mean"] < 1e-5 for name in found)
+    assert (np.ptp(grey["images"], axis=-1) > 0.01).any()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,158 @@
+"""Draw images that fit measurements, image by image into a folder that survives a kill."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PyTree
+
+from score_sde.arrays import sample_keys
+from score_sde.build.inverse import build_solver
+from score_sde.build.names import blame
+from score_sde.build.settings import depends, to_dict
+from score_sde.devices import leads, say, wait_for_all
+from score_sde.errors import UserError
+from score_sde.files import writing
+from score_sde.inverse import Measurement
+from score_sde.parallel.samples import Drawn, Generator
+from score_sde.sde import GaussianSDE
+from score_sde.solvers import Solver
+from score_sde.workdir.compared import Found, save
+from score_sde.workdir.folder import result_folder
+from score_sde.workdir.measured import Measured
+from score_sde.workdir.objects import make_generator
+from score_sde.workdir.quality import tag
+from score_sde.workdir.run import Run
+from score_sde.workdir.store import RowStore
+from score_sde.workdir.which import Which, in_name, record_of
+
+
+class Wanted(NamedTuple):
+    """mode: names the folder, MODE_step_N. output: another folder.
+
+    copies: samples of each image. shard: (i, n), the images i, i + n, i + 2n, ... alone.
+    """
+
+    mode: str
+    output: Path | None
+    copies: int
+    shard: tuple[int, int] = (0, 1)
+
+
+def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wanted) -> Path:
+    """Samples that fit what was measured, and what is known of the posterior from them.
+
+    Sample k of image i depends on the seed, i and k alone. Finished images are kept until all are
+    there, so a killed command goes on, and shards are joined by the command without --shard.
+
+    Raises:
+        UserError: a discrete chain, what the solver refuses, an empty shard, or samples that are
+            not finite.
+    """
+    if not isinstance(run.experiment.process, GaussianSDE):
+        raise UserError(
+            f"--mode {wanted.mode} needs a continuous process; train a *_cont recipe. For NCSN and "
+            "NCSNv2 there is --mode inpaint"
+        )
+    solver = build_solver(run.settings)
+    count, share = len(given.names), wanted.shard
+    mine = np.arange(count)[share[0] :: share[1]]
+    if not len(mine):
+        raise UserError(f"shard {share[0]}/{share[1]} is empty: there are {count} images")
+    params, step = run.weights(checkpoint)
+    name = f"{wanted.mode}_step_{in_name(step)}"
+    folder = result_folder(wanted.output, run.folder, name, "samples")
+    how = _how(run, given, wanted.copies, step)
+    store = RowStore(folder / f"unfinished_{tag(how)}", how)
+    with writing(folder):
+        _fill(run, params, solver, given, _Rows(store, mine, wanted.copies))
+    wait_for_all("images are written")
+    if share[1] > 1:
+        say(f"shard {share[0]}/{share[1]} done; when all are, the command without --shard joins it")
+    elif leads():
+        with writing(folder):
+            say(save(folder, _found(run, given, store, solver), run.settings.inverse, how))
+        shutil.rmtree(store.folder)
+    return folder
+
+
+def _how(run: Run, given: Measured, copies: int, step: Which) -> dict[str, Any]:
+    """What the samples depend on."""
+    settings = run.settings
+    how: dict[str, Any] = record_of(step) | {"seed": settings.seed, "copies": copies}
+    how |= given.about | {"inverse": to_dict(settings.inverse)}
+    how |= {"sampling": depends(settings.sampling, "samples"), "dtype": settings.model.dtype}
+    return how | {"measured": given.fingerprint()}
+
+
+class _Rows(NamedTuple):
+    """Which images there are to be, where they are kept, and how many samples of each."""
+
+    store: RowStore
+    images: np.ndarray
+    copies: int
+
+
+def _fill(run: Run, params: PyTree, solver: Solver, given: Measured, rows: _Rows) -> None:
+    """Draw and keep the samples of those images that are missing."""
+    pixels, store, copies = run.experiment.pixel_range, rows.store, rows.copies
+    draw, measurement = _prepared(run, params, solver, given.measurement)
+    missing = store.missing(rows.images)
+    if not len(missing):
+        return
+    images = sample_keys(run.keys()["sample"], jnp.asarray(missing))
+    keys = jax.vmap(sample_keys, (0, None))(images, jnp.arange(copies)).reshape(-1)
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf[missing], copies, axis=0), measurement)
+    samples = np.empty((len(missing), copies, *run.experiment.shape), np.float32)
+    nfe, done = np.empty((len(missing), copies), np.int32), 0
+    title = f"{run.settings.inverse.task} by {run.settings.inverse.solver}"
+    for part, drawn in draw.batches(params, keys, repeated, title):
+        unit = (drawn.images - pixels.low) / (pixels.high - pixels.low)
+        flat = Drawn(samples.reshape(-1, *run.experiment.shape), nfe.reshape(-1))
+        flat.images[part], flat.nfe[part] = unit, drawn.nfe
+        for i in range(done, part.stop // copies):
+            _check_finite(samples[i], given.names[missing[i]], store)
+            if leads():
+                store.write(int(missing[i]), {"images": samples[i], "nfe": nfe[i]})
+        done = part.stop // copies
+
+
+def _prepared(
+    run: Run, params: PyTree, solver: Solver, measurement: Measurement
+) -> tuple[Generator, Measurement]:
+    """What draws, and the measurement with all rows, in the range of the model."""
+    rows = measurement.in_range(run.experiment.pixel_range).rows(len(measurement.y))
+    with blame("inverse"):  # before the work: inside jit it would be a traceback
+        solver.check(rows)
+        sampler = solver.prepare(run.experiment.sampler)
+        solver(sampler, run.experiment.model.score_fn(params), rows)
+    draw = make_generator(run, run.settings.sampling.batch_size, solver)
+    return dataclasses.replace(draw, sampler=sampler), rows
+
+
+def _check_finite(samples: Float[np.ndarray, "k h w c"], name: str, store: RowStore) -> None:
+    bad = int((~np.isfinite(samples)).any(axis=(1, 2, 3)).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(samples)} samples of {name} are not finite; the images before it are "
+            f"kept in {store.folder}. Take more config.sampling.steps, a smaller "
+            "config.sampling.snr, or another solver."
+        )
+
+
+def _found(run: Run, given: Measured, store: RowStore, solver: Solver) -> Found:
+    """All samples; raises UserError where one is missing or damaged."""
+    rows = [store.read(number) for number in range(len(given.names))]
+    nfe = np.stack([row["nfe"] for row in rows]).mean(axis=1)
+    samples = np.stack([row["images"] for row in rows])
+    cost: Mapping[str, np.ndarray] = {
+        "evaluations": nfe * solver.cost.evaluations,
+        "vector_jacobian_products": nfe * solver.cost.vjps,
+    }
+    levels = run.experiment.pixel_range.levels
+    return Found(given, samples, cost, 0.5 / (levels - 1))
