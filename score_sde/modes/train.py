@@ -20,6 +20,7 @@ from score_sde.parallel.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.workdir import config as configurations
+from score_sde.workdir.classes import Scores, in_turn
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
@@ -95,11 +96,13 @@ def _picture(run: Run, key: jax.Array):
     """(averaged weights, step, log) -> nothing; a grid of samples during training."""
     sampling = run.settings.sampling
     shown = min(PREVIEW, sampling.num_samples, sampling.batch_size)
-    draw = make_generator(run, shown)
-    keys = sample_keys(key, jnp.arange(run.place.round_up(shown)))
+    count = run.place.round_up(shown)
+    scores = in_turn(run, None, count) if run.experiment.model.classes else Scores(None)
+    draw = make_generator(run, shown, score_fn=scores.score_fn)
+    keys = sample_keys(key, jnp.arange(count))
 
     def picture(params: PyTree, step: int, log) -> None:
-        images = draw.all(params, keys, title="")
+        images = draw.all(params, keys, scores.given, title="")
         if log:
             unit = np.nan_to_num(run.experiment.pixel_range.unit(images[:PREVIEW]))
             grid = viz.image_grid(unit)

@@ -68,6 +68,16 @@ def of_classes(run: Run, params: PyTree, asked: Sequence[int], count: int) -> Sc
     return Scores(both, {"label": labels}, classified, about={"classifier_step": step})
 
 
+def in_turn(run: Run, params: PyTree, count: int) -> Scores:
+    """The score of samples that are measured: of all classes in turn, where classes are asked for.
+
+    They are with a class-conditional network, and with config.sampling.guidance_scale.
+    """
+    if run.experiment.model.classes or run.settings.sampling.guidance_scale:
+        return of_classes(run, params, (), count)
+    return Scores(params)
+
+
 def _within(run: Run, guided: ScoreFn, plain: ScoreFn) -> ScoreFn:
     interval = run.settings.sampling.guidance_interval
     if not interval:

@@ -38,6 +38,7 @@ from score_sde.metrics.measures import (
 from score_sde.metrics.statistics import Statistics, load_statistics, save_statistics
 from score_sde.parallel.features import Images, collect
 from score_sde.parallel.samples import Generator
+from score_sde.workdir.classes import Scores, in_turn
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
@@ -172,13 +173,16 @@ def measure_samples(
 
     The samples lie in eval/samples/step_N_HOW/seed_S, HOW naming the way of sampling. Those that
     are there are not drawn again. Seeds are config.seed, config.seed + 1, ...: the first draws what
-    --mode sample draws.
+    --mode sample draws, with --classes=all where classes mean something.
     """
     settings, experiment = run.settings, run.experiment
     count, seeds = settings.quality.num_samples, settings.quality.seeds
-    draw = make_generator(run, settings.sampling.batch_size)
-    how = depends(settings.sampling, "samples")
-    how |= {"evaluations": draw.sampler.evaluations, "dtype": settings.model.dtype}
+    scores = in_turn(run, params, count)
+    draw = make_generator(run, settings.sampling.batch_size, score_fn=scores.score_fn)
+    how = depends(settings.sampling, "samples") | scores.about
+    evaluations = draw.sampler.evaluations * scores.cost.evaluations
+    how |= {"evaluations": evaluations, "dtype": settings.model.dtype}
+    how |= {"classes": "all"} if scores.given else {}
     whose = record_of(step) | {"weights": weights_checksum(params)}
     folder = run.folder / "eval" / "samples" / f"step_{in_name(step)}_{tag(how)}"
     found: list[Measured] = []
@@ -192,7 +196,7 @@ def measure_samples(
         depends_on = how | whose | {"seed": seed}
         store = SampleStore(folder / f"seed_{seed}", depends_on, experiment.pixel_range.levels)
         key = run.keys(seed=seed)["sample"]
-        fill(store, draw, params, (key, count), f"checkpoint {step}, seed {seed}")
+        fill(store, draw, scores, (key, count), f"checkpoint {step}, seed {seed}")
         measured, said = quality.of(Images(store.read, count, about), f"features, seed {seed}")
         found.append(measured)
     for text in said:
@@ -214,14 +218,14 @@ def _identity(reference: Statistics) -> dict[str, Any]:
 
 
 def fill(
-    store: SampleStore, draw: Generator, params: PyTree, wanted: tuple[Any, int], title: str
+    store: SampleStore, draw: Generator, scores: Scores, wanted: tuple[Any, int], title: str
 ) -> None:
     """Draw and keep those of samples 0 .. count-1 that are missing.
 
     Args:
         store: keeps them.
         draw: draws them.
-        params: of the score function.
+        scores: what they are drawn with.
         wanted: (random key of the samples, count).
         title: of the progress bar.
 
@@ -233,7 +237,8 @@ def fill(
     if not len(missing):
         return
     keys = sample_keys(key, jnp.asarray(missing))
-    for part, drawn in draw.batches(params, keys, title=title):
+    given = jax.tree.map(lambda rows: rows[missing], scores.given)
+    for part, drawn in draw.batches(scores.params, keys, given, title):
         images = drawn.images
         bad = missing[part][~np.isfinite(images).all(axis=(1, 2, 3))]
         if len(bad):
@@ -262,13 +267,15 @@ def train_measure(run: Run) -> Callable[[PyTree, int], float | None]:
     """
     quality, settings, pixels = make_quality(run, ["fid"]), run.settings, run.experiment.pixel_range
     count = settings.training.quality_samples
-    draw = make_generator(run, settings.sampling.batch_size)
+    scores = in_turn(run, None, count) if run.experiment.model.classes else Scores(None)
+    draw = make_generator(run, settings.sampling.batch_size, score_fn=scores.score_fn)
     keys = sample_keys(run.keys()["sample"], jnp.arange(count))
     about = {"data": settings.name, "images": count, "shape": list(run.experiment.shape)}
 
     def distance(params: PyTree, step: int) -> float | None:
         parts = []  # as bytes, a quarter of the memory
-        for _, drawn in draw.batches(params, keys, title=f"samples at step {step}"):
+        title = f"samples at step {step}"
+        for _, drawn in draw.batches(params, keys, scores.given, title):
             if not np.isfinite(drawn.images).all():
                 say(f"step {step}: samples are not finite, no Frechet distance")
                 return None

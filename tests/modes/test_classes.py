@@ -116,6 +116,17 @@ def test_refusals(conditional: Path, classes: str | None, values: dict, message:
     refused(message, "sample", conditional, classes=classes, values=values)
 
 
+def test_measured_samples_have_all_classes(conditional: Path) -> None:
+    """The first ones are those of --classes=all; the way of sampling names them."""
+    values = {"eval.metrics": "fid", "quality.extractor": "pixels", "quality.num_samples": 7}
+    told = samples(conditional, "all", 2)["images"]
+    call("eval", conditional, values=DRAWN | values)
+    (piece,) = conditional.glob("eval/samples/*/seed_*/samples_0000000_0000007.npz")
+    with np.load(piece) as file:
+        np.testing.assert_array_equal(file["images"], told)
+    assert json.loads((piece.parent / "settings.json").read_text())["classes"] == "all"
+
+
 def test_data_have_as_many_classes_as_the_network(tmp_path: Path) -> None:
     values = SMALL | {"model.num_classes": 3}
     message = "num_classes=3, but data set 'digits' has 10 classes; set model.num_classes=10"
