@@ -99,6 +99,32 @@ OPTIONS: dict[str, dict[str, str]] = {
     "repaint": {"jump": "jump", "resample": "resample"},
 }
 """By solver: entry of config.inverse -> option of the solver; "" is done here."""
+
+
+def only_own_entries(section: InverseSettings, solvers: Collection[str]) -> list[InverseSettings]:
+    """The section for each of several solvers, entries that mean nothing to one at their defaults.
+
+    Raises:
+        UserError: an unknown solver, or an entry that means nothing to any of them.
+    """
+    for solver in solvers:
+        choose("inverse.solver", SOLVERS, solver)
+    usual, known = InverseSettings(), {entry for own in OPTIONS.values() for entry in own}
+    some = {entry for solver in solvers for entry in OPTIONS.get(solver, ())}
+    for entry in sorted(known - some):
+        if getattr(section, entry) != getattr(usual, entry):
+            raise UserError(
+                f"config.inverse.{entry}={getattr(section, entry)} means nothing to "
+                f"{', '.join(solvers)}; leave it at {getattr(usual, entry)}"
+            )
+    found = []
+    for solver in solvers:
+        foreign = known - OPTIONS.get(solver, {}).keys()
+        reset = {entry: getattr(usual, entry) for entry in foreign}
+        found.append(dataclasses.replace(section, solver=solver, **reset))
+    return found
+
+
 WITH_DATA_STD = ("dps", "pigdm")
 """Solvers that need to know the standard deviation of the data, config.data.std."""
 

@@ -42,6 +42,7 @@ MODES = {
     "reconstruct": Mode(
         "reconstruct", "checkpoints", "draws images that fit a measurement: blurred, grey, small"
     ),
+    "compare": Mode("compare", "checkpoints", "compares solvers of reconstruct, image by image"),
     "measure": Mode("measure", "runs", "writes measurements of images, for reconstruct"),
     "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
     "tune_steps": Mode(
@@ -57,7 +58,7 @@ MODES = {
 RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
 RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
-INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "measure")
+INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "measure")
 
 
 class Flag(NamedTuple):
@@ -118,6 +119,17 @@ def _temperature(text: str) -> float:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def _vary(text: str) -> tuple[str, tuple[str, ...]]:
+    """(entry, values)."""
+    name, equals, values = text.removeprefix("config.").partition("=")
+    found = _names(values)
+    if not equals or not all(found):
+        raise UserError(
+            f"--vary must name an entry and values, like inverse.scale=2,4; got {text!r}"
+        )
+    return name.strip(), found
 
 
 FLAGS = (
@@ -192,13 +204,13 @@ FLAGS = (
     ),
     Flag(
         "mask",
-        ("inpaint", "reconstruct", "measure"),
+        ("inpaint", "reconstruct", "compare", "measure"),
         "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
         "hides 70 %), or an image file, white where known; default left.",
     ),
     Flag(
         "copies",
-        RECONSTRUCT,
+        (*RECONSTRUCT, "compare"),
         "Samples of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
     ),
@@ -217,9 +229,16 @@ FLAGS = (
     ),
     Flag(
         "solvers",
-        ("tune_steps",),
-        "Solvers to try; default ddim,dpmpp_2m,dpmpp_3m,unipc,deis.",
+        ("tune_steps", "compare"),
+        "Solvers to try; default ddim,dpmpp_2m,dpmpp_3m,unipc,deis, for compare ddnm,diffpir,"
+        "projection.",
         _names,
+    ),
+    Flag(
+        "vary",
+        ("compare",),
+        "An entry and its values, like inverse.scale=2,4: each solver is tried with each of them.",
+        _vary,
     ),
     Flag("a", ("fid",), "Images: a folder, or an .npz file of images or statistics.", _path),
     Flag("b", ("fid",), "What they are compared with, in the same forms.", _path),

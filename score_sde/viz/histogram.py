@@ -41,10 +41,11 @@ def histogram(
 
 
 def intervals(
-    curves: Mapping[str, Mapping[int, Mapping[str, float]]],
+    curves: Mapping[str, Mapping[Any, Mapping[str, float]]],
     label: str,
     path: str | os.PathLike[str],
     best: int | None = None,
+    against: str = "training step",
 ) -> None:
     """Draw means with their intervals against training steps, and write the PNG.
 
@@ -55,6 +56,7 @@ def intervals(
         label: of the vertical axis.
         path: the PNG file.
         best: the step to mark.
+        against: label of the horizontal axis, where it is something else.
     """
     figure, axes = new_figure()
     for number, (run, curve) in enumerate(curves.items()):
@@ -82,7 +84,7 @@ def intervals(
             color=INK,
             annotation_clip=False,
         )
-    axes.set_xlabel("training step", color=INK)
+    axes.set_xlabel(against, color=INK)
     axes.set_ylabel(label, color=INK)
     if len(curves) > 1:
         axes.legend(frameon=False, labelcolor=INK)

@@ -14,6 +14,7 @@ from scipy.stats import bootstrap
 
 from score_sde import viz
 from score_sde.build.sections import InverseSettings
+from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, write_whole
 from score_sde.inverse.posterior import Moments, coverage, moments, rank_histogram, seam
 from score_sde.metrics.image import psnr, ssim
@@ -52,11 +53,12 @@ def save(folder: Path, found: Found, section: InverseSettings, how: Mapping[str,
         summary |= _calibration(samples, given.originals, found.half_level)
     if section.task == "inpaint":
         rows |= _seams(given, samples)
-    summary["means"] = {name: _mean(values) for name, values in rows.items()}
+    summary["means"] = {name: interval(values) for name, values in rows.items()}
     arrays = {"images": samples, "mean": stats.mean, "std": stats.std}
     arrays |= {"mean_error": stats.mean_error, "quantiles": stats.quantiles}
     write_npz(folder / "reconstruction.npz", arrays | given.arrays(section))
-    _write_table(folder / "metrics.parquet", {"name": np.asarray(given.names)} | rows)
+    columns = {name: values.tolist() for name, values in rows.items()}
+    write_table(folder / "metrics.parquet", {"name": given.names} | columns)
     write_json(folder / "summary.json", summary)
     viz.save_png(folder / "grid.png", _grid(found, samples, stats))
     return _line(folder, section, summary)
@@ -76,14 +78,14 @@ def _line(folder: Path, section: InverseSettings, summary: Mapping[str, Any]) ->
     return f"{what}, checkpoint {summary['step']}: {told}"
 
 
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    """Mean over images with its interval of 95 %, by the bootstrap."""
-    mean = {"mean": float(values.mean())}
-    if len(values) < 2 or np.ptp(values) == 0:
-        return mean
+def interval(values: Float[np.ndarray, "n"]) -> dict[str, float]:
+    """Mean over images with its interval of 95 % by the bootstrap: "mean", "low" and "high"."""
+    mean = float(values.mean())
+    if len(values) < 2 or not np.ptp(values) > 0:
+        return {"mean": mean, "low": mean, "high": mean}
     seeded = np.random.default_rng(0)
-    interval = bootstrap((values,), np.mean, method="percentile", rng=seeded).confidence_interval
-    return mean | {"low": float(interval.low), "high": float(interval.high)}
+    found = bootstrap((values,), np.mean, method="percentile", rng=seeded).confidence_interval
+    return {"mean": mean, "low": float(found.low), "high": float(found.high)}
 
 
 def _residual(found: Found) -> Float[np.ndarray, "n"]:
@@ -136,12 +138,26 @@ def _seams(given: Measured, samples: np.ndarray) -> dict[str, Float[np.ndarray, 
     return found
 
 
-def _write_table(path: Path, rows: Mapping[str, np.ndarray]) -> None:
+def write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    """Columns by name as a Parquet file, whole or not at all."""
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.table({name: values.tolist() for name, values in rows.items()})
+    table = pyarrow.table(dict(columns))
     write_whole(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """The columns of a Parquet file; raises UserError for a damaged one."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). Remove its folder; the same command makes it again."
+        ) from error
 
 
 def _grid(found: Found, samples: np.ndarray, stats: Moments) -> np.ndarray:

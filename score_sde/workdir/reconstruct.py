@@ -1,6 +1,7 @@
 """Draw images that fit measurements, image by image into a folder that survives a kill."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,8 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
     """Samples that fit what was measured, and what is known of the posterior from them.
 
     Sample k of image i depends on the seed, i and k alone. Finished images are kept until all are
-    there, so a killed command goes on, and shards are joined by the command without --shard.
+    there, so a killed command goes on, and shards are joined by the command without --shard. The
+    same command again finds them there.
 
     Raises:
         UserError: a discrete chain, what the solver refuses, an empty shard, or samples that are
@@ -68,6 +70,9 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
     name = f"{wanted.mode}_step_{in_name(step)}"
     folder = result_folder(wanted.output, run.folder, name, "samples")
     how = _how(run, given, wanted.copies, step)
+    if _finished(folder, how):
+        say(f"there already, drawn as these settings say: {folder}")
+        return folder
     store = RowStore(folder / f"unfinished_{tag(how)}", how)
     with writing(folder):
         _fill(run, params, solver, given, _Rows(store, mine, wanted.copies))
@@ -88,6 +93,17 @@ def _how(run: Run, given: Measured, copies: int, step: Which) -> dict[str, Any]:
     how |= given.about | {"inverse": to_dict(settings.inverse)}
     how |= {"sampling": depends(settings.sampling, "samples"), "dtype": settings.model.dtype}
     return how | {"measured": given.fingerprint()}
+
+
+def _finished(folder: Path, how: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds just what these settings would give."""
+    path = folder / "summary.json"
+    try:
+        there = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        return False
+    wanted = json.loads(json.dumps(dict(how)))
+    return isinstance(there, dict) and there | wanted == there and bool(there)
 
 
 class _Rows(NamedTuple):
