@@ -14,6 +14,7 @@ from score_sde.data import (
     ArraySource,
     FolderSource,
     Mapped,
+    PhantomSource,
     PixelRange,
     Source,
     TFDSSource,
@@ -51,6 +52,7 @@ def _tfds(section: Data, split: str) -> Source:
 SOURCES: dict[str, Callable[[Data, str], Source]] = {
     "digits": lambda section, split: digits(split),
     "folder": _folder,
+    "phantoms": lambda section, split: PhantomSource(section.image_size, split),
 }
 """By the name in config.data.source; every other name is one of TensorFlow Datasets."""
 

@@ -6,6 +6,7 @@
 
 from score_sde.data.batch import Batch
 from score_sde.data.folders import FolderSource
+from score_sde.data.phantoms import PhantomSource, phantom
 from score_sde.data.pixels import PixelRange
 from score_sde.data.ranges import ComplexRange, RealRange
 from score_sde.data.sources import (
@@ -27,6 +28,7 @@ __all__ = [
     "ComplexRange",
     "FolderSource",
     "Mapped",
+    "PhantomSource",
     "PixelRange",
     "RealRange",
     "Source",
@@ -37,6 +39,7 @@ __all__ = [
     "digits",
     "fingerprint",
     "in_memory",
+    "phantom",
     "resize",
     "resize_crop",
     "take",

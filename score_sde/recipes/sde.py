@@ -155,9 +155,10 @@ def override(values: dict, changes: dict[str, dict], network: str) -> None:
         # Published for DDPM at 256 pixels.
         values["model"]["ch_mult"] = (1, 1, 2, 2, 4, 4)
         values["optim"]["lr"] = 2e-5
+    if network == "ddpm":  # widths are multiples of 32
+        values["model"]["nf"] = max(32, values["model"]["nf"])
     if network == "ddpm" and values["data"]["image_size"] == 1024:
-        # Widths are multiples of 32.
-        values["model"] |= {"nf": 32, "ch_mult": (1, 1, 2, 4, 8, 16, 16, 16)}
+        values["model"]["ch_mult"] = (1, 1, 2, 4, 8, 16, 16, 16)
     if values["sde"]["name"] == "smld":  # published: as many noise levels as steps of the sampler
         values["sde"]["n"] = max(values["sde"]["n"], values["sampling"]["steps"])
     if values["sde"]["name"] == "ddpm":  # published: 1000 at every size
