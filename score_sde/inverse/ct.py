@@ -105,33 +105,33 @@ class ParallelBeam(Operator):
         parts = [
             group.to_bins(self, shear(image, group.shifts)) for group, image in self._sides(images)
         ]
-        order = np.argsort(np.concatenate([group.views for group in self._groups()]))
+        order = np.argsort(np.concatenate([group.views for group in self.groups()]))
         y = jnp.concatenate(parts)[order]  # (views, b * c, bins)
         y = y.reshape(len(self.angles), x.shape[0], self.event[2], self.bins)
         return jnp.transpose(y, (1, 0, 3, 2))
 
     def _back(self, y: Array) -> Array:
         y = jnp.transpose(y, (1, 0, 3, 2)).reshape(len(self.angles), -1, self.bins)
-        return self.spread([group.to_cells(self, y[group.views]) for group in self._groups()])
+        return self.spread([group.to_cells(self, y[group.views]) for group in self.groups()])
 
     def spread(self, cells: list[Float[Array, "views n cells"]]) -> Float[Array, "b h w c"]:
         """Sums over views of what the cells under each pixel hold: the transpose of pass 1.
 
         Args:
-            cells: for the views of each group, n = b * c, in the order of `_groups`.
+            cells: for the views of each group, n = b * c, in the order of `groups`.
         """
         h, w, c = self.event
         total = 0
-        for group, values in zip(self._groups(), cells, strict=True):
+        for group, values in zip(self.groups(), cells, strict=True):
             images = unshear(values, group.shifts)
-            total = total + (_turned(images) if group.turned else images)
+            total = total + (turned(images) if group.turned else images)
         return jnp.moveaxis(jnp.asarray(total).reshape(-1, c, h, w), 1, 3)
 
     def _sides(self, images: Array) -> list[tuple["Group", Array]]:
-        return [(g, _turned(images) if g.turned else images) for g in self._groups()]
+        return [(g, turned(images) if g.turned else images) for g in self.groups()]
 
-    def _groups(self) -> list["Group"]:
-        """The views whose rays are steeper than 45 degrees, and the others."""
+    def groups(self) -> list["Group"]:
+        """The views whose rays are steeper than 45 degrees, and the others, where there are any."""
         h, w, _ = self.event
         theta = np.asarray(self.angles)
         steep = np.abs(np.cos(theta)) >= np.abs(np.sin(theta))
@@ -183,6 +183,11 @@ class Group(NamedTuple):
     """Angle in the coordinates of the image that is seen."""
     shifts: Shifts
 
+    @property
+    def count(self) -> int:
+        """Cells of a view."""
+        return 2 * CELLS * self.shifts.half
+
     def bin_edges(self, beam: ParallelBeam) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(first edge, width) of the bins in cells, and whether their order is reversed."""
         cos = np.cos(self.theta)
@@ -194,14 +199,13 @@ class Group(NamedTuple):
         """(views, n, cells) -> (views, n, bins)."""
         first, width, reverse = self.bin_edges(beam)
         y = share_out(cells, first, width, beam.bins)
-        return _reversed(y, reverse) * (CELLS * beam.pixel**2 / (CELLS * beam.spacing))
+        return reversed_views(y, reverse) * (beam.pixel**2 / beam.spacing)
 
     def to_cells(self, beam: ParallelBeam, y: Array) -> Array:
         """The transpose of `to_bins`."""
         first, width, reverse = self.bin_edges(beam)
-        count = 2 * CELLS * self.shifts.half
-        cells = collect(_reversed(y, reverse), first, width, count)
-        return cells * (CELLS * beam.pixel**2 / (CELLS * beam.spacing))
+        cells = collect(reversed_views(y, reverse), first, width, self.count)
+        return cells * (beam.pixel**2 / beam.spacing)
 
 
 def shear(images: Float[Array, "n h w"], shifts: Shifts) -> Float[Array, "views n cells"]:
@@ -253,10 +257,10 @@ def _weights(shifts: Shifts, rest: Array) -> Array:
     left = left[:, None, :, None]
     cell = np.arange(SLAB + 2)[None] - SLAB // 2 + np.arange(CELLS)[:, None] / CELLS
     cell = jnp.asarray(cell, rest.dtype)[None, :, None, :]
-    return _common(left, left + 1, cell, cell + 1 / CELLS)
+    return common(left, left + 1, cell, cell + 1 / CELLS)
 
 
-def _common(low: Array, high: Array, other_low: Array, other_high: Array) -> Array:
+def common(low: Array, high: Array, other_low: Array, other_high: Array) -> Array:
     """The length of what two intervals have in common."""
     return jnp.maximum(jnp.minimum(high, other_high) - jnp.maximum(low, other_low), 0)
 
@@ -282,7 +286,7 @@ def share_out(
     total = 0
     for k in range(int(np.ceil(width.max())) + 1):
         index = below + k
-        weight = _common(left, right, index, index + 1)
+        weight = common(left, right, index, index + 1)
         total = total + weight[:, None] * _at(cells, index)
     return jnp.asarray(total)
 
@@ -300,7 +304,7 @@ def collect(
     near = jnp.floor((cell - edges(jnp.zeros_like(cell))) / _column(width, bins.dtype) - 1e-3)
     total = 0
     for k in range(int(np.ceil(1 / width.min() + 2e-3)) + 1):
-        weight = _common(edges(near + k), edges(near + (k + 1)), cell, cell + 1)
+        weight = common(edges(near + k), edges(near + (k + 1)), cell, cell + 1)
         total = total + weight[:, None] * _at(bins, near + k)
     return jnp.asarray(total)
 
@@ -333,12 +337,12 @@ def _part(cells: Array, start: Array, length: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(cells, start, length, axis=2)
 
 
-def _turned(images: Float[Array, "n h w"]) -> Float[Array, "n w h"]:
+def turned(images: Float[Array, "n h w"]) -> Float[Array, "n w h"]:
     """x and y exchanged."""
     return jnp.swapaxes(images[:, ::-1, ::-1], 1, 2)
 
 
-def _reversed(y: Float[Array, "views n bins"], reverse: np.ndarray) -> Float[Array, "views n bins"]:
+def reversed_views(y: Float[Array, "views n bins"], reverse: np.ndarray) -> Float[Array, "views n bins"]:
     """The bins of some views from the other end."""
     if not reverse.any():
         return y
