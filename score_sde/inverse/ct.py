@@ -41,6 +41,25 @@ CELLS = 2
 """Cells to a pixel."""
 
 
+def common(low: Array, high: Array, other_low: Array, other_high: Array) -> Array:
+    """The length of what two intervals have in common."""
+    return jnp.maximum(jnp.minimum(high, other_high) - jnp.maximum(low, other_low), 0)
+
+
+Shadow = Callable[[Array, Array], Array]
+"""(left edge of a pixel of size 1, left edge of a cell) -> the share of the cell in the pixel."""
+
+
+def box(left: Array, cell: Array) -> Array:
+    """What the pixel and the cell have in common."""
+    return common(left, left + 1, cell, cell + 1 / CELLS)
+
+
+def point(left: Array, cell: Array) -> Array:
+    """Linear interpolation between the middles of cells, at the middle of the pixel."""
+    return jnp.maximum(1 - jnp.abs(CELLS * (left + 0.5 - cell) - 0.5), 0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ParallelBeam(Operator):
@@ -114,16 +133,19 @@ class ParallelBeam(Operator):
         y = jnp.transpose(y, (1, 0, 3, 2)).reshape(len(self.angles), -1, self.bins)
         return self.spread([group.to_cells(self, y[group.views]) for group in self.groups()])
 
-    def spread(self, cells: list[Float[Array, "views n cells"]]) -> Float[Array, "b h w c"]:
+    def spread(
+        self, cells: list[Float[Array, "views n cells"]], shadow: Shadow = box
+    ) -> Float[Array, "b h w c"]:
         """Sums over views of what the cells under each pixel hold: the transpose of pass 1.
 
         Args:
             cells: for the views of each group, n = b * c, in the order of `groups`.
+            shadow: the share of each cell.
         """
         h, w, c = self.event
         total = 0
         for group, values in zip(self.groups(), cells, strict=True):
-            images = unshear(values, group.shifts)
+            images = unshear(values, group.shifts, shadow)
             total = total + (turned(images) if group.turned else images)
         return jnp.moveaxis(jnp.asarray(total).reshape(-1, c, h, w), 1, 3)
 
@@ -220,7 +242,7 @@ def shear(images: Float[Array, "n h w"], shifts: Shifts) -> Float[Array, "views 
         near = jnp.stack(
             [rows[..., SLAB + 1 - k : SLAB + 1 - k + length] for k in range(SLAB + 2)], axis=2
         )  # (n, rows, shift, length): row r moved by k - reach pixels
-        weights = _weights(shifts, rest)
+        weights = _weights(shifts, rest, box)
         local = jnp.einsum("vsrk,nrkj->vsnj", weights, near, precision="highest")
         return jax.vmap(_add_at)(cells, local, start), None
 
@@ -230,7 +252,9 @@ def shear(images: Float[Array, "n h w"], shifts: Shifts) -> Float[Array, "views 
     return jnp.moveaxis(cells, 1, 3).reshape(views, n, -1)
 
 
-def unshear(cells: Float[Array, "views n cells"], shifts: Shifts) -> Float[Array, "n h w"]:
+def unshear(
+    cells: Float[Array, "views n cells"], shifts: Shifts, shadow: Shadow = box
+) -> Float[Array, "n h w"]:
     """The transpose of `shear`."""
     views, n, _ = cells.shape
     length, width = shifts.w + SLAB + 1, shifts.w
@@ -239,9 +263,8 @@ def unshear(cells: Float[Array, "views n cells"], shifts: Shifts) -> Float[Array
     def take(_, slab):
         start, rest = slab
         local = jax.vmap(lambda c, i: _part(c, i, length))(apart, start)
-        near = jnp.einsum(
-            "vsrk,vsnj->rknj", _weights(shifts, rest), local, precision="highest"
-        )
+        weights = _weights(shifts, rest, shadow)
+        near = jnp.einsum("vsrk,vsnj->rknj", weights, local, precision="highest")
         rows = sum(near[:, k, :, k : k + width] for k in range(SLAB + 2))
         return None, rows
 
@@ -250,19 +273,13 @@ def unshear(cells: Float[Array, "views n cells"], shifts: Shifts) -> Float[Array
     return jnp.moveaxis(rows, 2, 0).reshape(n, -1, width)[:, : shifts.h]
 
 
-def _weights(shifts: Shifts, rest: Array) -> Array:
-    """What a pixel of row r and a cell have in common, (views, cell of a pixel, row, shift)."""
+def _weights(shifts: Shifts, rest: Array, shadow: Shadow) -> Array:
+    """The share of a cell in a pixel of row r, (views, cell of a pixel, row, shift)."""
     offsets = (SLAB - 1) / 2 - np.arange(SLAB)
     left = rest[:, None] + jnp.asarray(shifts.slopes[:, None] * offsets[None], rest.dtype)
-    left = left[:, None, :, None]
     cell = np.arange(SLAB + 2)[None] - SLAB // 2 + np.arange(CELLS)[:, None] / CELLS
     cell = jnp.asarray(cell, rest.dtype)[None, :, None, :]
-    return common(left, left + 1, cell, cell + 1 / CELLS)
-
-
-def common(low: Array, high: Array, other_low: Array, other_high: Array) -> Array:
-    """The length of what two intervals have in common."""
-    return jnp.maximum(jnp.minimum(high, other_high) - jnp.maximum(low, other_low), 0)
+    return shadow(left[:, None, :, None], cell)
 
 
 def share_out(
