@@ -35,8 +35,6 @@ from score_sde.inverse.ct import (
 from score_sde.inverse.operators import Operator, X, Y, expect, static
 from score_sde.inverse.paired import paired
 
-BLOCK = 2**16
-"""Numbers that a block of views works on at once, at least those of one view."""
 STEEPEST = 3.0
 """Slopes that no ray of a group has; those of other rays are cut here."""
 
@@ -137,19 +135,19 @@ class FanBeam(Operator):
 
     def _project(self, x: Array) -> Array:
         images = jnp.moveaxis(x, 3, 1).reshape(-1, *self.event[:2])
-        y = jnp.zeros((len(self.angles), self.bins, len(images)), x.dtype)
+        y = jnp.zeros((len(self.angles), len(images), self.bins), x.dtype)
         for side in self._sides():
             seen = turned(images) if side.turned else images
-            y = y.at[side.views].add(_forward(self, side, jnp.moveaxis(seen, 0, 2)))
-        y = y.reshape(*y.shape[:2], x.shape[0], self.event[2])
-        return jnp.moveaxis(y, 2, 0)
+            y = y.at[side.views].add(_forward(side, seen))
+        y = y.reshape(len(self.angles), x.shape[0], self.event[2], self.bins)
+        return jnp.transpose(y, (1, 0, 3, 2))
 
     def _back(self, y: Array) -> Array:
         h, w, c = self.event
-        flat = jnp.moveaxis(y, 0, 2).reshape(len(self.angles), self.bins, -1)
+        y = jnp.transpose(y, (1, 0, 3, 2)).reshape(len(self.angles), -1, self.bins)
         total = 0
         for side in self._sides():
-            images = jnp.moveaxis(_adjoint(self, side, flat[side.views]), 2, 0)
+            images = _adjoint(self, side, y[side.views])
             total = total + (turned(images) if side.turned else images)
         return jnp.moveaxis(jnp.asarray(total).reshape(-1, c, h, w), 1, 3)
 
@@ -195,99 +193,86 @@ def _side(beam: FanBeam, turn: bool) -> Side:
     scale = (h - 1) / 2 - np.arange(h)[None] - source[1][:, None]
     length = np.hypot(1, np.tan(np.where(own, theta, 0)))
     factor = np.where(own, beam.pixel * length / np.where(own, step, 1), 0)
-    if len(views):
-        near, far = np.abs(scale).min(), np.abs(scale).max()
-        widths = (float(step[own].min() * near), float(step[own].max() * far))
-    else:
-        widths = (1.0, 1.0)
-    return Side(views, turn, h, w, beta, source[0] + w / 2, scale, slope, factor, widths)
+    near, far = np.abs(scale).min(1), np.abs(scale).max(1)
+    narrow = float((np.where(own, step, np.inf).min(1) * near).min(initial=np.inf))
+    wide = float((np.where(own, step, 0).max(1) * far).max(initial=0))
+    return Side(views, turn, h, w, beta, source[0] + w / 2, scale, slope, factor, (narrow, wide))
 
 
-def _blocks(side: Side, dtype, bins: int, images: int) -> tuple[list[Array], int]:
-    """Origin, scale, slope, factor and beta by blocks of views; missing views see nothing."""
-    views = len(side.views)
-    size = min(max(1, BLOCK // (side.h * max(side.w, bins) * images)), views)
-    missing = -views % size
-
-    def split(values):
-        ends = [(0, missing)] + [(0, 0)] * (values.ndim - 1)
-        values = np.pad(values, ends, mode="constant" if values is side.factor else "edge")
-        return jnp.asarray(values.reshape(-1, size, *values.shape[1:]), dtype)
-
+def _by_view(side: Side, dtype) -> list[Array]:
+    """Origin, scale, slope, factor and beta of each view."""
     arrays = (side.origin, side.scale, side.slope, side.factor, side.beta)
-    return [split(values) for values in arrays], missing
+    return [jnp.asarray(values, dtype) for values in arrays]
 
 
-def _forward(beam: FanBeam, side: Side, image: Float[Array, "h w n"]) -> Array:
-    """(views, bins, n)."""
-    h, w, n = image.shape
-    flat = jnp.pad(image, ((0, 0), (1, 1), (0, 0))).reshape(h * (w + 2), n)
-    row = (w + 2) * jnp.arange(h, dtype=jnp.int32)[None, :, None]
+def _forward(side: Side, images: Float[Array, "n h w"]) -> Float[Array, "views n bins"]:
+    """Each bin reads the pixels of each row that its interval touches."""
+    n, h, w = images.shape
+    flat = jnp.pad(images, ((0, 0), (0, 0), (1, 1))).reshape(n, h * (w + 2))
+    row = (w + 2) * jnp.arange(h, dtype=jnp.int32)[:, None]
     taps = math.ceil(side.widths[1]) + 1
 
-    def block(_, arrays):
+    def view(_, arrays):
         origin, scale, slope, factor, _ = arrays
-        place = origin[:, None, None] + scale[:, :, None] * slope[:, None]  # (views, h, edges)
-        one, other = place[..., :-1], place[..., 1:]
+        place = origin + scale[:, None] * slope[None]  # (h, edges)
+        one, other = place[:, :-1], place[:, 1:]
         left, right = jnp.minimum(one, other), jnp.maximum(one, other)
         below, total = jnp.floor(left), 0
         for k in range(taps):
             pixel = below + k
-            weight = common(left, right, pixel, pixel + 1) / jnp.abs(scale)[:, :, None]
+            weight = common(left, right, pixel, pixel + 1) / jnp.abs(scale)[:, None]
             index = row + jnp.clip(pixel + 1, 0, w + 1).astype(jnp.int32)
-            seen = flat.at[index].get(mode="promise_in_bounds")
-            total = total + weight[..., None] * seen
-        return None, jnp.sum(jnp.asarray(total), axis=1) * factor[..., None]
+            total = total + weight[None] * _read(flat, index)
+        return None, jnp.sum(jnp.asarray(total), axis=1) * factor[None]
 
-    arrays, missing = _blocks(side, image.dtype, beam.bins, n)
-    _, y = jax.lax.scan(block, None, arrays)
-    y = y.reshape(-1, beam.bins, n)
-    return y[: len(y) - missing]
+    return jax.lax.scan(view, None, _by_view(side, images.dtype))[1]
 
 
-def _adjoint(beam: FanBeam, side: Side, y: Float[Array, "views bins n"]) -> Array:
-    """(h, w, n): the transpose of `_forward`, with the same weights."""
-    bins, n = y.shape[1:]
-    column = jnp.arange(side.w, dtype=y.dtype)[None, None]
+def _adjoint(
+    beam: FanBeam, side: Side, y: Float[Array, "views n bins"]
+) -> Float[Array, "n h w"]:
+    """The transpose of `_forward`: each pixel reads the bins whose intervals touch it."""
+    n, bins = y.shape[1:]
+    column = jnp.arange(side.w, dtype=y.dtype)[None]
     corners = np.arange(side.w + 1)[None] - side.w / 2
     rows = (side.h - 1) / 2 - np.arange(side.h)[:, None]
-    taps = math.ceil(1 / side.widths[0] + 2e-3) + 2
-    arrays, missing = _blocks(side, y.dtype, bins, n)
+    points = (rows, corners) if side.turned else (corners, rows)
+    taps = math.ceil(1 / side.widths[0] + 2e-3) + 1
 
-    def block(total, arrays):
+    def view(total, arrays):
         origin, scale, slope, factor, beta, y = arrays
-        places = bin_of(beam, beta, (rows, corners) if side.turned else (corners, rows))
-        near = jnp.floor(jnp.minimum(places[..., :-1], places[..., 1:]) - 1e-3)
-        y = jnp.pad(y * factor[..., None], ((0, 0), (1, 1), (0, 0)))
-        slope = jnp.pad(slope, ((0, 0), (1, 1)), mode="edge")
+        places = bin_of(beam, beta, points)
+        # A hair too low, where rounding might miss the first bin.
+        near = jnp.floor(jnp.minimum(places[:, :-1], places[:, 1:]) - 1e-3)
+        # `taps` bins without values at both ends, so that no index is outside.
+        index = jnp.clip(near, -taps, bins).astype(jnp.int32) + taps
+        values = jnp.pad(y * factor[None], ((0, 0), (taps, taps)))
+        slope = jnp.pad(slope, (taps, taps), mode="edge")[None]
 
-        def edge(index):
-            found = _each(slope, jnp.clip(index + 1, 0, bins + 2))
-            return origin[:, None, None] + scale[:, :, None] * found
+        def edge(k):
+            return origin + scale[:, None] * _read(slope, index + k)[0]
 
-        one = edge(near)
+        one = edge(0)
         for k in range(taps):
-            other = edge(near + (k + 1))
+            other = edge(k + 1)
             left, right = jnp.minimum(one, other), jnp.maximum(one, other)
-            weight = common(left, right, column, column + 1) / jnp.abs(scale)[:, :, None]
-            seen = _each(y, jnp.clip(near + (k + 1), 0, bins + 1))
-            total = total + jnp.sum(weight[..., None] * seen, axis=0)
+            weight = common(left, right, column, column + 1) / jnp.abs(scale)[:, None]
+            total = total + weight[None] * _read(values, index + k)
             one = other
         return total, None
 
-    y = jnp.pad(y, ((0, missing), (0, 0), (0, 0))).reshape(*arrays[0].shape[:2], bins, n)
-    zero = jnp.zeros((side.h, side.w, n), y.dtype)
-    return jax.lax.scan(block, zero, (*arrays, y))[0]
+    zero = jnp.zeros((n, side.h, side.w), y.dtype)
+    return jax.lax.scan(view, zero, (*_by_view(side, y.dtype), y))[0]
 
 
 def bin_of(
-    beam: FanBeam, beta: Float[Array, "views"], points: tuple[np.ndarray, np.ndarray]
-) -> Float[Array, "views ..."]:
-    """Where points fall on the detector, in bins from its first edge.
+    beam: FanBeam, beta: Float[Array, ""], points: tuple[np.ndarray, np.ndarray]
+) -> Float[Array, "h w"]:
+    """Where points fall on the detector in the view at beta, in bins from its first edge.
 
     Args:
         beam: the geometry.
-        beta: angles of views.
+        beta: angle of the view.
         points: x and y in pixels; they broadcast with one another.
     """
     along, across = seen_from(beam, beta, points)
@@ -297,15 +282,14 @@ def bin_of(
 
 
 def seen_from(
-    beam: FanBeam, beta: Float[Array, "views"], points: tuple[np.ndarray, np.ndarray]
-) -> tuple[Float[Array, "views ..."], Float[Array, "views ..."]]:
+    beam: FanBeam, beta: Float[Array, ""], points: tuple[np.ndarray, np.ndarray]
+) -> tuple[Float[Array, "h w"], Float[Array, "h w"]]:
     """Distances of points from the source along the middle ray and across it, in lengths."""
-    x, y = (jnp.asarray(p * beam.pixel, beta.dtype)[None] for p in points)
-    cos, sin = (f(beta).reshape(-1, *(1,) * (x.ndim - 1)) for f in (jnp.cos, jnp.sin))
+    x, y = (jnp.asarray(p * beam.pixel, beta.dtype) for p in points)
+    cos, sin = jnp.cos(beta), jnp.sin(beta)
     return beam.source_axis - x * sin + y * cos, x * cos + y * sin
 
 
-def _each(values: Array, index: Array) -> Array:
-    """values[v, index[v]] for each view v."""
-    index = index.astype(jnp.int32)
-    return jax.vmap(lambda v, i: v.at[i].get(mode="promise_in_bounds"))(values, index)
+def _read(values: Float[Array, "n m"], index: Array) -> Float[Array, "n ..."]:
+    """values[:, index] for indices that are inside."""
+    return jax.vmap(lambda v: v.at[index].get(mode="promise_in_bounds"))(values)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from score_sde.errors import UserError
 from score_sde.inverse.ct import Group, ParallelBeam, point, reversed_views
-from score_sde.inverse.fan import BLOCK, FanBeam, bin_of, seen_from
+from score_sde.inverse.fan import FanBeam, bin_of, seen_from
 from score_sde.inverse.operators import X, Y, expect
 
 Window = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"]
@@ -153,10 +153,9 @@ def _fan(beam: FanBeam, y: Array, window: Window) -> Array:
         taps, before = ramp(beam.bins, step), cos
     weights = jnp.asarray(scan_weights(beam) * before[None], y.dtype)
     q = _filtered(y * weights[None, :, :, None], response(taps, window) * step)
-    q = jnp.moveaxis(q, 0, 2).reshape(len(beam.angles), beam.bins, -1)
+    q = jnp.transpose(q, (1, 0, 3, 2)).reshape(len(beam.angles), -1, beam.bins)
     h, w, c = beam.event
-    image = _back_project(beam, q)
-    return jnp.moveaxis(image.reshape(h, w, -1, c), 2, 0)
+    return jnp.moveaxis(_back_project(beam, q).reshape(-1, c, h, w), 1, 3)
 
 
 def scan_weights(beam: FanBeam) -> Float[np.ndarray, "views bins"]:
@@ -192,23 +191,18 @@ def scan_weights(beam: FanBeam) -> Float[np.ndarray, "views bins"]:
     return share[:, None] * (np.sin(np.pi / 4 * rise) * np.sin(np.pi / 4 * fall)) ** 2
 
 
-def _back_project(beam: FanBeam, q: Float[Array, "views bins n"]) -> Array:
-    """The sum over views of q where the ray through a pixel meets the detector, (h, w, n)."""
+def _back_project(beam: FanBeam, q: Float[Array, "views n bins"]) -> Float[Array, "n h w"]:
+    """The sum over views of q where the ray through a pixel meets the detector."""
     h, w, _ = beam.event
-    views, bins, n = q.shape
-    size = min(max(1, BLOCK // (h * w * n)), views)
-    x, y = np.arange(w)[None] - (w - 1) / 2, (h - 1) / 2 - np.arange(h)[:, None]
+    points = np.arange(w)[None] - (w - 1) / 2, (h - 1) / 2 - np.arange(h)[:, None]
 
     def add(total, arrays):
         beta, values = arrays
-        along, across = seen_from(beam, beta, (x, y))
+        along, across = seen_from(beam, beta, points)
         square = along**2 + across**2 if beam.curved else (along / beam.source_axis) ** 2
-        place = bin_of(beam, beta, (x, y)).reshape(size, h * w) - 0.5
-        seen = cubic(jnp.swapaxes(values, 1, 2), place).reshape(size, n, h, w)
-        return total + jnp.sum(seen / square[:, None], axis=0), None
+        place = bin_of(beam, beta, points).reshape(1, h * w) - 0.5
+        seen = cubic(values[None], place).reshape(-1, h, w)
+        return total + seen / square[None], None
 
-    missing = -views % size
-    beta = jnp.asarray(np.pad(np.asarray(beam.angles), (0, missing), mode="edge"), q.dtype)
-    blocks = jnp.pad(q, ((0, missing), (0, 0), (0, 0))).reshape(-1, size, bins, n)
-    total, _ = jax.lax.scan(add, jnp.zeros((n, h, w), q.dtype), (beta.reshape(-1, size), blocks))
-    return jnp.moveaxis(total, 0, 2)
+    zero = jnp.zeros((q.shape[1], h, w), q.dtype)
+    return jax.lax.scan(add, zero, (jnp.asarray(beam.angles, q.dtype), q))[0]
