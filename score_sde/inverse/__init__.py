@@ -1,6 +1,7 @@
 """Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
+from score_sde.inverse.coil_maps import birdcage_maps, estimate_maps, normalized_maps
 from score_sde.inverse.consistency import (
     Consistency,
     after,
@@ -24,7 +25,26 @@ from score_sde.inverse.image_operators import (
     inpainting,
     mix_channels,
 )
+from score_sde.inverse.kspace_masks import (
+    fastmri_equispaced,
+    fastmri_random,
+    poisson_disc,
+    published_equispaced,
+    radial_mask,
+    variable_density,
+)
 from score_sde.inverse.measurement import Measurement, measure, simulate
+from score_sde.inverse.mri import (
+    Coils,
+    Fourier,
+    NonuniformFourier,
+    centred_fft2,
+    centred_ifft2,
+    multi_coil,
+    radial,
+    single_coil,
+)
+from score_sde.inverse.mri_baselines import root_sum_of_squares, sense, zero_filled
 from score_sde.inverse.operators import (
     Composed,
     Identity,
@@ -44,14 +64,17 @@ __all__ = [
     "PUBLISHED_BASIS",
     "REC_601",
     "Blur",
+    "Coils",
     "Composed",
     "Consistency",
     "Denoised",
     "DiffPIR",
     "Factor",
+    "Fourier",
     "Identity",
     "Masked",
     "Measurement",
+    "NonuniformFourier",
     "Operator",
     "RePaint",
     "Separable",
@@ -59,14 +82,20 @@ __all__ = [
     "after",
     "before",
     "bicubic",
+    "birdcage_maps",
     "block_mean",
     "blur",
+    "centred_fft2",
+    "centred_ifft2",
     "colorization",
     "compose",
     "consistent",
     "crop",
     "denoise",
+    "estimate_maps",
     "exact",
+    "fastmri_equispaced",
+    "fastmri_random",
     "gaussian_kernel",
     "grey_basis",
     "grey_channel",
@@ -74,8 +103,19 @@ __all__ = [
     "measure",
     "mix_channels",
     "motion_kernel",
+    "multi_coil",
+    "normalized_maps",
     "overwrite",
+    "poisson_disc",
+    "published_equispaced",
+    "radial",
+    "radial_mask",
+    "root_sum_of_squares",
+    "sense",
     "simulate",
+    "single_coil",
     "static",
     "towards",
+    "variable_density",
+    "zero_filled",
 ]
