@@ -8,6 +8,7 @@ from score_sde.inverse.consistency import (
     before,
     consistent,
     exact,
+    merged,
     overwrite,
     towards,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "grey_channel",
     "inpainting",
     "measure",
+    "merged",
     "mix_channels",
     "motion_kernel",
     "multi_coil",

@@ -114,13 +114,14 @@ class Fourier(Operator):
         values = jnp.sqrt((known + _mirror(known)) / 2)
 
         def from_y(y):
-            kept = jnp.asarray(mask, y.real.dtype) * y
+            kept = jnp.asarray(mask, y.dtype) * y
             twice = kept + jnp.conj(_mirror(kept))
-            return reciprocal(values).astype(y.real.dtype) / 2 * (twice.real - twice.imag)
+            return reciprocal(values).astype(twice.real.dtype) / 2 * (twice.real - twice.imag)
 
         def to_y(c):
             kept = reciprocal(values).astype(c.dtype) * jnp.asarray(mask, c.dtype)
-            return kept * _hermitian(c)
+            k = _hermitian(c)
+            return kept.astype(k.dtype) * k
 
         def from_x(x):
             k = self.forward(x)
