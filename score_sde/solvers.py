@@ -26,10 +26,10 @@ from score_sde.errors import UserError
 from score_sde.grids import with_jumps
 from score_sde.inverse.consistency import (
     Consistency,
+    Move,
     after,
     before,
     consistent,
-    Move,
     exact,
     merged,
     overwrite,

@@ -194,9 +194,10 @@ def radial_mask(height: int, width: int, spokes: int, golden: bool = False) -> K
     if spokes < 1:
         raise UserError(f"a radial mask needs at least 1 spoke; got {spokes}")
     angles = np.arange(spokes) * (GOLDEN_ANGLE if golden else math.pi / spokes)
-    along = np.linspace(-0.5, 0.5, 2 * max(height, width) + 1)[:-1]
+    half = max(height, width)
+    along = np.arange(-half, half) / (2 * half)
     rows, columns = (
-        np.rint(n // 2 + n * np.outer(direction(angles), along)).astype(int).ravel()
+        n // 2 + np.rint(n * np.outer(direction(angles), along)).astype(int).ravel()
         for n, direction in ((height, np.sin), (width, np.cos))
     )
     known = np.zeros((height, width), bool)

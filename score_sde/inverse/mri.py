@@ -269,7 +269,8 @@ class NonuniformFourier(Operator):
             r = jnp.arange(n, dtype=points.dtype) - n // 2
             turns = points[:, axis, None] * r[None]
             angle = -2 * math.pi * (turns - jnp.round(turns))
-            waves.append((jnp.exp(1j * angle) / math.sqrt(n)).astype(dtype))
+            wave = jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
+            waves.append((wave / math.sqrt(n)).astype(dtype))
         return waves
 
 
@@ -365,8 +366,30 @@ def radial(
     angles = np.arange(spokes) * (GOLDEN_ANGLE if golden else math.pi / spokes)
     k = (np.arange(samples) - samples // 2) / samples
     points = np.stack([np.outer(np.sin(angles), k), np.outer(np.cos(angles), k)], axis=-1)
-    points = jnp.asarray(points.reshape(1, -1, 2), jnp.result_type(float))
-    return NonuniformFourier(points, event, complex_images)
+    rows = jnp.asarray(points.reshape(1, -1, 2), jnp.result_type(float))
+    return NonuniformFourier(rows, event, complex_images)
+
+
+def check_centred(kspace: Complex[Array | np.ndarray, "*rest h w c"]) -> None:
+    """Nothing, or what is wrong with the place of frequency 0.
+
+    The central half of rows and columns must have more energy than the corners, which are the
+    centre of a k-space that was not shifted.
+
+    Raises:
+        UserError: where the corners have more.
+    """
+    h, w = kspace.shape[-3:-1]
+    energy = np.square(np.abs(np.asarray(kspace))).reshape(-1, h, w, kspace.shape[-1])
+    energy = energy.sum(axis=(0, 3))
+    middle = slice(h // 4, h // 4 + h // 2), slice(w // 4, w // 4 + w // 2)
+    centre, corners = energy[middle].sum(), np.fft.fftshift(energy)[middle].sum()
+    if corners > centre:
+        raise UserError(
+            f"k-space is not centred: its corners have the energy {corners:.3g}, its middle "
+            f"{centre:.3g}; frequency 0 must be at ({h // 2}, {w // 2}). Apply fftshift to "
+            "its height and width"
+        )
 
 
 def _complex(x: X, pairs: bool) -> KSpace:

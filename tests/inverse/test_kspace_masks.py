@@ -27,8 +27,8 @@ def test_fastmri(width, acceleration, fraction):
             assert kept[centre].all() and kept[width // 2]
             found.append(kept.sum())
             if make is inverse.fastmri_equispaced:
-                gaps = np.diff(np.flatnonzero(np.delete(kept, np.arange(width)[centre])))
-                assert gaps.max() <= np.ceil(width / (width / acceleration - low)) + 2
+                gaps = np.diff(np.flatnonzero(kept[: centre.start]))
+                assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
     wanted = width / acceleration
     equispaced, random = counts.values()
     assert np.abs(np.asarray(equispaced) - wanted).max() <= 3
@@ -77,8 +77,9 @@ def test_radial_mask():
     assert two[4].all() and two[:, 4].all() and two.sum() == 15
     for golden in (False, True):
         mask = inverse.radial_mask(33, 33, 8, golden)
-        assert mask[16, 16] and 8 * 25 < mask.sum() < 8 * 33
-        np.testing.assert_array_equal(mask, mask[::-1, ::-1])
+        assert mask[16, 16] and 8 * 25 < mask.sum() < 8 * 40
+        inside = mask[6:27, 6:27]  # a line has one end, as a row of k-space of even width
+        np.testing.assert_array_equal(inside, inside[::-1, ::-1])
         assert mask[12:21, 12:21].mean() > 2 * mask.mean()
 
 

@@ -4,14 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from golden import data_root
-from score_sde import guidance, inverse
+from score_sde import grids, guidance, inverse, steppers
+from score_sde.data import PixelRange
 from score_sde.data.ranges import ComplexRange
 from score_sde.errors import UserError
 from score_sde.inverse import restoration
 from score_sde.inverse.operators import inner
+from score_sde.sampling import Sampler
 from score_sde.sde import VP
+from score_sde.solvers import SOLVERS
 
 RNG = np.random.default_rng(0)
 
@@ -42,14 +46,12 @@ OPERATORS = {
     "coils": lambda: coils((4, 5, 2)),
     "coils, real": lambda: coils((5, 4, 1), complex_images=False),
     "all of the coils": lambda: coils((4, 3, 2)).operator,
-    "all of the coils, real": lambda: coils((3, 4, 2), complex_images=False).operator,
-    "radial": lambda: inverse.radial((4, 5, 1), 3, golden=True),
-    "radial, complex": lambda: inverse.radial((5, 4, 2), 4, 3, complex_images=True),
+    "radial": lambda: inverse.radial((5, 4, 2), 4, 3, golden=True, complex_images=True),
     "points a row, in blocks": lambda: inverse.NonuniformFourier(
         jnp.asarray(np.random.default_rng(2).uniform(-0.5, 0.5, (2, 7, 2))), (3, 4, 1), block=3
     ),
 }
-ITERATED = ("coils", "coils, real", "radial", "radial, complex", "points a row, in blocks")
+ITERATED = ("coils", "coils, real", "radial", "points a row, in blocks")
 """They take conjugate gradients."""
 SHIFTS = np.array([0.3, 2.0, 0.0])
 
@@ -114,8 +116,11 @@ class TestMatrices:
     def test_solve(self, found):
         """For a = 0 compared after A^T, since there is no solution outside the range."""
         a = found["forward"]
+        values, vectors = np.linalg.eigh(a @ a.T)
+        values = np.where(values < 1e-12, 0, values)
         for j, shift in enumerate(found["shifts"]):
-            wanted = np.linalg.pinv(a @ a.T + shift * np.eye(len(a)), rcond=1e-12)[:, j]
+            inverse_values = 1 / np.where(values + shift > 0, values + shift, np.inf)
+            wanted = vectors @ (inverse_values * vectors[j])
             got = found["solve"][:, j]
             if shift == 0:
                 wanted, got = a.T @ wanted, a.T @ got
@@ -210,6 +215,17 @@ def test_points_of_the_grid_and_the_order_of_axes(x64):
     np.testing.assert_allclose(line[:, 4:], k[:, :, 2], atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["real", "coils"])
+def test_rows_on_several_devices(name):
+    """The same numbers on 1 and 8 devices."""
+    operator, devices = OPERATORS[name](), jax.devices()
+    x = jnp.asarray(RNG.normal(size=(2 * len(devices), *operator.event)), jnp.float32)
+    rows = NamedSharding(Mesh(np.asarray(devices), ("data",)), PartitionSpec("data"))
+    both = jax.jit(lambda x: (operator.forward(x), operator.adjoint(operator.forward(x))))
+    for one, several in zip(both(x), both(jax.device_put(x, rows)), strict=True):
+        np.testing.assert_allclose(one, several, atol=1e-6)
+
+
 def test_one_flat_coil_is_a_single_coil(x64):
     for channels, pairs in ((1, False), (2, True)):
         event, mask = (4, 5, channels), lopsided(4, 5)
@@ -227,7 +243,8 @@ def test_complex_images_are_those_of_the_model_range(x64):
     image = RNG.normal(size=(1, 3, 4, 2)) + 1j * RNG.normal(size=(1, 3, 4, 2))
     operator = inverse.Fourier((3, 4, 4), True)
     x = jnp.asarray(ComplexRange().encode(image))
-    np.testing.assert_allclose(operator.forward(x), inverse.centred_fft2(image), atol=1e-14)
+    wanted = inverse.centred_fft2(jnp.asarray(image))
+    np.testing.assert_allclose(operator.forward(x), wanted, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["real", "complex"])
@@ -257,6 +274,50 @@ def test_solvers_with_a_spectrum_take_noise(name):
     np.testing.assert_allclose(guided.reshape(2, -1).T, wanted, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", ["real", "complex", "coils", "coils, real", "radial"])
+def test_every_solver_takes_complex_data(name):
+    """Types and shapes; nothing is computed."""
+    operator, sde = OPERATORS[name](), VP()
+    x = jnp.asarray(RNG.normal(size=(2, *operator.event)), jnp.float32)
+    given = inverse.measure(operator, operator.forward(x), 0.0)
+    sampler = Sampler(sde, steppers.Ancestral(sde), grids.uniform(sde, 20, 1e-2))
+
+    for solver in SOLVERS:
+        if solver == "ddrm" and operator.decompose() is None:
+            continue
+        made = SOLVERS[solver]()
+        made.check(given)
+
+        def samples(given, made=made):
+            changed, score_fn = made(made.prepare(sampler), lambda x, t: -x, given)
+            return changed(jax.random.key(0), score_fn, x.shape).x
+
+        found = jax.eval_shape(samples, given)
+        assert (found.shape, found.dtype) == (x.shape, x.dtype), solver
+
+
+def test_the_range_of_a_model():
+    """A measurement of u in [0, 1] is one of x = low + (high - low) u."""
+    operator = OPERATORS["real"]()
+    u = jnp.asarray(RNG.uniform(size=(2, *operator.event)), jnp.float32)
+    given = inverse.simulate(operator, u, 0.1, jax.random.key(0))
+    moved = given.in_range(PixelRange())
+    low, high = PixelRange().low, PixelRange().high
+    noise = moved.y - operator.forward(low + (high - low) * u)
+    np.testing.assert_allclose(noise, (high - low) * (given.y - operator.forward(u)), atol=1e-5)
+    np.testing.assert_allclose(moved.std, [0.1 * (high - low)] * 2)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+def test_uncentred_data_are_refused(size):
+    row, column = np.indices(size)
+    image = 1 + np.exp(-((row - size[0] // 2) ** 2 + column**2) / 9)
+    k = np.asarray(inverse.centred_fft2(jnp.asarray(image[None, ..., None])))
+    inverse.check_centred(k)
+    with pytest.raises(UserError, match="k-space is not centred"):
+        inverse.check_centred(np.fft.ifftshift(k, (1, 2)))
+
+
 class TestMaps:
     def test_birdcage(self):
         maps = inverse.birdcage_maps(6, 9, 12)
@@ -280,7 +341,8 @@ class TestMaps:
         np.testing.assert_allclose(total, support, atol=1e-6)
         # Estimates have the phase of the image; products of two coils have none.
         wanted, got = (m[1:] * np.conj(m[:1]) for m in (maps, found))
-        assert np.abs(wanted - got)[:, support].max() < 0.03
+        inside = np.abs(image) > 0.3
+        assert np.abs(wanted - got)[:, inside].max() < 0.03
         inverse.multi_coil((32, 32, 2), found, np.ones((32, 32), bool))
 
     def test_refusals(self):
@@ -290,7 +352,7 @@ class TestMaps:
             inverse.estimate_maps(k, 4)
         with pytest.raises(UserError, match="lines=1"):
             inverse.estimate_maps(k, 1)
-        with pytest.raises(UserError, match="at 1.2"):
+        with pytest.raises(UserError, match=r"at 1\.2"):
             inverse.birdcage_maps(4, 8, 8, 1.2)
 
 
@@ -315,11 +377,11 @@ def test_baselines(x64):
             inverse.sense(given, **options)
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_data_consistency(several):
-    """|A x' - y| <= 1e-5 |y| in single precision: real images, a published mask; coils."""
+@pytest.mark.parametrize(("several", "most"), [(False, 1e-5), (True, 1e-3)])
+def test_data_consistency(several, most):
+    """|A x' - y|/|y| in single precision: closed for one coil, by conjugate gradients for more."""
     event, rng = (48, 48, 2 if several else 1), np.random.default_rng(5)
-    mask = inverse.published_equispaced(48, 48, 12)
+    mask = inverse.published_equispaced(48, 48, 24)
     operator = (
         inverse.multi_coil(event, inverse.birdcage_maps(8, 48, 48), mask)
         if several
@@ -329,7 +391,7 @@ def test_data_consistency(several):
     given = inverse.measure(operator, operator.forward(image), 0.0)
     moved = inverse.exact(given)(x)
     rest = operator.forward(moved) - given.y
-    assert np.all(inner(rest, rest) <= 1e-10 * inner(given.y, given.y))
+    assert np.all(inner(rest, rest) <= most**2 * inner(given.y, given.y))
 
 
 def test_real_coils():
@@ -353,11 +415,13 @@ def test_real_coils():
         name: float(jnp.linalg.norm(found - truth) / jnp.linalg.norm(truth))
         for name, found in (
             ("zero", inverse.zero_filled(given)),
-            ("sense", inverse.sense(given, 12)),
+            ("few steps", inverse.sense(given, 6)),
+            ("weight", inverse.sense(given, 12, 0.02)),
+            ("many steps", inverse.sense(given, 30)),
         )
     }
-    print(errors)
-    assert errors["sense"] < 0.7 * errors["zero"]
+    assert max(errors["few steps"], errors["weight"]) < 0.8 * errors["zero"]
+    assert errors["many steps"] > errors["few steps"]  # the noise grows
 
 
 def test_what_is_refused():
