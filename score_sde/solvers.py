@@ -37,6 +37,7 @@ from score_sde.inverse.consistency import (
 )
 from score_sde.inverse.dps import DPS
 from score_sde.inverse.measurement import Measurement
+from score_sde.inverse.operators import Masked
 from score_sde.inverse.restoration import DDNM, DDRM, DiffPIR, RePaint
 from score_sde.sampling import Sampler
 
@@ -194,8 +195,12 @@ def _noise_free_move(move: Move) -> Callable:
 
 
 def _masked(measurement: Measurement) -> None:
-    """The published projection knows masked data alone."""
-    merged(measurement)
+    if not isinstance(measurement.operator, Masked):
+        kind = type(measurement.operator).__name__
+        raise UserError(
+            f"the published projection replaces known data, and {kind} does not say which are "
+            "known; take published=False, or Masked(T, mask)"
+        )
 
 
 def _score_sde(rate: float = 1.231) -> Solver:

@@ -79,17 +79,19 @@ def test_masks():
 def plain_sampler(stored):
     """The sampler of a stored run. Its steps stay at their times, as Tweedie's formula needs."""
     process = reference_sde("ve", stored)
-    predictors = {
-        "reverse_diffusion": steppers.ReverseDiffusion(
-            PublishedSteps(reference_chain("ve", stored))
-        )
-    }
+    chain = PublishedSteps(reference_chain("ve", stored))
     snr, n_steps = float(stored["snr"]), int(stored["n_steps"])
-    correctors = {
-        "LangevinCorrector": steppers.Langevin(snr, max(n_steps, 1), "batch"),
-        "NoneCorrector": steppers.Identity(),
-    }
-    chosen = correctors.get(meta(stored)["corrector"]), predictors.get(meta(stored)["predictor"])
+    predictor = {
+        "reverse_diffusion": lambda: steppers.ReverseDiffusion(chain),
+        "ancestral_sampling": lambda: steppers.Ancestral(chain),
+        None: lambda: None,
+    }[meta(stored)["predictor"]]
+    corrector = {
+        "LangevinCorrector": lambda: steppers.Langevin(snr, n_steps, "batch"),
+        "AnnealedLangevinDynamics": lambda: steppers.AnnealedLangevin(process, snr, n_steps),
+        "NoneCorrector": steppers.Identity,
+    }[meta(stored)["corrector"]]
+    chosen = corrector(), predictor()
     stepper = steppers.chain(*(part for part in chosen if part is not None))
     times = np.stack([stored["timesteps"]] * 2, axis=1)
     return Sampler(process, stepper, times), reference_mixture(stored).score_fn(process)
@@ -336,8 +338,10 @@ def test_what_is_refused():
     dense = inverse.block_mean(EVENT, 2)
     other = inverse.measure(dense, jnp.zeros((1, 2, 2, 1)), 0.0)
     for name in ("projection", "langevin_projection"):
-        with pytest.raises(ValueError, match="Separable does not say which of its data"):
+        with pytest.raises(UserError, match="Separable does not say which are known"):
             SOLVERS[name](published=True).check(other)
+    with pytest.raises(ValueError, match="Separable does not say which of its data"):
+        inverse.merged(other)
     for options, words in (
         ({"scale": "batch"}, "scale"),
         ({"weight": 2.0}, "weight=2.0 means nothing to scale='rate'"),
