@@ -18,6 +18,9 @@ and its Jacobian J = dx0/dx. It takes y to be Gaussian given x:
 
 V = (sigma^2/alpha) J is the covariance of x_0 given x. For data N(mu, c^2 I) it is r^2 I with
 r^2 = c^2 sigma^2/(alpha^2 c^2 + sigma^2). All is per sample: no norm or sum runs over the batch.
+
+`annealed` and `annealed_relative`, which came before these, compare x itself with the data at its
+noise level, alpha y, and so need no Jacobian.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,7 @@ from jaxtyping import Array, Float, Inexact, Int
 from score_sde.arrays import ScoreFn, Time, left_broadcast
 from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.measurement import Measurement
-from score_sde.inverse.operators import image_of_solution
+from score_sde.inverse.operators import image_of_solution, inner, reciprocal
 from score_sde.sde import Perturbation
 from score_sde.steppers.ratio import ratio
 
@@ -64,6 +67,8 @@ def cost(method: str, steps: int = 1) -> Cost:
         "pigdm": Cost(1, 1),
         "tmpd": Cost(1, 2),
         "mmps": Cost(1, steps),
+        "annealed": Cost(1, 0),
+        "annealed_relative": Cost(1, 0),
     }[method]
 
 
@@ -229,6 +234,79 @@ def mmps(
         return now.score + image_of_solution(apply, residual, steps)
 
     return guided
+
+
+def annealed(
+    score_fn: ScoreFn,
+    process: Perturbation,
+    measurement: Measurement,
+    rate: float,
+    w: Float[Array, "batch ..."] | None = None,
+) -> ScoreFn:
+    """score + A^T (y_t - A x)/((rate sigma)^2 + (alpha std)^2), y_t = alpha y + sigma A w.
+
+    The added term is -grad |y_t - A x|^2/2 over that variance.
+
+    Args:
+        score_fn: the score of p_t.
+        process: gives alpha and sigma.
+        measurement: A, y and std, one row a sample. The published codes have std = 0.
+        rate: > 0. The larger, the weaker the guidance.
+        w: standard normal, the noise of the image in y_t; None is 0.
+
+    Raises:
+        ValueError: for a rate that is not positive.
+
+    Source: Song et al. 2022, "Solving inverse problems in medical imaging with score-based
+    generative models", appendix C: with w the "Score SDE" method (dissertation eq. B.36), rate
+    1.231; without w the "Langevin" method of Jalal et al. 2021, rate 0.713, whose paper has
+    1/(gamma_t^2 + std^2) with gamma_t of its own.
+    """
+    if not rate > 0:
+        raise ValueError(f"rate must be positive; got {rate}")
+
+    def guided(x, t):
+        alpha, sigma = process.marginal(t)
+        variance = (rate * sigma) ** 2 + (alpha * measurement.std) ** 2
+        return score_fn(x, t) + _scale(1 / variance, _toward_data(measurement, x, alpha, sigma, w))
+
+    return guided
+
+
+def annealed_relative(
+    score_fn: ScoreFn, process: Perturbation, measurement: Measurement, weight: float = 5.0
+) -> ScoreFn:
+    """score + weight |score| g/|g|, g = A^T (alpha y - A x), with the norms of each sample.
+
+    The added term is `weight` times as long as the score, whatever the noise level and std.
+
+    Args: as `annealed`; weight > 0, published 5.
+
+    Raises:
+        ValueError: for a weight that is not positive.
+
+    Source: the code of Jalal et al. 2021, "Robust compressed sensing MRI with deep generative
+    priors", which takes both norms over the batch.
+    """
+    if not weight > 0:
+        raise ValueError(f"weight must be positive; got {weight}")
+
+    def guided(x, t):
+        score = score_fn(x, t)
+        g = _toward_data(measurement, x, *process.marginal(t), None)
+        ratio_of_norms = jnp.sqrt(inner(score, score)) * reciprocal(jnp.sqrt(inner(g, g)))
+        return score + _scale(weight * ratio_of_norms, g)
+
+    return guided
+
+
+def _toward_data(
+    measurement: Measurement, x: Array, alpha: Time, sigma: Time, w: Array | None
+) -> Array:
+    """A^T (alpha y + sigma A w - A x)."""
+    operator = measurement.operator
+    clean = x if w is None else x - _scale(sigma, w)
+    return operator.adjoint(_scale(alpha, measurement.y) - operator.forward(clean))
 
 
 def _measured(score_fn, process, measurement, solve) -> ScoreFn:

@@ -14,7 +14,7 @@ None is exact for all data; docs/results/inverse.md measures how far each is fro
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,15 +26,18 @@ from score_sde.errors import UserError
 from score_sde.grids import with_jumps
 from score_sde.inverse.consistency import (
     Consistency,
+    Move,
     after,
     before,
     consistent,
     exact,
+    merged,
     overwrite,
     parts,
 )
 from score_sde.inverse.dps import DPS
 from score_sde.inverse.measurement import Measurement
+from score_sde.inverse.operators import Masked
 from score_sde.inverse.restoration import DDNM, DDRM, DiffPIR, RePaint
 from score_sde.sampling import Sampler
 
@@ -145,15 +148,102 @@ def _diffpir(weight: float = 7.0, zeta: float = 0.3) -> Solver:
     return _own(lambda process, given: DiffPIR(process, given, weight, zeta))
 
 
-def _projection(strength: float = 1.0) -> Solver:
-    """Algorithm 8.2: consistency before each predictor and corrector, exact at the end."""
+def _projection(strength: float = 1.0, published: bool = False) -> Solver:
+    """Algorithm 8.2: consistency before each predictor and corrector, exact at the end.
+
+    The published code merges data as `merged` does, and ends with lambda = 1 whatever the noise.
+    """
 
     def condition(sampler, score_fn, given):
-        step = Consistency(sampler.process, consistent(given, strength))
-        stepper = before(step, sampler.stepper)
-        return dataclasses.replace(sampler, stepper=stepper, on_finish=exact(given)), score_fn
+        return _project(sampler, given, strength, 1.0 if published else None), score_fn
+
+    return Solver(condition, _masked if published else _anything)
+
+
+def _langevin_projection(
+    strength: float = 1.0, snr: float = 0.386, n_steps: int = 3, published: bool = False
+) -> Solver:
+    """Algorithm 8.2 with annealed Langevin dynamics; published 700 levels.
+
+    The published code ends with lambda = strength.
+    """
+
+    def condition(sampler, score_fn, given):
+        stepper = steppers.AnnealedLangevin(sampler.process, snr, n_steps)
+        sampler = dataclasses.replace(sampler, stepper=stepper)
+        return _project(sampler, given, strength, strength if published else None), score_fn
+
+    return Solver(condition, _masked if published else _anything, own_steps=True)
+
+
+def _project(sampler: Sampler, given: Measurement, strength: float, last: float | None) -> Sampler:
+    """Consistency before each part. `last` is the published final lambda, None the default end."""
+    move = consistent(given, strength) if last is None else merged(given, strength)
+    finish = exact(given) if last is None else _noise_free_move(merged(given, last))
+    stepper = before(Consistency(sampler.process, move), sampler.stepper)
+    return dataclasses.replace(sampler, stepper=stepper, on_finish=finish)
+
+
+def _noise_free_move(move: Move) -> Callable:
+    """x -> k(x, y, lambda) at noise level 0, for every sample."""
+
+    def finish(x):
+        one = jnp.ones((), x.dtype)
+        return move(x, one, 0 * one, None)
+
+    return finish
+
+
+def _masked(measurement: Measurement) -> None:
+    if not isinstance(measurement.operator, Masked):
+        kind = type(measurement.operator).__name__
+        raise UserError(
+            f"the published projection replaces known data, and {kind} does not say which are "
+            "known; take published=False, or Masked(T, mask)"
+        )
+
+
+def _score_sde(rate: float = 1.231) -> Solver:
+    """B.36: before each predictor and corrector a draw w, by which the score is guided."""
+
+    def condition(sampler, score_fn, given):
+        def guide(score_fn, w):
+            return guidance.annealed(score_fn, sampler.process, given, rate, w)
+
+        guided = (steppers.Guided(part, guide) for part in parts(sampler.stepper))
+        return dataclasses.replace(sampler, stepper=steppers.chain(*guided)), score_fn
 
     return Solver(condition)
+
+
+def _langevin(
+    rate: float | None = None,
+    scale: Literal["rate", "relative"] = "rate",
+    weight: float | None = None,
+    snr: float = 0.212,
+    n_steps: int = 3,
+) -> Solver:
+    """Annealed Langevin dynamics of a guided score (Jalal et al. 2021); published 700 levels."""
+    if scale not in ("rate", "relative"):
+        raise ValueError(f"scale must be 'rate' or 'relative'; got {scale!r}")
+    for name, value, own in (("rate", rate, "rate"), ("weight", weight, "relative")):
+        if value is not None and scale != own:
+            raise ValueError(f"{name}={value} means nothing to scale={scale!r}; take {own!r}")
+
+    def condition(sampler, score_fn, given):
+        process = sampler.process
+
+        def guide(score_fn, w):
+            if scale == "rate":
+                return guidance.annealed(score_fn, process, given, 0.713 if rate is None else rate)
+            strength = 5.0 if weight is None else weight
+            return guidance.annealed_relative(score_fn, process, given, strength)
+
+        dynamics = steppers.AnnealedLangevin(process, snr, n_steps)
+        stepper = steppers.Guided(dynamics, guide, drawn=False)
+        return dataclasses.replace(sampler, stepper=stepper), score_fn
+
+    return Solver(condition, own_steps=True)
 
 
 def _imputation(published: bool = False) -> Solver:
@@ -245,6 +335,9 @@ SOLVERS: Mapping[str, Callable[..., Solver]] = {
     "dps_published": _dps_published,
     "imputation": _imputation,
     "projection": _projection,
+    "langevin_projection": _langevin_projection,
+    "score_sde": _score_sde,
+    "langevin": _langevin,
     "ddnm": _ddnm,
     "ddrm": _ddrm,
     "diffpir": _diffpir,
@@ -259,12 +352,17 @@ SOLVERS: Mapping[str, Callable[..., Solver]] = {
 | tmpd | | yes |
 | dps_published | zeta 1 | its size is not used |
 | imputation | published False | no |
-| projection | strength 1 (lambda) | lambda < 1, its size is not used |
+| projection | strength 1 (lambda), published False | lambda < 1, its size is not used |
+| langevin_projection | strength 1, snr 0.386, n_steps 3, published False | as projection |
+| score_sde | rate 1.231 | yes |
+| langevin | rate 0.713, or scale "relative" and weight 5; snr 0.212, n_steps 3 | with a rate |
 | ddnm | eta 0.85 | with a spectrum |
 | ddrm | eta 0.85, eta_b 1 | yes; needs a spectrum |
 | diffpir | weight 7, zeta 0.3 | yes |
 | repaint | jump 10, resample 10 | no |
 
+`langevin` and `langevin_projection` bring annealed Langevin dynamics; published 700 noise levels.
+With published=True a projection needs a `Masked` operator, whose data it merges as `merged` says.
 `dps_published` needs a predictor alone: Ancestral, ReverseDiffusion or EulerMaruyama. `imputation`
 with published=True needs a `Masked` operator and denoise="mean", as samplers with
 sampling.compat=published have it.

@@ -23,8 +23,13 @@ SAMPLER = Sampler(SDE, steppers.Ancestral(SDE), grids.uniform(SDE, 6, 1e-2))
 PC = dataclasses.replace(
     SAMPLER, stepper=steppers.chain(SAMPLER.stepper, steppers.AnnealedLangevin(SDE, 0.1))
 )
-OPTIONS = {"mmps": {"steps": 2}, "repaint": {"jump": 2, "resample": 2}}
-EXACT = ("imputation", "projection", "ddnm", "ddrm", "diffpir", "repaint")
+OPTIONS = {
+    "mmps": {"steps": 2},
+    "repaint": {"jump": 2, "resample": 2},
+    "langevin": {"n_steps": 1},
+    "langevin_projection": {"n_steps": 1},
+}
+EXACT = ("imputation", "projection", "langevin_projection", "ddnm", "ddrm", "diffpir", "repaint")
 """Those that meet a measurement without noise."""
 KEYS = sample_keys(jax.random.key(5), jnp.arange(3))
 MASKS = np.random.default_rng(6).uniform(size=(3, *EVENT)) < 0.5
@@ -80,7 +85,11 @@ def test_samples_do_not_depend_on_their_batch():
     for name, x in whole.items():
         assert_close(part[name], x[1:2], 1e-3, name)
         np.testing.assert_array_equal(other[name][::2], x[::2])
-        ignores = name in ("projection", "dps_published")  # what they do with std is said there
+        ignores = name in (
+            "projection",
+            "langevin_projection",
+            "dps_published",
+        )  # what they do with std is said there
         changed = float(jnp.max(jnp.abs(other[name][1] - x[1])))
         assert (changed == 0) if ignores else (changed > 1e-3), name
 
@@ -132,7 +141,7 @@ def test_evaluations():
     assert SOLVERS["dps_published"]().cost == guidance.Cost(1, 1)
     assert SOLVERS["ddnm"]().cost == guidance.Cost(1, 0)
     own = [name for name, make in SOLVERS.items() if make().own_steps]
-    assert own == ["ddnm", "ddrm", "diffpir"]
+    assert own == ["langevin_projection", "langevin", "ddnm", "ddrm", "diffpir"]
 
 
 def test_what_is_refused():

@@ -73,14 +73,52 @@ def overwrite(measurement: Measurement, strength: float = 1.0) -> Move:
             f"{type(operator).__name__} does not say which coordinates are known; take Masked(T, "
             "mask), as `inpainting` and `grey_channel` make it, or `towards`"
         )
-    basis, mask = operator.operator, operator.mask
 
     def move(x, alpha, sigma, z):
         target = _scale(alpha, y) if z is None else _scale(alpha, y) + _scale(sigma, z)
-        c = basis.forward(x)
-        return basis.pinv(jnp.where(mask, (1 - strength) * c + strength * target, c))
+        return _replace(operator, strength, x, target)
 
     return move
+
+
+def merged(measurement: Measurement, strength: float = 1.0) -> Move:
+    """T^+ [lambda Lambda y_t + (1 - lambda) Lambda T x + (I - Lambda) T x], any T.
+
+    Here y_t = alpha y + sigma T z. The published step where T x has more numbers than x, such as
+    the k-space of a real image: T^+ then loses what is not T of an image. For lambda = 1 it does
+    not give A x' = y_t: a frequency that is known without its mirror gets the mean of y_t and of
+    what was there. `towards` does. Both agree for masks with mirror symmetry.
+
+    Args: as `overwrite`, T need not keep the shape.
+
+    Raises:
+        ValueError: for an operator other than `Masked`, and lambda outside [0, 1].
+
+    Source: eq. 8.9, and the code of Song et al. 2022, "Solving inverse problems in medical imaging
+    with score-based generative models", which takes the real part.
+    """
+    _check(strength)
+    operator, y = measurement.operator, measurement.y
+    if not isinstance(operator, Masked):
+        raise ValueError(
+            f"{type(operator).__name__} does not say which of its data are known; the published "
+            "projection needs Masked(T, mask), as `single_coil` makes it"
+        )
+
+    def move(x, alpha, sigma, z):
+        target = _scale(alpha, y)
+        if z is not None:
+            target = target + operator.operator.forward(_scale(sigma, z))
+        return _replace(operator, strength, x, target)
+
+    return move
+
+
+def _replace(operator: Masked, strength: float, x: X, target: Inexact[Array, "b ..."]) -> X:
+    """x with its known data moved to the target by lambda, the others as they are."""
+    c = operator.operator.forward(x)
+    kept = jnp.where(operator.mask, (1 - strength) * c + strength * target, c)
+    return operator.operator.pinv(kept)
 
 
 def consistent(measurement: Measurement, strength: float = 1.0) -> Move:

@@ -28,6 +28,8 @@ Y = Inexact[Array, "y_rows ..."]
 """Measured data, batch axis first."""
 Shift = float | Float[Array, ""] | Float[Array, "y_rows"]
 """a >= 0 of (A A^T + a I)^-1: one number, or one a sample."""
+Mask = Bool[Array, "rows ..."] | Bool[np.ndarray, "rows ..."]
+"""True where data are measured, one row or one a sample."""
 
 LANCZOS_STEPS = 32
 
@@ -49,7 +51,9 @@ class Spectrum:
         from_x: V^T x, from images to coordinates.
         to_x: V c, its inverse.
         from_y: U^T y, from data to coordinates; 0 in the coordinates that the data lack.
-        to_y: U c. U has orthonormal rows: U U^T = I.
+        to_y: U c. U has orthonormal rows: U U^T = I, if `complete`.
+        complete: False where A reaches a part of the data alone. Then U has orthonormal columns
+            where s > 0, and U U^T is the projection on that part.
 
     Source: used as by Kawar et al. (2022), DDRM, section 4.
     """
@@ -59,12 +63,16 @@ class Spectrum:
     to_x: Callable[[Array], Array]
     from_y: Callable[[Array], Array]
     to_y: Callable[[Array], Array]
+    complete: bool = True
 
     def solve(self, r: Y, a: Shift) -> Y:
-        """U (s^2 + a)^-1 U^T r, coordinates with s^2 + a = 0 left out."""
+        """U (s^2 + a)^-1 U^T r + (I - U U^T) r/a, without what is divided by 0."""
         c = self.from_y(r)
         factors = reciprocal((self.values**2).astype(c.real.dtype) + _shift(a, c))
-        return self.to_y(factors.astype(c.dtype) * c)
+        solved = self.to_y(factors.astype(c.dtype) * c)
+        if self.complete:
+            return solved
+        return solved + reciprocal(_shift(a, r)).astype(r.dtype) * (r - self.to_y(c))
 
     def pinv(self, y: Y) -> X:
         """V s^+ U^T y."""
@@ -120,6 +128,14 @@ class Operator(abc.ABC):
         """The singular value decomposition, or None where it is not cheap."""
         return None
 
+    def decompose_masked(self, mask: Mask) -> Spectrum | None:
+        """That of `Masked(self, mask)`: V^T = T, s = Lambda, U = I where T is orthogonal."""
+        if not self.orthogonal:
+            return None
+        values = jnp.asarray(mask, jnp.result_type(float))
+        same = (lambda v: v,) * 2
+        return Spectrum(values, self.forward, self.adjoint, *same)
+
     def spectrum(self) -> Spectrum:
         """`decompose()`, for methods that cannot do without.
 
@@ -130,8 +146,8 @@ class Operator(abc.ABC):
         if found is None:
             raise UserError(
                 f"{type(self).__name__} has no cheap singular value decomposition. Inpainting, "
-                "colorization, block means, bicubic downsampling and blur with circular edges have "
-                "one; for other operators take a method that needs none"
+                "colorization, block means, bicubic downsampling, blur with circular edges and MRI "
+                "with one coil have one; for other operators take a method that needs none"
             )
         return found
 
@@ -206,7 +222,7 @@ class Identity(Operator):
 class Masked(Operator):
     """A = Lambda T: of T x what the mask keeps, and zeros elsewhere (proposition 8.1).
 
-    Has a decomposition where T is orthogonal: V^T = T, s = the mask, U = I.
+    Has a decomposition where T is orthogonal, and the Fourier transform of real images has.
 
     Args:
         operator: T.
@@ -214,7 +230,7 @@ class Masked(Operator):
     """
 
     operator: Operator
-    mask: Bool[Array, "rows ..."] | Bool[np.ndarray, "rows ..."]
+    mask: Mask
     steps: int = static(default=Operator.steps)
 
     @property
@@ -240,12 +256,8 @@ class Masked(Operator):
         return self.operator.adjoint(self.restrict(expect(y, self.measured, "y")))
 
     def decompose(self) -> Spectrum | None:
-        """V^T = T, s = Lambda, U = I for orthogonal T."""
-        if not self.operator.orthogonal:
-            return None
-        values = jnp.asarray(self.mask, jnp.result_type(float))
-        same = (lambda v: v,) * 2
-        return Spectrum(values, self.operator.forward, self.operator.adjoint, *same)
+        """As T says of its masks."""
+        return self.operator.decompose_masked(self.mask)
 
 
 @jax.tree_util.register_dataclass

@@ -4,6 +4,7 @@ from score_sde.steppers.adams import AdamsBashforth
 from score_sde.steppers.adaptive import Adaptive, arctan_control, power_control
 from score_sde.steppers.base import Chain, Identity, Noise, Stepper, at_start, chain
 from score_sde.steppers.exponential import Exponential, fast_orders, lowered_orders
+from score_sde.steppers.guided import Guided
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
 from score_sde.steppers.multistep import Multistep
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
@@ -38,6 +39,7 @@ __all__ = [
     "EulerMaruyama",
     "Exponential",
     "FlowRungeKutta",
+    "Guided",
     "Identity",
     "InpaintingLangevin",
     "Langevin",
