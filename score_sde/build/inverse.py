@@ -1,19 +1,21 @@
 """What config.inverse describes: which linear map of an image is measured, and the solver."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, Float
 
 from score_sde import guidance, inverse
+from score_sde.build.baselines import BASELINES
 from score_sde.build.names import blame, choose
 from score_sde.build.sections import InverseSettings
 from score_sde.build.settings import Settings
 from score_sde.conditioning import Condition
 from score_sde.errors import UserError
-from score_sde.inverse import Operator
+from score_sde.inverse import Measurement, Operator
 from score_sde.inverse.image_operators import Event
 from score_sde.solvers import SOLVERS, Solver
 
@@ -40,11 +42,35 @@ def _grey(section: InverseSettings, event: Event, known: Known) -> Operator:
     return inverse.colorization(event)
 
 
+def _parallel_beam(section: InverseSettings, event: Event, known: Known) -> Operator:
+    return inverse.parallel_beam(event, section.views)
+
+
+def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
+    height, width = event[:2]
+    if section.kspace == "published":
+        mask = inverse.published_equispaced(height, width, round(width / section.acceleration))
+    else:
+        mask = KSPACE[section.kspace](height, width, section.acceleration)
+    return inverse.single_coil(event, mask)
+
+
+KSPACE = {
+    "equispaced": inverse.fastmri_equispaced,
+    "random": inverse.fastmri_random,
+    "variable_density": inverse.variable_density,
+    "poisson_disc": inverse.poisson_disc,
+}
+"""Masks by the name in config.inverse.kspace; `published` counts columns instead."""
+
+
 TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
     "inpaint": lambda section, event, known: inverse.inpainting(event, known),
     "colorize": _grey,
     "superresolve": _smaller,
     "deblur": _blur,
+    "ct": _parallel_beam,
+    "mri": _masked_fourier,
 }
 """By the name in config.inverse.task."""
 
@@ -82,6 +108,8 @@ TASK_ENTRIES: dict[str, tuple[str, ...]] = {
     "colorize": (),
     "superresolve": ("scale", "filter"),
     "deblur": ("kernel", "width", "angle", "edges"),
+    "ct": ("views",),
+    "mri": ("kspace", "acceleration"),
 }
 """By task: the entries of config.inverse that are its own."""
 
@@ -97,6 +125,12 @@ OPTIONS: dict[str, dict[str, str]] = {
     "ddrm": {"eta": "eta"},
     "diffpir": {"weight": "weight", "zeta": "zeta"},
     "repaint": {"jump": "jump", "resample": "resample"},
+    "langevin_projection": {"strength": "strength"},
+    "score_sde": {"rate": "rate"},
+    "langevin": {"rate": "rate"},
+    "fbp": {"window": ""},
+    "cgls": {"iterations": ""},
+    "tv": {"tv_weight": ""},
 }
 """By solver: entry of config.inverse -> option of the solver; "" is done here."""
 
@@ -108,7 +142,7 @@ def only_own_entries(section: InverseSettings, solvers: Collection[str]) -> list
         UserError: an unknown solver, or an entry that means nothing to any of them.
     """
     for solver in solvers:
-        choose("inverse.solver", SOLVERS, solver)
+        choose("inverse.solver", {**SOLVERS, **BASELINES}, solver)
     usual, known = InverseSettings(), {entry for own in OPTIONS.values() for entry in own}
     some = {entry for solver in solvers for entry in OPTIONS.get(solver, ())}
     for entry in sorted(known - some):
@@ -129,19 +163,24 @@ WITH_DATA_STD = ("dps", "pigdm")
 """Solvers that need to know the standard deviation of the data, config.data.std."""
 
 
-def build_solver(settings: Settings) -> Solver:
-    """The solver of config.inverse.
+Baseline = Callable[[Measurement], Float[Array, "n h w c"]]
+"""The images that measurements of images in [0, 1] are taken for."""
+
+
+def build_solver(settings: Settings) -> Solver | Baseline:
+    """The solver of config.inverse, or what reconstructs without a model.
 
     Raises:
         UserError: an unknown solver, or an entry that means nothing to it.
     """
     section = settings.inverse
-    make = choose("inverse.solver", SOLVERS, section.solver)
+    make = choose("inverse.solver", {**SOLVERS, **BASELINES}, section.solver)
     own = OPTIONS.get(section.solver, {})
     _check_entries(section, "solver", OPTIONS)
+    if section.solver in BASELINES:
+        return functools.partial(make, section)
     options = {name: getattr(section, entry) for entry, name in own.items() if name}
-    if options.get("zeta") == 0:
-        del options["zeta"]
+    options = {n: v for n, v in options.items() if v or n not in ("zeta", "rate")}
     if section.solver in WITH_DATA_STD:
         options["data_std"] = settings.data.std
     with blame("inverse"):

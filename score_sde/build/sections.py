@@ -48,10 +48,20 @@ class ClassifierSettings:
 class InverseSettings:
     """What --mode reconstruct measures of an image, and how it draws images that fit."""
 
-    task: Literal["inpaint", "colorize", "superresolve", "deblur"] = entry(
-        "inpaint", "what is measured: known pixels, grey, fewer pixels, a blurred image"
+    task: Literal["inpaint", "colorize", "superresolve", "deblur", "ct", "mri"] = entry(
+        "inpaint",
+        "what is measured: known pixels, grey, fewer pixels, a blurred image, line integrals, part of "
+        "the Fourier transform",
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
+    views: int = count(16, "ct: angles over half a turn, whose rays are parallel")
+    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = entry(
+        "ramp", "fbp: the filter"
+    )
+    kspace: Literal["equispaced", "random", "variable_density", "poisson_disc", "published"] = (
+        entry("equispaced", "mri: which columns or points of the Fourier transform are measured")
+    )
+    acceleration: float = entry(4.0, "mri: how many times fewer they are", above=1)
     scale: int = count(2, "superresolve: pixels of each side that become one", 2)
     filter: Literal["block_mean", "bicubic"] = entry("block_mean", "superresolve: how they do")
     kernel: Literal["gaussian", "motion"] = entry("gaussian", "deblur: the blur")
@@ -73,3 +83,8 @@ class InverseSettings:
     )
     jump: int = count(10, "repaint: steps of a stretch")
     resample: int = count(10, "repaint: how often a stretch is made")
+    rate: float = entry(
+        0.0, "score_sde, langevin: noise of the data in units of sigma; 0: published", least=0
+    )
+    iterations: int = count(30, "cgls: steps of conjugate gradients")
+    tv_weight: float = entry(0.01, "tv: weight of the total variation", above=0)

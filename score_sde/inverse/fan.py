@@ -228,9 +228,7 @@ def _forward(side: Side, images: Float[Array, "n h w"]) -> Float[Array, "views n
     return jax.lax.scan(view, None, _by_view(side, images.dtype))[1]
 
 
-def _adjoint(
-    beam: FanBeam, side: Side, y: Float[Array, "views n bins"]
-) -> Float[Array, "n h w"]:
+def _adjoint(beam: FanBeam, side: Side, y: Float[Array, "views n bins"]) -> Float[Array, "n h w"]:
     """The transpose of `_forward`: each pixel reads the bins whose intervals touch it."""
     n, bins = y.shape[1:]
     column = jnp.arange(side.w, dtype=y.dtype)[None]

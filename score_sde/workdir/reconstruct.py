@@ -13,16 +13,17 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from score_sde.arrays import sample_keys
-from score_sde.build.inverse import build_solver
+from score_sde.build.inverse import Baseline, build_solver
 from score_sde.build.names import blame
 from score_sde.build.settings import depends, to_dict
 from score_sde.devices import leads, say, wait_for_all
 from score_sde.errors import UserError
 from score_sde.files import writing
+from score_sde.guidance import Cost
 from score_sde.inverse import Measurement
 from score_sde.parallel.samples import Drawn, Generator
 from score_sde.sde import GaussianSDE
-from score_sde.solvers import Solver
+from score_sde.solvers import PLAIN, Solver
 from score_sde.workdir.compared import Found, save
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import Measured
@@ -62,6 +63,8 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
             "NCSNv2 there is --mode inpaint"
         )
     solver = build_solver(run.settings)
+    if not isinstance(solver, Solver):  # without a model there is one answer
+        wanted = wanted._replace(copies=1)
     count, share = len(given.names), wanted.shard
     mine = np.arange(count)[share[0] :: share[1]]
     if not len(mine):
@@ -74,14 +77,18 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
         say(f"there already, drawn as these settings say: {folder}")
         return folder
     store = RowStore(folder / f"unfinished_{tag(how)}", how)
+    rows = _Rows(store, mine, wanted.copies)
     with writing(folder):
-        _fill(run, params, solver, given, _Rows(store, mine, wanted.copies))
+        if isinstance(solver, Solver):
+            _draw(run, params, solver, given, rows)
+        else:
+            _compute(solver, given, rows)
     wait_for_all("images are written")
     if share[1] > 1:
         say(f"shard {share[0]}/{share[1]} done; when all are, the command without --shard joins it")
     elif leads():
         with writing(folder):
-            say(save(folder, _found(run, given, store, solver), run.settings.inverse, how))
+            say(save(folder, _found(run, given, store), run.settings.inverse, how))
         shutil.rmtree(store.folder)
     return folder
 
@@ -114,7 +121,23 @@ class _Rows(NamedTuple):
     copies: int
 
 
-def _fill(run: Run, params: PyTree, solver: Solver, given: Measured, rows: _Rows) -> None:
+def _compute(baseline: Baseline, given: Measured, rows: _Rows) -> None:
+    """Keep what a baseline makes of each measurement."""
+    found = np.asarray(baseline(given.measurement))[:, None]
+    for number in rows.images.tolist():
+        _check_finite(found[number], given.names[number], rows.store)
+        if leads():
+            rows.store.write(number, {"images": found[number], **_costs(np.zeros(1), PLAIN)})
+
+
+def _costs(nfe: np.ndarray, cost: Cost) -> dict[str, float]:
+    """Of one sample of an image, by the counted evaluations of all."""
+    mean = float(nfe.mean())
+    vjps = mean * cost.vjps
+    return {"evaluations": mean * cost.evaluations, "vector_jacobian_products": vjps}
+
+
+def _draw(run: Run, params: PyTree, solver: Solver, given: Measured, rows: _Rows) -> None:
     """Draw and keep the samples of those images that are missing."""
     pixels, store, copies = run.experiment.pixel_range, rows.store, rows.copies
     draw, measurement = _prepared(run, params, solver, given.measurement)
@@ -134,7 +157,8 @@ def _fill(run: Run, params: PyTree, solver: Solver, given: Measured, rows: _Rows
         for i in range(done, part.stop // copies):
             _check_finite(samples[i], given.names[missing[i]], store)
             if leads():
-                store.write(int(missing[i]), {"images": samples[i], "nfe": nfe[i]})
+                costs = _costs(nfe[i], solver.cost)
+                store.write(int(missing[i]), {"images": samples[i], **costs})
         done = part.stop // copies
 
 
@@ -161,14 +185,10 @@ def _check_finite(samples: Float[np.ndarray, "k h w c"], name: str, store: RowSt
         )
 
 
-def _found(run: Run, given: Measured, store: RowStore, solver: Solver) -> Found:
+def _found(run: Run, given: Measured, store: RowStore) -> Found:
     """All samples; raises UserError where one is missing or damaged."""
     rows = [store.read(number) for number in range(len(given.names))]
-    nfe = np.stack([row["nfe"] for row in rows]).mean(axis=1)
-    samples = np.stack([row["images"] for row in rows])
-    cost: Mapping[str, np.ndarray] = {
-        "evaluations": nfe * solver.cost.evaluations,
-        "vector_jacobian_products": nfe * solver.cost.vjps,
-    }
+    names = ("evaluations", "vector_jacobian_products")
+    cost = {name: np.asarray([float(row[name]) for row in rows]) for name in names}
     levels = run.experiment.pixel_range.levels
-    return Found(given, samples, cost, 0.5 / (levels - 1))
+    return Found(given, np.stack([row["images"] for row in rows]), cost, 0.5 / (levels - 1))
