@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -16,6 +17,7 @@ from score_sde.build.settings import Settings
 from score_sde.conditioning import Condition
 from score_sde.errors import UserError
 from score_sde.inverse import Measurement, Operator
+from score_sde.inverse.ct import parallel_beam
 from score_sde.inverse.image_operators import Event
 from score_sde.solvers import SOLVERS, Solver
 
@@ -43,7 +45,7 @@ def _grey(section: InverseSettings, event: Event, known: Known) -> Operator:
 
 
 def _parallel_beam(section: InverseSettings, event: Event, known: Known) -> Operator:
-    return inverse.parallel_beam(event, section.views)
+    return parallel_beam(event, section.views)
 
 
 def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
@@ -55,7 +57,7 @@ def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Ope
     return inverse.single_coil(event, mask)
 
 
-KSPACE = {
+KSPACE: dict[str, Callable[..., Bool[np.ndarray, "h w"]]] = {
     "equispaced": inverse.fastmri_equispaced,
     "random": inverse.fastmri_random,
     "variable_density": inverse.variable_density,
@@ -142,7 +144,7 @@ def only_own_entries(section: InverseSettings, solvers: Collection[str]) -> list
         UserError: an unknown solver, or an entry that means nothing to any of them.
     """
     for solver in solvers:
-        choose("inverse.solver", {**SOLVERS, **BASELINES}, solver)
+        choose("inverse.solver", KINDS, solver)
     usual, known = InverseSettings(), {entry for own in OPTIONS.values() for entry in own}
     some = {entry for solver in solvers for entry in OPTIONS.get(solver, ())}
     for entry in sorted(known - some):
@@ -159,6 +161,8 @@ def only_own_entries(section: InverseSettings, solvers: Collection[str]) -> list
     return found
 
 
+KINDS: dict[str, Callable[..., Any]] = {**SOLVERS, **BASELINES}
+"""By the name in config.inverse.solver."""
 WITH_DATA_STD = ("dps", "pigdm")
 """Solvers that need to know the standard deviation of the data, config.data.std."""
 
@@ -174,7 +178,7 @@ def build_solver(settings: Settings) -> Solver | Baseline:
         UserError: an unknown solver, or an entry that means nothing to it.
     """
     section = settings.inverse
-    make = choose("inverse.solver", {**SOLVERS, **BASELINES}, section.solver)
+    make = choose("inverse.solver", KINDS, section.solver)
     own = OPTIONS.get(section.solver, {})
     _check_entries(section, "solver", OPTIONS)
     if section.solver in BASELINES:

@@ -50,8 +50,8 @@ class InverseSettings:
 
     task: Literal["inpaint", "colorize", "superresolve", "deblur", "ct", "mri"] = entry(
         "inpaint",
-        "what is measured: known pixels, grey, fewer pixels, a blurred image, line integrals, part of "
-        "the Fourier transform",
+        "what is measured: known pixels, grey, fewer pixels, a blurred image, line integrals, part "
+        "of the Fourier transform",
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
     views: int = count(16, "ct: angles over half a turn, whose rays are parallel")

@@ -125,9 +125,7 @@ def fista_tv(
         found = objective(z, az)
         better = found < value
         later = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
-        new, a_new = (
-            jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax))
-        )
+        new, a_new = (jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax)))
 
         def mix(new, z, old):
             return new + _times(t / later, z - new) + _times((t - 1) / later, new - old)
