@@ -53,7 +53,9 @@ def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Ope
     if section.kspace == "published":
         mask = inverse.published_equispaced(height, width, round(width / section.acceleration))
     else:
-        mask = KSPACE[section.kspace](height, width, section.acceleration)
+        in_points = section.kspace in ("variable_density", "poisson_disc")
+        centre = {"centre": min(8, min(height, width) // 8)} if in_points else {}
+        mask = KSPACE[section.kspace](height, width, section.acceleration, **centre)
     return inverse.single_coil(event, mask)
 
 
