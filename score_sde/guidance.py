@@ -190,7 +190,8 @@ def tmpd(score_fn: ScoreFn, process: Perturbation, measurement: Measurement) -> 
     """score + J^T A^T (D + std^2 I)^-1 (y - A x0): Tweedie moment projected diffusions.
 
     D is diagonal, with the row sums of A V A^T, V = (sigma^2/alpha) J. A variance is not negative,
-    but such a sum may be; it counts as 0 then. With std = 0 as well the result is infinite.
+    but such a sum may be; it counts as 0 then. With std = 0 as well the result is infinite. Real
+    and imaginary parts of complex data have a sum each.
 
     Args: as `dps`.
 
@@ -198,9 +199,17 @@ def tmpd(score_fn: ScoreFn, process: Perturbation, measurement: Measurement) -> 
     """
 
     def solve(now, residual, t):
-        sums, _ = _moved(now, process, measurement, t)(jnp.ones_like(residual))
-        variances = jnp.maximum(sums.real, 0.0) + left_broadcast(measurement.std**2, residual)
-        return residual / variances.astype(residual.dtype)
+        complex_data = jnp.iscomplexobj(residual)
+        ones = jnp.full_like(residual, 1 + 1j if complex_data else 1)
+        sums, _ = _moved(now, process, measurement, t)(ones)
+
+        def divided(residual, sums):
+            noise = left_broadcast(measurement.std**2, residual)
+            return residual / (jnp.maximum(sums, 0.0) + noise)
+
+        if not complex_data:
+            return divided(residual, sums)
+        return jax.lax.complex(divided(residual.real, sums.real), divided(residual.imag, sums.imag))
 
     return _measured(score_fn, process, measurement, solve)
 

@@ -14,7 +14,8 @@ from golden import assert_close
 from score_sde import guidance
 from score_sde.analytic import GaussianMixture
 from score_sde.inverse.dps import DPS
-from score_sde.inverse.measurement import Measurement
+from score_sde.inverse.measurement import Measurement, simulate
+from score_sde.inverse.mri import single_coil
 from score_sde.inverse.operators import Identity, Masked
 from score_sde.sde import VP, Perturbation
 from score_sde.steppers import Ancestral, EulerMaruyama, Langevin, ReverseDiffusion
@@ -108,6 +109,22 @@ def test_known_pixels(x64):
 
     for key, score in evaluate(x, t).items():
         assert_close(score, expected, 1e-8, key)
+
+
+def test_complex_data(x64):
+    """For N(mu, c^2 I) and a masked unitary transform the diagonal of TMPD is that of PiGDM."""
+    event, sde = (4, 4, 2), VP()
+    mask = np.random.default_rng(5).uniform(size=(4, 4)) < 0.5
+    mean = np.random.default_rng(6).normal(size=event)
+    data = GaussianMixture.isotropic([1.0], [mean], C)
+    operator = single_coil(event, mask, complex_images=True)
+    x = jax.random.normal(jax.random.key(1), (2, *event))
+    measurement = simulate(operator, x, jnp.asarray([0.2, 0.7]), jax.random.key(2))
+    t = jnp.asarray([0.2, 0.5])
+    plain = data.score_fn(sde)
+    wanted = guidance.pigdm(plain, sde, measurement, C)(x, t)
+    assert_close(guidance.tmpd(plain, sde, measurement)(x, t), wanted, 1e-9)
+    assert float(jnp.abs(wanted - plain(x, t)).max()) > 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

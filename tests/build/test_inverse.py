@@ -10,7 +10,14 @@ import runs
 
 from score_sde import guidance, inverse
 from score_sde.analytic import GaussianMixture
-from score_sde.build.inverse import OPTIONS, TASK_ENTRIES, TASKS, build_operator, build_solver
+from score_sde.build.inverse import (
+    KINDS,
+    OPTIONS,
+    TASK_ENTRIES,
+    TASKS,
+    build_operator,
+    build_solver,
+)
 from score_sde.build.sampler import build_sampler
 from score_sde.build.sections import InverseSettings
 from score_sde.build.settings import Sampling
@@ -23,9 +30,11 @@ EVENT = (4, 4, 1)
 
 def test_the_tables_fit_the_settings() -> None:
     names = {field.name for field in dataclasses.fields(InverseSettings)}
-    own = {entry for table in (OPTIONS, TASK_ENTRIES) for row in table.values() for entry in row}
+    own = {
+        entry for table in (KINDS, OPTIONS, TASK_ENTRIES) for row in table.values() for entry in row
+    }
     assert own == names - {"task", "std", "solver"}
-    assert TASK_ENTRIES.keys() == TASKS.keys() and OPTIONS.keys() <= SOLVERS.keys()
+    assert TASK_ENTRIES.keys() == TASKS.keys() and OPTIONS.keys() <= KINDS.keys()
 
 
 def test_operators_are_those_of_their_entries() -> None:
