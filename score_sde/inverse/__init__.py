@@ -1,5 +1,7 @@
 """Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
+from score_sde.inverse import ellipses
+from score_sde.inverse.baselines import cgls, fista_tv, total_variation, tv_prox
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
 from score_sde.inverse.consistency import (
     Consistency,
@@ -10,8 +12,11 @@ from score_sde.inverse.consistency import (
     overwrite,
     towards,
 )
+from score_sde.inverse.ct import ParallelBeam, parallel_beam
 from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.dps import DPS
+from score_sde.inverse.fan import FanBeam
+from score_sde.inverse.fbp import fbp
 from score_sde.inverse.image_operators import (
     PUBLISHED_BASIS,
     REC_601,
@@ -49,10 +54,12 @@ __all__ = [
     "Denoised",
     "DiffPIR",
     "Factor",
+    "FanBeam",
     "Identity",
     "Masked",
     "Measurement",
     "Operator",
+    "ParallelBeam",
     "RePaint",
     "Separable",
     "Spectrum",
@@ -61,12 +68,16 @@ __all__ = [
     "bicubic",
     "block_mean",
     "blur",
+    "cgls",
     "colorization",
     "compose",
     "consistent",
     "crop",
     "denoise",
+    "ellipses",
     "exact",
+    "fbp",
+    "fista_tv",
     "gaussian_kernel",
     "grey_basis",
     "grey_channel",
@@ -75,7 +86,10 @@ __all__ = [
     "mix_channels",
     "motion_kernel",
     "overwrite",
+    "parallel_beam",
     "simulate",
     "static",
+    "total_variation",
     "towards",
+    "tv_prox",
 ]

@@ -19,8 +19,8 @@ SAFETY = 1.05
 def cgls(operator: Operator, y: Y, steps: int = 30) -> X:
     """So many steps of conjugate gradients for least squares, from 0.
 
-    The residual |A x - y| falls with each step. Few steps keep noise out: those that `operator.pinv`
-    takes follow the noise too.
+    The residual |A x - y| falls with each step. Few steps keep noise out: the many that
+    `operator.pinv` takes follow the noise too.
     """
     return least_squares(operator, expect(y, operator.measured, "y"), steps)
 
@@ -125,9 +125,7 @@ def fista_tv(
         found = objective(z, az)
         better = found < value
         later = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
-        new, a_new = (
-            jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax))
-        )
+        new, a_new = (jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax)))
 
         def mix(new, z, old):
             return new + _times(t / later, z - new) + _times((t - 1) / later, new - old)

@@ -359,7 +359,9 @@ def turned(images: Float[Array, "n h w"]) -> Float[Array, "n w h"]:
     return jnp.swapaxes(images[:, ::-1, ::-1], 1, 2)
 
 
-def reversed_views(y: Float[Array, "views n bins"], reverse: np.ndarray) -> Float[Array, "views n bins"]:
+def reversed_views(
+    y: Float[Array, "views n bins"], reverse: np.ndarray
+) -> Float[Array, "views n bins"]:
     """The bins of some views from the other end."""
     if not reverse.any():
         return y

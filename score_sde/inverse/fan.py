@@ -1,14 +1,14 @@
 """Computed tomography with a fan of rays from a point, on a flat or a curved detector.
 
-Geometry, with the axes of `ct`. At angle beta the source stands at R (sin(beta), -cos(beta)), R =
-`source_axis`. A ray at gamma from the one through the origin is the line of `ct` with theta = beta -
-gamma and s = R sin(gamma). A flat detector, `source_detector` = D away from the source, has bins at
-u = D tan(gamma), a curved one, an arc around the source, at u = D gamma.
+Geometry, with the axes of `ct`. R is `source_axis`, D `source_detector`. At angle beta the source
+stands at R (sin(beta), -cos(beta)). A ray at gamma from the one through the origin is the line of
+`ct` with theta = beta - gamma and s = R sin(gamma). A flat detector, D away from the source, has
+bins at u = D tan(gamma), a curved one, an arc around the source, at u = D gamma.
 
 Projector. Along each row of the image, or column for rays that are flatter than 45 degrees, the
 edges of a bin cut out an interval. A bin sees the mean of the row over it, times the length of the
-ray in the row. Forward and adjoint read the same intervals, the one for each bin, the other for each
-pixel: neither scatters. Views go one block after another.
+ray in the row. Forward and adjoint read the same intervals, the one for each bin, the other for
+each pixel: neither scatters. Views go one after another, so that memory is bounded.
 
 Source: De Man & Basu (2004), distance-driven projection.
 """
@@ -228,9 +228,7 @@ def _forward(side: Side, images: Float[Array, "n h w"]) -> Float[Array, "views n
     return jax.lax.scan(view, None, _by_view(side, images.dtype))[1]
 
 
-def _adjoint(
-    beam: FanBeam, side: Side, y: Float[Array, "views n bins"]
-) -> Float[Array, "n h w"]:
+def _adjoint(beam: FanBeam, side: Side, y: Float[Array, "views n bins"]) -> Float[Array, "n h w"]:
     """The transpose of `_forward`: each pixel reads the bins whose intervals touch it."""
     n, bins = y.shape[1:]
     column = jnp.arange(side.w, dtype=y.dtype)[None]

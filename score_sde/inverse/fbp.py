@@ -49,9 +49,7 @@ def fbp(operator: ParallelBeam | FanBeam, y: Y, window: Window = "ramp") -> X:
     return _parallel(operator, y, window)
 
 
-def view_weights(
-    angles: Float[np.ndarray, "views"], period: float
-) -> Float[np.ndarray, "views"]:
+def view_weights(angles: Float[np.ndarray, "views"], period: float) -> Float[np.ndarray, "views"]:
     """Half the gaps to the neighbours of each angle on a circle of this length."""
     place = np.mod(angles, period)
     order = np.argsort(place, kind="stable")
