@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from score_sde.arrays import left_broadcast
 from score_sde.inverse.operators import Operator, X, Y, expect, inner, least_squares
@@ -16,7 +16,7 @@ SAFETY = 1.05
 """The power method's |A| may be a little too small; |A|^2 is taken larger by this."""
 
 
-def cgls(operator: Operator, y: Y, steps: int = 30) -> X:
+def cgls(operator: Operator, y: Y, steps: int | Int[Array, ""] = 30) -> X:
     """So many steps of conjugate gradients for least squares, from 0.
 
     The residual |A x - y| falls with each step. Few steps keep noise out: the many that

@@ -134,12 +134,12 @@ class ParallelBeam(Operator):
         return self.spread([group.to_cells(self, y[group.views]) for group in self.groups()])
 
     def spread(
-        self, cells: list[Float[Array, "views n cells"]], shadow: Shadow = box
+        self, cells: list[Float[Array, "..."]], shadow: Shadow = box
     ) -> Float[Array, "b h w c"]:
         """Sums over views of what the cells under each pixel hold: the transpose of pass 1.
 
         Args:
-            cells: for the views of each group, n = b * c, in the order of `groups`.
+            cells: (views, b * c, cells) for the views of each group, in the order of `groups`.
             shadow: the share of each cell.
         """
         h, w, c = self.event

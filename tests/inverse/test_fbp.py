@@ -17,16 +17,14 @@ N = 48
 DISC = np.array([[1.5, 0.7, 0.6, 0.1, -0.05, 0.4]])
 TURN = tuple(np.arange(180) * np.pi / 90)
 FAN = {"source_axis": 100.0, "source_detector": 170.0}
-HALF = np.arctan(60 * 1.2 / 170)
+HALF = 60 * 1.2 / 170
 SHORT = tuple(np.linspace(0.3, 0.3 + np.pi + 2 * HALF, 110))
 BEAMS = {
     "parallel": ParallelBeam((N, N, 1), tuple(np.arange(90) * np.pi / 90), 70),
     "unordered, twice round": ParallelBeam((N, N, 1), TURN[::-1], 70, offset=2.0),
-    "coarse": ParallelBeam((N, N, 1), TURN[:90], 36, 2.0),
     "fine, not square": ParallelBeam((N, N + 7, 1), TURN[:90], 200, 0.4),
     "small pixels": ParallelBeam((N, N, 1), TURN[:90], 70, 0.25, pixel=0.25),
     "flat": FanBeam((N, N, 1), TURN, 120, 1.2, **FAN),
-    "flat, shifted": FanBeam((N, N, 1), TURN, 130, 1.2, **FAN, offset=0.3),
     "arc": FanBeam((N, N, 1), TURN, 120, 1.2, **FAN, curved=True),
     "flat, short scan": FanBeam((N, N, 1), SHORT, 120, 1.2, **FAN),
     "arc, short scan backwards": FanBeam((N, N, 1), SHORT[::-1], 120, 1.2, **FAN, curved=True),
@@ -90,24 +88,17 @@ def test_parker_weights_of_a_line_add_up_to_one() -> None:
         np.testing.assert_allclose(share[:, k] + other, 1, atol=0.02)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda y: fbp(BEAMS["parallel"], y, "triangle"), "triangle"),
-        (lambda y: fbp(FanBeam((N, N, 1), SHORT[:70], 120, 1.2, **FAN), y), "short scan"),
-    ],
-)
-def test_what_fbp_refuses(make, message: str) -> None:
-    rows = 90 if message == "triangle" else 70
-    with pytest.raises(UserError, match=message):
-        make(jnp.zeros((1, rows, 70 if rows == 90 else 120, 1)))
+def test_a_scan_that_is_too_short_is_refused() -> None:
+    fan = FanBeam((N, N, 1), SHORT[:70], 120, 1.2, **FAN)
+    with pytest.raises(UserError, match="short scan"):
+        fbp(fan, jnp.zeros((1, *fan.measured)))
 
 
 @pytest.mark.usefixtures("x64")
 def test_total_variation_denoising_is_optimal() -> None:
     """By the duality gap, which bounds half the squared distance to the optimum."""
     rng = np.random.default_rng(0)
-    x, p = rng.normal(size=(2, 9, 8, 2)), rng.normal(size=(2, 9, 8, 2, 2))
+    x, p = (jnp.asarray(rng.normal(size=(2, 9, 8, 2, *more))) for more in ((), (2,)))
     assert np.sum(gradient(x) * p) == pytest.approx(np.sum(x * gradient_adjoint(p)))
     weight = np.array([0.1, 1.0])
     u, dual = jax.jit(lambda x: tv_prox(x, jnp.asarray(weight), 4000))(x)
@@ -115,7 +106,7 @@ def test_total_variation_denoising_is_optimal() -> None:
     np.testing.assert_allclose(u, x - weight[:, None, None, None] * gradient_adjoint(dual))
     gap = tv_gap(u, dual, jnp.asarray(weight))
     assert np.all(gap >= -1e-12) and np.all(gap < 1e-6)
-    same, _ = tv_prox(jnp.asarray(x), 0.0, 3)
+    same, _ = tv_prox(x, 0.0, 3)
     np.testing.assert_array_equal(same, x)
 
 
@@ -123,12 +114,16 @@ def test_baselines() -> None:
     """Objective and residual fall; of few views, total variation makes more than FBP."""
     truth = ellipses.picture(ellipses.scaled(ellipses.SHEPP_LOGAN, 16), (32, 32), 1.0)
     beam = parallel_beam((32, 32, 1), 8)
-    y = beam.forward(jnp.asarray(truth[None, :, :, None], jnp.float32))
+    y = jax.jit(beam.forward)(jnp.asarray(truth[None, :, :, None], jnp.float32))
     x, values = jax.jit(lambda y: fista_tv(beam, y, 0.03, 150))(y)
     assert np.all(np.diff(values, axis=0) <= 0) and values[-1, 0] < 0.05 * values[0, 0]
-    by_fbp = _psnr(fbp(beam, y), truth)
-    assert _psnr(x, truth) > by_fbp + 3
-    rests = [np.linalg.norm(beam.forward(cgls(beam, y, n)) - y) for n in (1, 4, 16)]
+    assert _psnr(x, truth) > _psnr(jax.jit(lambda y: fbp(beam, y))(y), truth) + 3
+
+    @jax.jit
+    def rest(y, steps):
+        return jnp.linalg.norm(beam.forward(cgls(beam, y, steps)) - y)
+
+    rests = [float(rest(y, steps)) for steps in (1, 4, 16)]
     assert rests == sorted(rests, reverse=True) and rests[-1] < 0.05 * rests[0]
 
 
