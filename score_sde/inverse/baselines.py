@@ -113,16 +113,12 @@ def fista_tv(
     scale = jnp.broadcast_to(scale, y.shape[:1])
     inner_weight = jnp.asarray(weight, scale.dtype) / scale
 
-    def objective(x, ax):
-        rest = ax - y
-        return inner(rest, rest) / 2 + jnp.asarray(weight, x.dtype) * total_variation(x)
-
     def step(state, _):
         (x, ax, value), (ahead, a_ahead), p, t = state
         down = operator.adjoint(a_ahead - y) / left_broadcast(scale, x)
         z, p = tv_prox(ahead - down, inner_weight, prox_steps, p)
         az = operator.forward(z)
-        found = objective(z, az)
+        found = _objective(z, az, y, weight)
         better = found < value
         later = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         new, a_new = (jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax)))
@@ -136,9 +132,14 @@ def fista_tv(
 
     x = jnp.zeros((len(y), *operator.event), scale.dtype)
     ax = jnp.zeros_like(y)
-    begin = (x, ax, objective(x, ax)), (x, ax), jnp.zeros((*x.shape, 2), x.dtype)
+    begin = (x, ax, _objective(x, ax, y, weight)), (x, ax), jnp.zeros((*x.shape, 2), x.dtype)
     (best, *_), values = jax.lax.scan(step, (*begin, jnp.ones((), x.dtype)), length=steps)
     return best[0], values
+
+
+def _objective(x: X, ax: Y, y: Y, weight: Weight) -> Float[Array, "b"]:
+    rest = ax - y
+    return inner(rest, rest) / 2 + jnp.asarray(weight, x.dtype) * total_variation(x)
 
 
 def _length(p: Dual) -> Float[Array, "b h w c"]:

@@ -16,7 +16,7 @@ Source: De Man & Basu (2004), distance-driven projection.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ class FanBeam(Operator):
     def _back(self, y: Array) -> Array:
         h, w, c = self.event
         y = jnp.transpose(y, (1, 0, 3, 2)).reshape(len(self.angles), -1, self.bins)
-        total = 0
+        total: Any = 0
         for side in self._sides():
             images = _adjoint(self, side, y[side.views])
             total = total + (turned(images) if side.turned else images)
@@ -217,7 +217,8 @@ def _forward(side: Side, images: Float[Array, "n h w"]) -> Float[Array, "views n
         place = origin + scale[:, None] * slope[None]  # (h, edges)
         one, other = place[:, :-1], place[:, 1:]
         left, right = jnp.minimum(one, other), jnp.maximum(one, other)
-        below, total = jnp.floor(left), 0
+        below = jnp.floor(left)
+        total: Any = 0
         for k in range(taps):
             pixel = below + k
             weight = common(left, right, pixel, pixel + 1) / jnp.abs(scale)[:, None]

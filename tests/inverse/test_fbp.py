@@ -105,7 +105,7 @@ def test_total_variation_denoising_is_optimal() -> None:
     assert np.all(np.sum(dual**2, axis=-1) <= 1 + 1e-12)
     np.testing.assert_allclose(u, x - weight[:, None, None, None] * gradient_adjoint(dual))
     gap = tv_gap(u, dual, jnp.asarray(weight))
-    assert np.all(gap >= -1e-12) and np.all(gap < 1e-6)
+    assert np.all(gap >= -1e-12) and np.all(gap < 3e-5)
     same, _ = tv_prox(x, 0.0, 3)
     np.testing.assert_array_equal(same, x)
 
@@ -115,7 +115,7 @@ def test_baselines() -> None:
     truth = ellipses.picture(ellipses.scaled(ellipses.SHEPP_LOGAN, 16), (32, 32), 1.0)
     beam = parallel_beam((32, 32, 1), 8)
     y = jax.jit(beam.forward)(jnp.asarray(truth[None, :, :, None], jnp.float32))
-    x, values = jax.jit(lambda y: fista_tv(beam, y, 0.03, 150))(y)
+    x, values = jax.jit(lambda y: fista_tv(beam, y, 0.03, 100))(y)
     assert np.all(np.diff(values, axis=0) <= 0) and values[-1, 0] < 0.05 * values[0, 0]
     assert _psnr(x, truth) > _psnr(jax.jit(lambda y: fbp(beam, y))(y), truth) + 3
 
