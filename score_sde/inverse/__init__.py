@@ -1,5 +1,7 @@
 """Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
+from score_sde.inverse import ellipses
+from score_sde.inverse.baselines import cgls, fista_tv, total_variation, tv_prox
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
 from score_sde.inverse.coil_maps import birdcage_maps, estimate_maps, normalized_maps
 from score_sde.inverse.consistency import (
@@ -12,8 +14,11 @@ from score_sde.inverse.consistency import (
     overwrite,
     towards,
 )
+from score_sde.inverse.ct import ParallelBeam, parallel_beam
 from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.dps import DPS
+from score_sde.inverse.fan import FanBeam
+from score_sde.inverse.fbp import fbp
 from score_sde.inverse.image_operators import (
     PUBLISHED_BASIS,
     REC_601,
@@ -72,12 +77,14 @@ __all__ = [
     "Denoised",
     "DiffPIR",
     "Factor",
+    "FanBeam",
     "Fourier",
     "Identity",
     "Masked",
     "Measurement",
     "NonuniformFourier",
     "Operator",
+    "ParallelBeam",
     "RePaint",
     "Separable",
     "Spectrum",
@@ -89,16 +96,20 @@ __all__ = [
     "blur",
     "centred_fft2",
     "centred_ifft2",
+    "cgls",
     "check_centred",
     "colorization",
     "compose",
     "consistent",
     "crop",
     "denoise",
+    "ellipses",
     "estimate_maps",
     "exact",
     "fastmri_equispaced",
     "fastmri_random",
+    "fbp",
+    "fista_tv",
     "gaussian_kernel",
     "grey_basis",
     "grey_channel",
@@ -110,6 +121,7 @@ __all__ = [
     "multi_coil",
     "normalized_maps",
     "overwrite",
+    "parallel_beam",
     "poisson_disc",
     "published_equispaced",
     "radial",
@@ -119,7 +131,9 @@ __all__ = [
     "simulate",
     "single_coil",
     "static",
+    "total_variation",
     "towards",
+    "tv_prox",
     "variable_density",
     "zero_filled",
 ]

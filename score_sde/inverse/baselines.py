@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from score_sde.arrays import left_broadcast
 from score_sde.inverse.operators import Operator, X, Y, expect, inner, least_squares
@@ -16,11 +16,11 @@ SAFETY = 1.05
 """The power method's |A| may be a little too small; |A|^2 is taken larger by this."""
 
 
-def cgls(operator: Operator, y: Y, steps: int = 30) -> X:
+def cgls(operator: Operator, y: Y, steps: int | Int[Array, ""] = 30) -> X:
     """So many steps of conjugate gradients for least squares, from 0.
 
-    The residual |A x - y| falls with each step. Few steps keep noise out: those that `operator.pinv`
-    takes follow the noise too.
+    The residual |A x - y| falls with each step. Few steps keep noise out: the many that
+    `operator.pinv` takes follow the noise too.
     """
     return least_squares(operator, expect(y, operator.measured, "y"), steps)
 
@@ -113,16 +113,12 @@ def fista_tv(
     scale = jnp.broadcast_to(scale, y.shape[:1])
     inner_weight = jnp.asarray(weight, scale.dtype) / scale
 
-    def objective(x, ax):
-        rest = ax - y
-        return inner(rest, rest) / 2 + jnp.asarray(weight, x.dtype) * total_variation(x)
-
     def step(state, _):
         (x, ax, value), (ahead, a_ahead), p, t = state
         down = operator.adjoint(a_ahead - y) / left_broadcast(scale, x)
         z, p = tv_prox(ahead - down, inner_weight, prox_steps, p)
         az = operator.forward(z)
-        found = objective(z, az)
+        found = _objective(z, az, y, weight)
         better = found < value
         later = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
         new, a_new = (jnp.where(left_broadcast(better, a), a, b) for a, b in ((z, x), (az, ax)))
@@ -136,9 +132,14 @@ def fista_tv(
 
     x = jnp.zeros((len(y), *operator.event), scale.dtype)
     ax = jnp.zeros_like(y)
-    begin = (x, ax, objective(x, ax)), (x, ax), jnp.zeros((*x.shape, 2), x.dtype)
+    begin = (x, ax, _objective(x, ax, y, weight)), (x, ax), jnp.zeros((*x.shape, 2), x.dtype)
     (best, *_), values = jax.lax.scan(step, (*begin, jnp.ones((), x.dtype)), length=steps)
     return best[0], values
+
+
+def _objective(x: X, ax: Y, y: Y, weight: Weight) -> Float[Array, "b"]:
+    rest = ax - y
+    return inner(rest, rest) / 2 + jnp.asarray(weight, x.dtype) * total_variation(x)
 
 
 def _length(p: Dual) -> Float[Array, "b h w c"]:

@@ -21,7 +21,7 @@ Source: De Man & Basu (2004), distance-driven projection, for the weights.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -134,16 +134,16 @@ class ParallelBeam(Operator):
         return self.spread([group.to_cells(self, y[group.views]) for group in self.groups()])
 
     def spread(
-        self, cells: list[Float[Array, "views n cells"]], shadow: Shadow = box
+        self, cells: list[Float[Array, "..."]], shadow: Shadow = box
     ) -> Float[Array, "b h w c"]:
         """Sums over views of what the cells under each pixel hold: the transpose of pass 1.
 
         Args:
-            cells: for the views of each group, n = b * c, in the order of `groups`.
+            cells: (views, b * c, cells) for the views of each group, in the order of `groups`.
             shadow: the share of each cell.
         """
         h, w, c = self.event
-        total = 0
+        total: Any = 0
         for group, values in zip(self.groups(), cells, strict=True):
             images = unshear(values, group.shifts, shadow)
             total = total + (turned(images) if group.turned else images)
@@ -206,7 +206,7 @@ class Group(NamedTuple):
     shifts: Shifts
 
     @property
-    def count(self) -> int:
+    def cells(self) -> int:
         """Cells of a view."""
         return 2 * CELLS * self.shifts.half
 
@@ -226,7 +226,7 @@ class Group(NamedTuple):
     def to_cells(self, beam: ParallelBeam, y: Array) -> Array:
         """The transpose of `to_bins`."""
         first, width, reverse = self.bin_edges(beam)
-        cells = collect(reversed_views(y, reverse), first, width, self.count)
+        cells = collect(reversed_views(y, reverse), first, width, self.cells)
         return cells * (beam.pixel**2 / beam.spacing)
 
 
@@ -277,8 +277,8 @@ def _weights(shifts: Shifts, rest: Array, shadow: Shadow) -> Array:
     """The share of a cell in a pixel of row r, (views, cell of a pixel, row, shift)."""
     offsets = (SLAB - 1) / 2 - np.arange(SLAB)
     left = rest[:, None] + jnp.asarray(shifts.slopes[:, None] * offsets[None], rest.dtype)
-    cell = np.arange(SLAB + 2)[None] - SLAB // 2 + np.arange(CELLS)[:, None] / CELLS
-    cell = jnp.asarray(cell, rest.dtype)[None, :, None, :]
+    places = np.arange(SLAB + 2)[None] - SLAB // 2 + np.arange(CELLS)[:, None] / CELLS
+    cell = jnp.asarray(places, rest.dtype)[None, :, None, :]
     return shadow(left[:, None, :, None], cell)
 
 
@@ -300,7 +300,7 @@ def share_out(
     index = jnp.arange(count, dtype=cells.dtype)[None]
     left, right = edges(index), edges(index + 1)
     below = jnp.floor(left)
-    total = 0
+    total: Any = 0
     for k in range(int(np.ceil(width.max())) + 1):
         index = below + k
         weight = common(left, right, index, index + 1)
@@ -319,7 +319,7 @@ def collect(
     cell = jnp.arange(count, dtype=bins.dtype)[None]
     # A hair too low, where rounding might miss the first bin; one more bin makes up for it.
     near = jnp.floor((cell - edges(jnp.zeros_like(cell))) / _column(width, bins.dtype) - 1e-3)
-    total = 0
+    total: Any = 0
     for k in range(int(np.ceil(1 / width.min() + 2e-3)) + 1):
         weight = common(edges(near + k), edges(near + (k + 1)), cell, cell + 1)
         total = total + weight[:, None] * _at(bins, near + k)

@@ -1,14 +1,14 @@
 """Computed tomography with a fan of rays from a point, on a flat or a curved detector.
 
-Geometry, with the axes of `ct`. At angle beta the source stands at R (sin(beta), -cos(beta)), R =
-`source_axis`. A ray at gamma from the one through the origin is the line of `ct` with theta = beta -
-gamma and s = R sin(gamma). A flat detector, `source_detector` = D away from the source, has bins at
-u = D tan(gamma), a curved one, an arc around the source, at u = D gamma.
+Geometry, with the axes of `ct`. R is `source_axis`, D `source_detector`. At angle beta the source
+stands at R (sin(beta), -cos(beta)). A ray at gamma from the one through the origin is the line of
+`ct` with theta = beta - gamma and s = R sin(gamma). A flat detector, D away from the source, has
+bins at u = D tan(gamma), a curved one, an arc around the source, at u = D gamma.
 
 Projector. Along each row of the image, or column for rays that are flatter than 45 degrees, the
 edges of a bin cut out an interval. A bin sees the mean of the row over it, times the length of the
-ray in the row. Forward and adjoint read the same intervals, the one for each bin, the other for each
-pixel: neither scatters. Views go one block after another.
+ray in the row. Forward and adjoint read the same intervals, the one for each bin, the other for
+each pixel: neither scatters. Views go one after another, so that memory is bounded.
 
 Source: De Man & Basu (2004), distance-driven projection.
 """
@@ -16,7 +16,7 @@ Source: De Man & Basu (2004), distance-driven projection.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,7 @@ class FanBeam(Operator):
     def _back(self, y: Array) -> Array:
         h, w, c = self.event
         y = jnp.transpose(y, (1, 0, 3, 2)).reshape(len(self.angles), -1, self.bins)
-        total = 0
+        total: Any = 0
         for side in self._sides():
             images = _adjoint(self, side, y[side.views])
             total = total + (turned(images) if side.turned else images)
@@ -217,7 +217,8 @@ def _forward(side: Side, images: Float[Array, "n h w"]) -> Float[Array, "views n
         place = origin + scale[:, None] * slope[None]  # (h, edges)
         one, other = place[:, :-1], place[:, 1:]
         left, right = jnp.minimum(one, other), jnp.maximum(one, other)
-        below, total = jnp.floor(left), 0
+        below = jnp.floor(left)
+        total: Any = 0
         for k in range(taps):
             pixel = below + k
             weight = common(left, right, pixel, pixel + 1) / jnp.abs(scale)[:, None]

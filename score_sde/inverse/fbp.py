@@ -96,9 +96,9 @@ def ramp(bins: int, spacing: float) -> Float[np.ndarray, "bins"]:
 def _filtered(y: Float[Array, "b views bins c"], spectrum: np.ndarray) -> Array:
     """The convolution along the bins, as a sum: without the factor d."""
     length = 2 * (len(spectrum) - 1)
-    spectrum = jnp.asarray(spectrum, y.dtype)[None, None, :, None]
+    factors = jnp.asarray(spectrum, y.dtype)[None, None, :, None]
     f = jnp.fft.rfft(y, length, axis=2)
-    return jnp.fft.irfft(f * spectrum.astype(f.dtype), length, axis=2)[:, :, : y.shape[2]]
+    return jnp.fft.irfft(f * factors.astype(f.dtype), length, axis=2)[:, :, : y.shape[2]]
 
 
 def _parallel(beam: ParallelBeam, y: Array, window: Window) -> Array:
@@ -113,9 +113,9 @@ def _parallel(beam: ParallelBeam, y: Array, window: Window) -> Array:
 def _on_cells(beam: ParallelBeam, group: Group, q: Float[Array, "views n bins"]) -> Array:
     """Filtered projections at the middle of the cells, between the bins."""
     first, width, reverse = group.bin_edges(beam)
-    cell = jnp.arange(group.count, dtype=q.dtype)[None] + 0.5
-    first, width = (jnp.asarray(v[:, None], q.dtype) for v in (first, width))
-    return cubic(reversed_views(q, reverse), (cell - first) / width - 0.5)
+    cell = jnp.arange(group.cells, dtype=q.dtype)[None] + 0.5
+    start, step = (jnp.asarray(v[:, None], q.dtype) for v in (first, width))
+    return cubic(reversed_views(q, reverse), (cell - start) / step - 0.5)
 
 
 def cubic(values: Float[Array, "views n bins"], place: Float[Array, "views m"]) -> Array:

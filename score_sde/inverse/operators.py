@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from score_sde.arrays import left_broadcast
 from score_sde.errors import UserError
@@ -360,7 +360,7 @@ def image_of_solution(
     return _descend(products, lambda q: q, r, steps)
 
 
-def least_squares(operator: Operator, y: Y, steps: int) -> X:
+def least_squares(operator: Operator, y: Y, steps: int | Int[Array, ""]) -> X:
     """The shortest x with the least |A x - y|, by conjugate gradients for A^T A x = A^T y.
 
     The residual y - A x is kept, not A^T of it. So errors grow with the condition number of A, not
@@ -380,7 +380,7 @@ def _descend(
     products: Callable[[Array], tuple[Array, Array, Array]],
     gradient: Callable[[Array], Array],
     rest: Inexact[Array, "b ..."],
-    steps: int,
+    steps: int | Int[Array, ""],
 ) -> Inexact[Array, "b ..."]:
     """Conjugate gradients from 0: the gradient of what is left, made conjugate to earlier steps.
 
