@@ -141,6 +141,10 @@ class Energy:
         return EnergyScore(log_density)
 
 
+Model = Parameterization | Energy
+"""What turns a network into a score function: its method `score_fn(network)`."""
+
+
 def centred(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """2 x - 1: data in [0, 1] mapped to [-1, 1], where networks expect their input."""
     return 2 * x - 1
@@ -154,8 +158,8 @@ def network_score(c_noise: Coefficient) -> Parameterization:
     return Parameterization(c_noise)
 
 
-def divided_by_sigma(made: Parameterization, process: Perturbation) -> Parameterization:
-    """The parameterization `made`, but the network's output is divided by the noise level sigma(t).
+def divided_by_sigma(made: Model, process: Perturbation) -> Model:
+    """The parameterization `made`, but the output or energy is divided by the noise level sigma(t).
 
     A network without any other knowledge of the noise can then serve all levels, since the score of
     perturbed data is of the size 1/sigma (Song and Ermon 2020, technique 3).

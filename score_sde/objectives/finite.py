@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, ScoreFn, Time, batch_time
+from score_sde.arrays import Keys, ScoreFn, Time, batch_time, left_broadcast
 from score_sde.objectives.projections import (
     Kind,
     Projections,
@@ -42,7 +42,8 @@ class FiniteDifferenceScoreMatching:
     matching", sections 4.2 and 4.3; dissertation, section 3.5.
 
     Args:
-        step: e > 0, in the unit of x.
+        step: e > 0, in the unit of x; or a function of t, say a share of the noise level, which is
+            the scale of perturbed data.
         projections: number of v per example, at least 1.
         kind: of v, with E v v^T = I.
         form: "energy" and "contrast" take an `EnergyScore` alone.
@@ -53,7 +54,7 @@ class FiniteDifferenceScoreMatching:
         TypeError: when called, for a score network where a log-density is compared.
     """
 
-    step: float = 0.1
+    step: float | Callable[[Time], Time] = 0.1
     projections: int = 1
     kind: Kind = "rademacher"
     form: Literal["score", "energy", "contrast"] = "score"
@@ -61,7 +62,7 @@ class FiniteDifferenceScoreMatching:
 
     def __post_init__(self):
         check_projections(self.projections, self.kind)
-        if not self.step > 0:
+        if not callable(self.step) and not self.step > 0:
             raise ValueError(f"step, the length of a difference, must be positive; got {self.step}")
         if self.form not in ("score", "energy", "contrast"):
             raise ValueError(f"form must be 'score', 'energy' or 'contrast'; got {self.form!r}")
@@ -91,22 +92,24 @@ class FiniteDifferenceScoreMatching:
                 )
             values = score_fn.log_density
             middle = values(x, t)
+        step = self.step(t) if callable(self.step) else jnp.full_like(t, self.step)
 
         def one(v):
-            above, below = values(x + self.step * v, t), values(x - self.step * v, t)
+            shift = left_broadcast(step, x) * v
+            above, below = values(x + shift, t), values(x - shift, t)
             if self.form == "score":
                 mean = 0.5 * (above + below)
-                return 0.5 * dot(mean, mean) + dot(v, above - below) / (2 * self.step)
+                return 0.5 * dot(mean, mean) + dot(v, above - below) / (2 * step)
             above, below = above - middle, below - middle
             if self.form == "energy":
-                return (above + below + (above - below) ** 2 / 8) / self.step**2
-            return 2 * (_excess(below) + _excess(above)) / self.step**2
+                return (above + below + (above - below) ** 2 / 8) / step**2
+            return 2 * (_excess(below) + _excess(above)) / step**2
 
         return jnp.mean(jax.vmap(one)(v), axis=0)
 
 
 def shifted_nce(
-    step: float = 0.1, projections: int = 1, kind: Kind = "rademacher"
+    step: float | Callable[[Time], Time] = 0.1, projections: int = 1, kind: Kind = "rademacher"
 ) -> FiniteDifferenceScoreMatching:
     """Noise contrastive estimation against shifted data (eq. 3.10), scaled to the size of eq. 3.7.
 

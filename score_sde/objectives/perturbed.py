@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -12,6 +12,7 @@ from score_sde.objectives.times import TimeSampler
 from score_sde.sde import Perturbation
 
 
+@runtime_checkable
 class CleanObjective(Protocol):
     """An objective without noise of its own: `draw` has all that is random, `at` nothing."""
 

@@ -66,40 +66,49 @@ def test_forms_are_the_objectives(family, name):
     """Values at any alpha; the solution has no gradient; it is the least-squares solution."""
     made, x, z, alpha = family
     form_of, losses = pairs(x, z)[name]
-    form = form_of(made.features)
-    assert_close(form.losses(alpha), losses(score_of(made, alpha)), 1e-11)
     ridge = jnp.asarray(0.01)
-    best = exponential.solve_alpha(form, ridge)
 
     def loss(alpha):
         return jnp.mean(losses(score_of(made, alpha))) + 0.5 * ridge * alpha @ alpha
 
-    np.testing.assert_allclose(jax.grad(loss)(best), 0, atol=1e-9)
-    hessian, slope = jax.hessian(loss)(alpha * 0), jax.grad(loss)(alpha * 0)
-    assert_close(best, jnp.linalg.lstsq(hessian, -slope)[0], 1e-8)
+    @jax.jit
+    def evaluate(alpha):
+        form = form_of(made.features)
+        best = exponential.solve_alpha(form, ridge)
+        gradients = jax.grad(loss)(best), jax.grad(loss)(0 * alpha)
+        direct = losses(score_of(made, alpha))
+        return form.losses(alpha), direct, best, gradients, jax.hessian(loss)(alpha)
+
+    ours, direct, best, (at_best, at_zero), hessian = evaluate(alpha)
+    assert_close(ours, direct, 1e-11)
+    np.testing.assert_allclose(at_best, 0, atol=1e-9)
+    assert_close(best, jnp.linalg.lstsq(hessian, -at_zero)[0], 1e-8)
 
 
 @pytest.mark.parametrize("estimate", ["approximate", "propagated"])
 def test_baselines_are_quadratic_too(family, estimate):
     """The solution has no gradient; the rule of a feature is that of the whole network's layers."""
     made, x, _, _ = family
-    keys = jax.random.split(jax.random.key(2), len(x))
-    if estimate == "approximate":
-        diagonals = jax.vmap(made.hessian_diagonals)(x)
-    else:
-        diagonals = jax.vmap(made.hessian_diagonals)(x, keys)
-    form = exponential.with_diagonals(made.features, x, diagonals)
-    best = exponential.solve_alpha(form, jnp.asarray(0.1))
-    gradient = jax.grad(lambda a: jnp.mean(form.losses(a)) + 0.05 * a @ a)(best)
+    keys = jax.random.split(jax.random.key(2), len(x)) if estimate == "propagated" else None
+
+    @jax.jit
+    def forms(x, keys):
+        diagonals = jax.vmap(made.hessian_diagonals)(*((x,) if keys is None else (x, keys)))
+        form = exponential.with_diagonals(made.features, x, diagonals)
+        best = exponential.solve_alpha(form, jnp.asarray(0.1))
+        gradient = jax.grad(lambda a: jnp.mean(form.losses(a)) + 0.05 * a @ a)(best)
+        return form, exponential.exact(made.features, x), gradient
+
+    form, exact, gradient = forms(x, keys)
     np.testing.assert_allclose(gradient, 0, atol=1e-9)
-    exact = exponential.exact(made.features, x)
     assert_close(form.rows, exact.rows, 1e-12)
     if estimate == "propagated":
-        point, n = x[0], 4000
+        n = 4000
         keys = jax.random.split(jax.random.key(3), n)
-        draws = jax.jit(jax.vmap(lambda key: jnp.sum(made.hessian_diagonals(point, key), 1)))(keys)
-        error = jnp.std(draws, axis=0) / n**0.5 + 1e-12
-        assert float(jnp.max(jnp.abs(jnp.mean(draws, 0) - exact.slopes[0]) / error)) < 5
+        traces = jax.jit(jax.vmap(lambda key: jnp.sum(made.hessian_diagonals(x[0], key), 1)))
+        draws = np.asarray(traces(keys))
+        error = draws.std(axis=0) / n**0.5 + 1e-12
+        assert np.max(np.abs(draws.mean(axis=0) - exact.slopes[0]) / error) < 5
     else:
         assert float(jnp.max(jnp.abs(form.slopes - exact.slopes))) > 1e-2
         np.testing.assert_allclose(form.slopes[:, -1], exact.slopes[:, -1], rtol=1e-12)
@@ -109,13 +118,14 @@ def test_the_ridge_and_the_kernels_are_trained_through_the_solution(family):
     """The derivative of the loss at the solution, against differences."""
     made, x, z, _ = family
 
+    @jax.jit
     def loss(made):
         alpha = exponential.solve_alpha(
             exponential.exact(made.features, x), jnp.exp(made.log_ridge)
         )
         return jnp.mean(exponential.exact(made.features, z).losses(alpha))
 
-    gradient = jax.grad(loss)(made)
+    gradient = jax.jit(jax.grad(loss))(made)
     step = 1e-5
     for name in ("log_ridge", "log_widths", "points"):
         value = getattr(made, name)
@@ -136,11 +146,13 @@ def test_a_density_is_recovered(x64):
     v = SlicedScoreMatching(1).draw(jax.random.key(2), x)
     held_out = data.sample(jax.random.key(3), 1000, jnp.float64)
     exact = data.score_fn(clean)(held_out, NOW)
-    for form in (
-        exponential.exact(made.features, x),
-        exponential.sliced(made.features, x, v, True),
-    ):
-        alpha = exponential.solve_alpha(form, jnp.asarray(1e-4))
-        found = score_of(made, alpha)(held_out, NOW)
+
+    @jax.jit
+    def fitted(x, v):
+        forms = exponential.exact(made.features, x), exponential.sliced(made.features, x, v, True)
+        alphas = [exponential.solve_alpha(form, jnp.asarray(1e-4)) for form in forms]
+        return [score_of(made, alpha)(held_out, NOW) for alpha in alphas]
+
+    for found in fitted(x, v):
         error = jnp.mean(jnp.sum((found - exact) ** 2, 1)) / jnp.mean(jnp.sum(exact**2, 1))
         assert float(error) < 0.1
