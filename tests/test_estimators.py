@@ -66,7 +66,7 @@ def test_published_spectral(case, stored):
         assert_close(apply(fixed, *sets), stored[f"{case}_{name}"], 1e-9)
 
 
-@pytest.mark.parametrize("estimator", [SteinEstimator(0.1), SpectralEstimator(threshold=0.95)])
+@pytest.mark.parametrize("estimator", [SteinEstimator(0.1), SpectralEstimator()])
 def test_error_on_a_gaussian_falls_with_the_samples(estimator):
     """Scores of N(0, C) in the plane, at the samples and at other points."""
     root = jnp.asarray([[1.0, 0.0], [0.6, 0.8]])

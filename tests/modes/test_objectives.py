@@ -34,6 +34,12 @@ def trained(recipe: str, folder: Path, values: dict[str, Any]) -> None:
         assert [a.shape for a in arrays.values() if a.ndim == 4] == [(4, 8, 8, 1)]
 
 
+def test_noise_levels_are_trained_by_sliced_score_matching(tmp_path: Path) -> None:
+    values = SMALL | {"sde.n": 4, "model.nf": 4, "training.objective": "sliced_vr"}
+    trained("ve/ncsnpp:digits", tmp_path / "run", values)
+
+
+@pytest.mark.slow
 def test_an_ncsn_is_trained_by_sliced_score_matching(tmp_path: Path) -> None:
     values = {"model.nf": 4, "sde.n": 3, "sampling.steps": 3, "sampling.corrector_steps": 1}
     trained("ncsn/ncsn:digits", tmp_path / "run", values | {"training.objective": "sliced_vr"})
