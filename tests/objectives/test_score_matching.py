@@ -13,7 +13,7 @@ from mathcases import mixture_2d, reference_mixture, reference_network, slope
 from golden import assert_close, groups, load
 from score_sde.analytic import GaussianMixture
 from score_sde.arrays import sample_keys
-from score_sde.noise_scales import parzen_log_likelihood, parzen_width
+from score_sde.estimators import parzen_log_likelihood, parzen_width
 from score_sde.objectives import (
     DenoisingScoreMatching,
     ExactScoreMatching,
