@@ -12,7 +12,9 @@ Tweedie's formula, and nothing cancels at small noise.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -63,6 +65,86 @@ class Parameterization:
         return score
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EnergyScore:
+    """The score of an energy model: a `ScoreFn` that knows its log-density, up to a constant.
+
+    score(x, t) = grad_x log_density(x, t), by reverse mode. With an energy E the log-density is -E
+    (dissertation, section 2.3). Every objective, sampler and mode takes it as any score function;
+    objectives that compare log-densities take nothing else.
+
+    Args:
+        log_density: (x, t) -> (batch,), where the value of a sample depends on it alone.
+    """
+
+    log_density: Callable[[Array, Array], Array]
+
+    def __call__(self, x: Float[Array, "batch ..."], t: Time) -> Float[Array, "batch ..."]:
+        """grad_x log_density(x, t)."""
+        return jax.grad(lambda x: jnp.sum(self.log_density(x, batch_time(t, x))))(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Energy:
+    """log p~(x, t) = -E/sigma: the network F is made an energy; its score is a gradient field.
+
+    With y = c_in x, mapped as in `Parameterization`, the energy of a sample is
+
+        "scalar"       E = F(y, c_noise), for networks with one number a sample;
+        "distance"     E = |y - F(y, c_noise)|^2/2, of an image network;
+        "product"      E = -y . F(y, c_noise), of an image network.
+
+    A network that returns 0 has the score -y/sigma dy/dx for "distance", and 0 for the others.
+    Source: "distance" and the division by sigma: Salimans & Ho 2021, "Should EBMs model the energy
+    or the score?".
+
+    Args:
+        c_noise, c_in, sigma, centre: as in `Parameterization`.
+        form: of the energy.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+
+    c_noise: Coefficient
+    form: Literal["scalar", "distance", "product"] = "scalar"
+    c_in: Coefficient = _one
+    sigma: Coefficient | None = None
+    centre: bool = False
+
+    def __post_init__(self):
+        if self.form not in ("scalar", "distance", "product"):
+            raise ValueError(
+                f"the form of an energy must be scalar, distance or product; got {self.form!r}"
+            )
+
+    def score_fn(self, network: Callable[[Array, Array], Array]) -> EnergyScore:
+        """-grad_x of the energy of `network(x, labels)`, with `log_density` = -E/sigma."""
+
+        def log_density(x: Float[Array, "batch ..."], t: Time) -> Float[Array, "batch"]:
+            t = batch_time(t, x)
+            y = left_broadcast(self.c_in(t), x) * x
+            y = centred(y) if self.centre else y
+            output = network(y, self.c_noise(t)).astype(x.dtype)
+            if output.shape != (x.shape[:1] if self.form == "scalar" else x.shape):
+                raise ValueError(
+                    f"an energy of the form {self.form!r} takes a network whose output is one "
+                    "number a sample for 'scalar', else of the shape of its input; got "
+                    f"{output.shape} for {x.shape}"
+                )
+            if self.form == "distance":
+                output = 0.5 * jnp.sum(((y - output) ** 2).reshape(len(x), -1), axis=1)
+            elif self.form == "product":
+                output = -jnp.sum((y * output).reshape(len(x), -1), axis=1)
+            return -output if self.sigma is None else -output / self.sigma(t)
+
+        return EnergyScore(log_density)
+
+
+Model = Parameterization | Energy
+"""What turns a network into a score function: its method `score_fn(network)`."""
+
+
 def centred(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """2 x - 1: data in [0, 1] mapped to [-1, 1], where networks expect their input."""
     return 2 * x - 1
@@ -76,8 +158,8 @@ def network_score(c_noise: Coefficient) -> Parameterization:
     return Parameterization(c_noise)
 
 
-def divided_by_sigma(made: Parameterization, process: Perturbation) -> Parameterization:
-    """The parameterization `made`, but the network's output is divided by the noise level sigma(t).
+def divided_by_sigma(made: Model, process: Perturbation) -> Model:
+    """The parameterization `made`, but the output or energy is divided by the noise level sigma(t).
 
     A network without any other knowledge of the noise can then serve all levels, since the score of
     perturbed data is of the size 1/sigma (Song and Ermon 2020, technique 3).

@@ -17,7 +17,7 @@ FLOORS = (
     BASE,
     {"sde"},
     {"analytic", "parameterize", "grids"},
-    {"objectives", "steppers", "flow", "likelihood", "inverse", "guidance"},
+    {"objectives", "estimators", "steppers", "flow", "likelihood", "inverse", "guidance"},
     {"sampling"},
     {"conditioning", "tuning"},
     {"solvers"},

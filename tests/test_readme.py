@@ -154,6 +154,7 @@ def test_tables_of_names_are_where_the_pages_say() -> None:
             "PROCESSES",
             "NETWORKS",
             "PREDICTIONS",
+            "PERTURBED",
             "TIMES",
             "WEIGHTS",
             "PREDICTORS",

@@ -9,6 +9,7 @@ from score_sde.build.likelihood import build_likelihood
 from score_sde.build.metrics import metric_names
 from score_sde.build.names import blame
 from score_sde.build.network import build_network
+from score_sde.build.objective import check_size
 from score_sde.build.process import build_process
 from score_sde.build.sampler import build_sampler
 from score_sde.build.settings import Settings, Training
@@ -31,6 +32,7 @@ def build(settings: Settings, shape: tuple[int, int, int] | None = None) -> Expe
             "config.data: images need at least 1 pixel and 1 channel; got (height, width, "
             f"channels) = {shape}. Set config.data.image_size and config.data.channels"
         )
+    check_size(settings, shape)
     process = build_process(settings.sde)
     network = build_network(settings.model, process)
     task = build_task(settings, process, network)

@@ -6,7 +6,8 @@ import jax
 
 from score_sde.build.experiment import Experiment
 from score_sde.build.names import blame
-from score_sde.build.task import TIMES, build_averages, build_optimizer
+from score_sde.build.objective import TIMES
+from score_sde.build.task import build_averages, build_optimizer
 from score_sde.networks import WideResNet
 from score_sde.training.classifier import Classification
 from score_sde.training.step import Trainer

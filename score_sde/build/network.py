@@ -34,13 +34,15 @@ def _edm(process: Perturbation, label: Any, settings: Settings) -> parameterize.
     return made
 
 
-Prediction = Callable[[Perturbation, Any, Settings], parameterize.Parameterization]
+Prediction = Callable[[Perturbation, Any, Settings], parameterize.Model]
 PREDICTIONS: dict[str, Prediction] = {
     "score": lambda process, label, settings: parameterize.network_score(label),
     "noise": lambda process, label, settings: parameterize.noise_prediction(process, label),
     "edm": _edm,
     "v": lambda process, label, settings: parameterize.v_prediction(process, label),
     "velocity": lambda process, label, settings: parameterize.velocity_prediction(process, label),
+    "energy": lambda process, label, settings: parameterize.Energy(label, "distance"),
+    "energy_product": lambda process, label, settings: parameterize.Energy(label, "product"),
 }
 """By the name in config.model.prediction: from the process, the labels of its times and all
 settings."""
@@ -126,13 +128,12 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
             raise UserError(f"config.model.{name} must be 0 or positive; got {values[name]}")
 
 
-def build_parameterization(
-    settings: Settings, process: Perturbation
-) -> parameterize.Parameterization:
+def build_parameterization(settings: Settings, process: Perturbation) -> parameterize.Model:
     """How the output of config.model becomes a score.
 
-    `prediction` says what it is, with the label its embedding is made for; `scale_by_sigma` divides
-    it by sigma(t), and data that are not `config.data.centered` are mapped to [-1, 1].
+    `prediction` says what it is, with the label its embedding is made for: "energy" is |x - F|^2/2,
+    "energy_product" -x . F, whose gradient is the score. `scale_by_sigma` divides the output or the
+    energy by sigma(t), and data that are not `config.data.centered` are mapped to [-1, 1].
 
     Raises:
         UserError: an unknown prediction, or a second division by sigma.
@@ -142,7 +143,7 @@ def build_parameterization(
     divided = section.get("scale_by_sigma", section["name"] in DIVIDED)
     label = _label(section, process)
     made = choose("model.prediction", PREDICTIONS, prediction)(process, label, settings)
-    if prediction != "score" and divided:
+    if divided and prediction != "score" and not isinstance(made, parameterize.Energy):
         raise UserError(
             "config.model: scale_by_sigma divides the network's output by sigma, and so does "
             f"prediction={prediction}; set scale_by_sigma=False"

@@ -18,14 +18,16 @@ from score_sde.build.network import (
     model_defaults,
     network_fields,
 )
+from score_sde.build.objective import OBJECTIVES, TIMES, WEIGHTS
 from score_sde.build.process import PROCESSES, process_entries
 from score_sde.build.sampler import CORRECTORS, GRIDS, PREDICTORS
 from score_sde.build.settings import SECTIONS, Entry, changeable, entries
-from score_sde.build.task import PROFILES, TIMES, WEIGHTS
+from score_sde.build.task import PROFILES
 from score_sde.metrics.extractors import NAMES as EXTRACTORS
 from score_sde.networks.layers import ACTIVATIONS
 
 NAMED: dict[str, tuple[Iterable[str], str]] = {
+    "training.objective": (OBJECTIVES, ""),
     "training.times": (TIMES, ""),
     "training.weight": (WEIGHTS, ""),
     "training.averages": (PROFILES, ""),

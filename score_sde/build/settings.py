@@ -84,6 +84,14 @@ class Training:
     steps_per_call: int = count(1, "updates in one call of the compiled program", changeable=True)
     accumulate: int = count(1, "parts that a batch is computed in, to save memory", changeable=True)
     fsdp: int = count(1, "devices that share one copy of the weights", changeable=True)
+    objective: str = entry("denoising", "what is minimized; all but denoising know no targets")
+    projections: int = count(1, "random directions an image, for sliced objectives")
+    projection_kind: Literal["rademacher", "gaussian", "sphere"] = entry(
+        "rademacher", "distribution of those directions"
+    )
+    difference_step: float = entry(
+        0.1, "length of finite differences, in units of the noise level", above=0
+    )
     likelihood_weighting: float = entry(
         0.0, "k of the weight sigma^(2-2k) g^(2k): 1 is maximum likelihood", least=0, most=1
     )

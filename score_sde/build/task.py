@@ -1,4 +1,4 @@
-"""What is trained and how: the objective, the optimizer and the averages of the weights."""
+"""What is trained and how: the task, the optimizer and the averages of the weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,33 +8,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from score_sde import objectives
 from score_sde.build.names import blame, choose
 from score_sde.build.network import build_parameterization
+from score_sde.build.objective import build_objective
 from score_sde.build.sections import ClassifierSettings, DequantizerSettings
 from score_sde.build.settings import Optim, Settings, Training, to_dict
 from score_sde.data.augment import LABELS, Augment
 from score_sde.errors import UserError
 from score_sde.networks.uncertainty import Uncertainty
-from score_sde.objectives.denoising import Weight
-from score_sde.objectives.times import TimeSampler
-from score_sde.parameterize import Parameterization
-from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
+from score_sde.sde import Perturbation
 from score_sde.training.ema import Average, HalfLife, Power, Profile
 from score_sde.training.step import ScoreMatching, ScoreModel, Trainer
 
-TIMES: dict[str, Callable[[Any, Training], TimeSampler]] = {
-    "uniform": lambda process, section: (
-        objectives.UniformIndex(process)
-        if isinstance(process, DiscreteChain)
-        else objectives.UniformTime(process)
-    ),
-    "log_snr": lambda process, section: objectives.LogSNRUniform(process),
-    "log_normal": lambda process, section: objectives.LogNormal(
-        process, section.p_mean, section.p_std
-    ),
-}
-"""By the name in config.training.times."""
 RAMPUP = 0.05
 """EDM's, of a half-life."""
 PROFILES: dict[str, Callable[[float, int, bool], Profile]] = {
@@ -46,21 +31,6 @@ PROFILES: dict[str, Callable[[float, int, bool], Profile]] = {
     "power": lambda std, batch_size, fresh: Power(std),
 }
 """(number behind the name, images of an update, whether the average begins anew) -> profile."""
-
-
-def _likelihood(process: Perturbation, made: Parameterization, settings: Settings) -> Weight:
-    if isinstance(process, GaussianSDE):
-        k = settings.training.likelihood_weighting
-        return objectives.interpolated_weight(process, k)
-    return objectives.variance_weight(process)
-
-
-WEIGHTS: dict[str, Callable[[Perturbation, Parameterization, Settings], Weight]] = {
-    "likelihood": _likelihood,
-    "edm": lambda process, made, settings: objectives.edm_weight(process, settings.data.std),
-    "output": lambda process, made, settings: objectives.output_weight(made),
-}
-"""By the name in config.training.weight."""
 
 
 def build_task(settings: Settings, process: Perturbation, network: nn.Module) -> ScoreMatching:
@@ -85,36 +55,6 @@ def build_task(settings: Settings, process: Perturbation, network: nn.Module) ->
         Uncertainty() if settings.training.uncertainty else None,
         settings.training.label_dropout if classes else 0.0,
     )
-
-
-def build_objective(
-    settings: Settings, process: Perturbation, made: Parameterization
-) -> objectives.DenoisingScoreMatching:
-    """Denoising score matching with the times, weight and reduction of config.training.
-
-    Raises:
-        UserError: an unknown name, a weighting that a discrete chain has not, or two weights.
-    """
-    section = settings.training
-    likelihood = section.likelihood_weighting
-    make_times = choose("training.times", TIMES, section.times)
-    make_weight = choose("training.weight", WEIGHTS, section.weight)
-    if section.weight != "likelihood" and likelihood:
-        raise UserError(
-            f"config.training.likelihood_weighting={likelihood} is for training.weight=likelihood, "
-            f"not {section.weight}; set one of them back"
-        )
-    if isinstance(process, DiscreteChain) and (section.times != "uniform" or likelihood):
-        raise UserError(
-            "a discrete chain is trained with training.times=uniform and "
-            f"training.likelihood_weighting=0; got times={section.times}, "
-            f"likelihood_weighting={likelihood}. Use a *_cont recipe for the others."
-        )
-    with blame("training"):
-        weight = make_weight(process, made, settings)
-        return objectives.DenoisingScoreMatching(
-            process, make_times(process, section), weight, section.reduce
-        )
 
 
 def build_optimizer(section: Optim) -> optax.GradientTransformation:

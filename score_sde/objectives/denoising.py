@@ -97,12 +97,21 @@ class DenoisingScoreMatching:
         times: time sampler; its w multiplies the loss.
         weight: lambda, as a function here gives it, say `variance_weight(process)`.
         reduce: R over the D dimensions: "mean", or "sum" for half the sum (both as published).
+        variance_reduced: subtract what varies most at small sigma and has the mean 0,
+
+            2 lambda R[score(alpha x_0, t) z/sigma + (z^2 - 1)/(2 sigma^2)],
+
+            with one more evaluation (eq. B.2, where the factor of this term is printed as half of
+            it, which leaves most of the variance). What remains is computed as lambda/sigma^2
+            R(sigma^2 score^2 + 2 sigma (score - score(alpha x_0, t)) z + 1), whose variance stays
+            finite as sigma goes to 0.
     """
 
     process: Perturbation
     times: TimeSampler
     weight: Weight
     reduce: Literal["mean", "sum"] = "mean"
+    variance_reduced: bool = False
 
     def __post_init__(self):
         if self.reduce not in ("mean", "sum"):
@@ -135,8 +144,13 @@ class DenoisingScoreMatching:
         It is computed as lambda/sigma^2 R(|sigma score + z|^2).
         """
         _, sigma = self.process.marginal(t)
-        residual = left_broadcast(sigma, x0) * score_fn(self.process.perturb(x0, t, z), t) + z
-        squares = (residual**2).reshape(len(x0), -1)
+        scaled = left_broadcast(sigma, x0) * score_fn(self.process.perturb(x0, t, z), t)
+        if self.variance_reduced:
+            centre = score_fn(self.process.perturb(x0, t, jnp.zeros_like(z)), t)
+            squares = scaled**2 + 2 * (scaled - left_broadcast(sigma, x0) * centre) * z + 1
+        else:
+            squares = (scaled + z) ** 2
+        squares = squares.reshape(len(x0), -1)
         mean = self.reduce == "mean"
         reduced = jnp.mean(squares, axis=1) if mean else 0.5 * jnp.sum(squares, axis=1)
         return self.weight(t) / sigma**2 * reduced

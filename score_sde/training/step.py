@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from score_sde.arrays import Keys, ScoreFn, fold_in, sample_keys, uniform
 from score_sde.data import Batch
 from score_sde.devices import Placement
-from score_sde.parameterize import Parameterization
+from score_sde.parameterize import Model
 from score_sde.training import dropout
 from score_sde.training.ema import Profile, ema_update
 from score_sde.training.gradients import mean_and_grad
@@ -45,7 +45,7 @@ class ScoreModel:
     """
 
     network: nn.Module
-    parameterization: Parameterization
+    parameterization: Model
     given: Any = ()
     classes: int = 0
 
