@@ -17,7 +17,7 @@ from score_sde.build.settings import Settings
 from score_sde.conditioning import Condition
 from score_sde.errors import UserError
 from score_sde.inverse import Measurement, Operator
-from score_sde.inverse.ct import parallel_beam
+from score_sde.inverse.ct import ParallelBeam, parallel_beam
 from score_sde.inverse.image_operators import Event
 from score_sde.solvers import SOLVERS, Solver
 
@@ -93,6 +93,19 @@ def build_operator(section: InverseSettings, event: Event, known: Known) -> Oper
         return make(section, event, known)
 
 
+def build_simulator(section: InverseSettings, operator: Operator) -> Operator:
+    """What simulates y: `operator`, or for finer > 1 its geometry with pixels of 1/finer.
+
+    Data that are computed from the pixels of the result favour every method.
+    """
+    if section.finer == 1:
+        return operator
+    assert isinstance(operator, ParallelBeam)  # finer is an entry of task=ct alone
+    height, width, channels = operator.event
+    event = (height * section.finer, width * section.finer, channels)
+    return dataclasses.replace(operator, event=event, pixel=operator.pixel / section.finer)
+
+
 def _check_entries(
     section: InverseSettings, kind: str, table: Mapping[str, Collection[str]]
 ) -> None:
@@ -113,7 +126,7 @@ TASK_ENTRIES: dict[str, tuple[str, ...]] = {
     "colorize": (),
     "superresolve": ("scale", "filter"),
     "deblur": ("kernel", "width", "angle", "edges"),
-    "ct": ("views",),
+    "ct": ("views", "finer"),
     "mri": ("kspace", "acceleration"),
 }
 """By task: the entries of config.inverse that are its own."""

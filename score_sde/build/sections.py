@@ -55,6 +55,10 @@ class InverseSettings:
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
     views: int = count(16, "ct: angles over half a turn, whose rays are parallel")
+    finer: int = count(
+        1,
+        "ct: of so many times finer pictures; only phantoms can be drawn so, 1 is the images' grid",
+    )
     window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = entry(
         "ramp", "fbp: the filter"
     )

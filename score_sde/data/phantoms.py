@@ -159,6 +159,10 @@ class PhantomSource:
         self.shape: Shape | None = (size, size, 1)
         self.levels, self.name, self.classes = LEVELS, "phantoms", len(KINDS)
 
+    def finer(self, index: int, factor: int) -> Float[np.ndarray, "h w 1"]:
+        """Picture `index` in [0, 1] with pixels of 1/factor of the size, so many times as many."""
+        return phantom(index, self._split).draw(self._size * factor)[..., None]
+
     def __len__(self) -> int:
         return COUNTS[self._split]
 

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import sample_keys
-from score_sde.build.inverse import TASK_ENTRIES, Known, build_operator
+from score_sde.build.inverse import TASK_ENTRIES, Known, build_operator, build_simulator
 from score_sde.build.sections import InverseSettings
+from score_sde.data import PhantomSource
 from score_sde.data.inputs import join, read_mask
 from score_sde.devices import say
 from score_sde.errors import UserError
@@ -95,14 +96,36 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
         return _read(run, files[0], mask)
     known = read_mask(mask or "left", shape)
     operator = build_operator(section, shape, known)
+    if input and section.finer > 1:
+        raise UserError(
+            f"config.inverse.finer={section.finer} draws the images of config.eval.split finer; "
+            "those of --input have the pixels they have. Leave one of them out"
+        )
     given = join(read_given(run, input, ["images"]) if input else split_images(run, first=FIRST))
     levels = run.experiment.pixel_range.levels
     originals = given.values.astype(np.float32) / np.float32(levels - 1)
     keys = sample_keys(run.keys()["eval"], jnp.arange(len(originals)))
-    found = simulate(operator, jnp.asarray(originals), section.std, keys)
+    images = _finer(run, len(originals)) if section.finer > 1 else originals
+    simulator = build_simulator(section, operator)
+    found = simulate(simulator, jnp.asarray(images), section.std, keys)
+    found = Measurement(operator, found.y, found.std)
     about = {"mask": mask or "left"} if section.task == "inpaint" else {}
     unknown = input and section.task == "colorize" and _grey(originals)
     return Measured(found, given.names, known, None if unknown else originals, about)
+
+
+def _finer(run: Run, count: int) -> Float[np.ndarray, "n h w c"]:
+    """The first images of config.eval.split, with finer pixels."""
+    source, factor = (
+        run.source(train=run.settings.eval.split == "train"),
+        run.settings.inverse.finer,
+    )
+    if not isinstance(source, PhantomSource):
+        raise UserError(
+            f"config.inverse.finer={factor} needs images that can be drawn finer, as phantoms can; "
+            f"those of {source.name!r} cannot. Set it to 1"
+        )
+    return np.stack([source.finer(i, factor) for i in range(count)]).astype(np.float32)
 
 
 def _grey(images: np.ndarray) -> bool:

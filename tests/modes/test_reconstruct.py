@@ -271,6 +271,33 @@ def test_scans(
         assert found["means"]["psnr_of_mean"]["mean"] > 10
 
 
+def test_scans_of_finer_pictures(trained: Path, tmp_path: Path) -> None:
+    """They differ from scans of the result's own pixels by little, and have the same shape."""
+    size = COLOUR | {"model.nf": 8, "data.image_size": 16, "data.channels": 1}
+    workdir = random_run(tmp_path / "run", "vp/ddpmpp_cont:phantoms", size, [1])
+    values = {"inverse.task": "ct", "inverse.solver": "fbp", "inverse.views": 24}
+    found = {}
+    for finer in (1, 3):
+        folder = tmp_path / f"{finer}"
+        found[finer] = reconstructed(workdir, folder, values | {"inverse.finer": finer})
+    own, fine = found[1]["y"], found[3]["y"]
+    np.testing.assert_array_equal(found[1]["originals"], found[3]["originals"])
+    off = np.linalg.norm(own - fine) / np.linalg.norm(own)
+    assert own.shape == fine.shape and 1e-3 < off < 0.05
+    np.testing.assert_allclose(own.sum(axis=2), fine.sum(axis=2), rtol=2e-3)  # the same mass
+    assert found[3]["means"]["psnr_of_mean"]["mean"] > 18
+    values |= {"inverse.finer": 2}
+    refused(
+        "finer=2 needs images that can be drawn finer.*'digits'",
+        "reconstruct",
+        trained,
+        values=values,
+    )
+    given(tmp_path / "x.npz")
+    message = "finer=2 draws the images of config.eval.split finer"
+    refused(message, "reconstruct", trained, values=values, input=tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
