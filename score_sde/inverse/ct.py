@@ -83,7 +83,7 @@ class ParallelBeam(Operator):
     """
 
     event: Event = static()
-    angles: Sequence[float] = static()
+    angles: Sequence[float] | np.ndarray = static()
     bins: int = static()
     spacing: float = static(default=1.0)
     offset: float = static(default=0.0)
@@ -373,7 +373,7 @@ def bin_places(bins: int, spacing: float, offset: float) -> Float[np.ndarray, "b
     return (np.arange(bins) - (bins - 1) / 2) * spacing + offset
 
 
-def checked_angles(angles: Sequence[float]) -> tuple[float, ...]:
+def checked_angles(angles: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     """The angles as a tuple of numbers."""
     found = np.asarray(angles, float)
     if found.ndim != 1 or not len(found) or not np.isfinite(found).all():

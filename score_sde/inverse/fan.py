@@ -64,7 +64,7 @@ class FanBeam(Operator):
     """
 
     event: Event = static()
-    angles: Sequence[float] = static()
+    angles: Sequence[float] | np.ndarray = static()
     bins: int = static()
     spacing: float = static()
     source_axis: float = static()
