@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from score_sde.data.ellipses import SHEPP_LOGAN, Table
 from score_sde.data.sources import Example, Shape, check_split
 from score_sde.errors import UserError
-from score_sde.inverse.ellipses import SHEPP_LOGAN, Table
 
 KINDS = ("ellipses", "heads", "trunks")
 """By label."""
@@ -30,7 +30,7 @@ class Phantom(NamedTuple):
     It is clip(sum of the ellipses, 0, 1) (1 + shading . (x, y)) plus the texture, a sum of cosines,
     where that is above 0.02.
 
-    table: (value, a, b, x, y, phi) of each ellipse, as `inverse.ellipses` has them. shading: slope
+    table: (value, a, b, x, y, phi) of each ellipse, as `data.ellipses` has them. shading: slope
     of the brightness. waves: (kx, ky, phase) in cycles per unit of length and radians. texture:
     standard deviation of the sum of the waves.
     """

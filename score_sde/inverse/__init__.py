@@ -1,6 +1,5 @@
 """Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
-from score_sde.inverse import ellipses
 from score_sde.inverse.baselines import cgls, fista_tv, total_variation, tv_prox
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
 from score_sde.inverse.coil_maps import birdcage_maps, estimate_maps, normalized_maps
@@ -103,7 +102,6 @@ __all__ = [
     "consistent",
     "crop",
     "denoise",
-    "ellipses",
     "estimate_maps",
     "exact",
     "fastmri_equispaced",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from score_sde.data import PhantomSource, phantom, take
+from score_sde.data.ellipses import line_integrals
 from score_sde.data.phantoms import KINDS
 from score_sde.errors import UserError
-from score_sde.inverse.ellipses import line_integrals
 
 
 @pytest.mark.parametrize("index", range(6))

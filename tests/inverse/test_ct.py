@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_sde.data import ellipses
 from score_sde.errors import UserError
-from score_sde.inverse import FanBeam, Operator, ParallelBeam, ellipses, parallel_beam
+from score_sde.inverse import FanBeam, Operator, ParallelBeam, parallel_beam
 from score_sde.inverse.operators import inner
 
 RNG = np.random.default_rng(0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from score_sde import inverse
+from score_sde.data import ellipses
 from score_sde.errors import UserError
-from score_sde.inverse import FanBeam, ParallelBeam, cgls, ellipses, fbp, fista_tv, parallel_beam
+from score_sde.inverse import FanBeam, ParallelBeam, cgls, fbp, fista_tv, parallel_beam
 from score_sde.inverse.baselines import gradient, gradient_adjoint, tv_gap, tv_prox
 from score_sde.inverse.fbp import scan_weights
 
