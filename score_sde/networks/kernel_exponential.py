@@ -1,6 +1,7 @@
 """The deep kernel exponential family: a log-density that is linear in its last weights."""
 
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from score_sde.networks.curvature import (
     GaussianBump,
+    Linear,
     Skip,
     approximate_backpropagation,
     curvature_propagation,
@@ -58,10 +60,10 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
 
         def network(key):
             first, last = jax.random.split(key)
-            layers = perceptron(first, (d, hidden, hidden, hidden))
-            bottom = layers[0].replace(weight=layers[0].weight * (d / hidden) ** 0.5)
+            layers: Any = perceptron(first, (d, hidden, hidden, hidden))
+            first_weight = layers[0].weight * (d / hidden) ** 0.5
             skip = jax.random.normal(last, (hidden, d)) * hidden**-0.5
-            return (Skip((bottom, *layers[1:]), skip),)
+            return (Skip((Linear(first_weight, layers[0].bias), *layers[1:]), skip),)
 
         return cls(
             jax.jit(jax.vmap(network))(jax.random.split(key, len(widths))),
