@@ -127,30 +127,34 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
 def _last_ridge(form, model, train_rows, validation, key):
     """alpha of all training rows with the ridge that validates best."""
 
-    @jax.jit
-    def run(ridges):
+    @jax.jit  # the rows are arguments: as constants they would be folded, for minutes
+    def run(model, train_rows, validation, ridges):
         whole, held = form(model, key, train_rows), form(model, key, validation)
         alphas = jax.lax.map(whole.solve, ridges)
         losses = jax.lax.map(lambda alpha: jnp.mean(held.losses(alpha)), alphas)
         return alphas, losses
 
-    alphas, losses = run(jnp.asarray(RIDGES, jnp.float32))
+    alphas, losses = run(model, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
     return alphas[jnp.nanargmin(losses)]
 
 
 def assess(model, alpha, test: np.ndarray, key, temperatures: int) -> tuple[float, float]:
     """(exact score matching loss, mean log-likelihood) of test rows."""
-    x = jnp.asarray(test, jnp.float32)
-    loss = jnp.mean(jax.jit(lambda x: exponential.exact(model.features, x).losses(alpha))(x))
+    x, sampler = jnp.asarray(test, jnp.float32), AnnealedImportanceSampling(temperatures, 5, 32)
 
-    def ratio(z):
-        a = jnp.append(alpha, jnp.ones((), alpha.dtype))
-        normal = -0.5 * jnp.sum(z**2) - 0.5 * len(z) * jnp.log(2 * jnp.pi)
-        return model.features(z) @ a - normal
+    @jax.jit
+    def run(model, alpha, x, key):
+        def ratio(z):
+            a = jnp.append(alpha, jnp.ones((), alpha.dtype))
+            normal = -0.5 * jnp.sum(z**2) - 0.5 * len(z) * jnp.log(2 * jnp.pi)
+            return model.features(z) @ a - normal
 
-    sampler = AnnealedImportanceSampling(temperatures, 5, 32)
-    constant = jax.jit(lambda key: sampler(key, ratio, x.shape[1]))(key).value
-    return float(loss), float(jnp.mean(model.log_density(alpha, x)) - constant)
+        losses = exponential.exact(model.features, x).losses(alpha)
+        constant = sampler(key, ratio, x.shape[1]).value
+        return jnp.mean(losses), jnp.mean(model.log_density(alpha, x)) - constant
+
+    loss, likelihood = run(model, alpha, x, key)
+    return float(loss), float(likelihood)
 
 
 def gaussian(data: Split) -> tuple[float, float]:

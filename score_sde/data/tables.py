@@ -133,4 +133,5 @@ def split(values: Rows, seed: int, share: float = 0.1) -> Split:
             "that repeat others (`informative`)"
         )
     white = [(values[part] - mean) @ axes / np.sqrt(variances) for part in parts]
-    return Split(white[0], white[1], white[2], (parts[0], parts[1], parts[2]))
+    first, second, third = white
+    return Split(first, second, third, (parts[0], parts[1], parts[2]))

@@ -1,6 +1,7 @@
 """The deep kernel exponential family: a log-density that is linear in its last weights."""
 
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -28,8 +29,8 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
     (`objectives.exponential.solve_alpha`), through which the rest is trained. Make one by `create`.
 
     Args:
-        networks: phi_r, each a tuple of layers: linear maps with softplus in between, plus a linear
-            map of x.
+        networks: phi_r, a tuple of layers whose arrays have the leading axis R: linear maps with
+            softplus in between, plus a linear map of x.
         points: z (L, D), inducing points; they begin as data.
         log_widths, log_weights: (R,); rho is the softmax of the latter.
         log_ridge: logarithm of the ridge of alpha.
@@ -59,18 +60,13 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
 
         def network(key):
             first, last = jax.random.split(key)
-            layers = perceptron(first, (d, hidden, hidden, hidden))
-            layers = tuple(
-                layer.replace(weight=_scaled(layer.weight, hidden))
-                if isinstance(layer, Linear)
-                else layer
-                for layer in layers
-            )
+            layers: Any = perceptron(first, (d, hidden, hidden, hidden))
+            first_weight = layers[0].weight * (d / hidden) ** 0.5
             skip = jax.random.normal(last, (hidden, d)) * hidden**-0.5
-            return (Skip(layers, skip),)
+            return (Skip((Linear(first_weight, layers[0].bias), *layers[1:]), skip),)
 
         return cls(
-            tuple(network(jax.random.fold_in(key, r)) for r in range(len(widths))),
+            jax.jit(jax.vmap(network))(jax.random.split(key, len(widths))),
             points,
             jnp.log(jnp.asarray(widths)),
             jnp.zeros(len(widths)),
@@ -80,14 +76,18 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
     def features(self, x: Float[Array, "d"]) -> Float[Array, "features"]:
         """k(x, z_l) for each l, and log q0(x) at the end: log p~ is their product with (alpha, 1).
 
-        One point; `jax.vmap` does batches.
+        One point; `jax.vmap` does batches. Squares of distances are taken apart, so that passes for
+        many directions are products of matrices.
         """
-        kernels = jnp.zeros(len(self.points), x.dtype)
-        for network, width, weight in self._kernels():
-            inside = jax.vmap(lambda z, network=network: evaluate(network, z))(self.points)
-            squares = jnp.sum((evaluate(network, x)[None] - inside) ** 2, axis=1)
-            kernels = kernels + weight * jnp.exp(-0.5 * squares / width**2)
-        return jnp.append(kernels, self.base_log_density(x))
+
+        def kernel(network, width):
+            inside = jax.vmap(lambda z: evaluate(network, z))(self.points)
+            at = evaluate(network, x)
+            squares = jnp.sum(inside**2, axis=1) + jnp.sum(at**2) - 2 * inside @ at
+            return jnp.exp(-0.5 * squares / width**2)
+
+        kernels = jax.vmap(kernel)(self.networks, jnp.exp(self.log_widths))
+        return jnp.append(jax.nn.softmax(self.log_weights) @ kernels, self.base_log_density(x))
 
     def base_log_density(self, x: Float[Array, "d"]) -> Float[Array, ""]:
         """log q0(x), normalized."""
@@ -108,29 +108,16 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
         With a key by curvature propagation, without one by approximate back-propagation.
         """
 
-        def one(z, key):
-            total = jnp.zeros_like(x)
-            for r, (network, width, weight) in enumerate(self._kernels()):
-                layers = (*network, GaussianBump(evaluate(network, z), width))
-                if key is None:
-                    _, diagonal = approximate_backpropagation(layers, x)
-                else:
-                    _, diagonal = curvature_propagation(jax.random.fold_in(key, r), layers, x)
-                total = total + weight * diagonal
-            return total
+        def one(network, width, z, key):
+            layers = (*network, GaussianBump(evaluate(network, z), width))
+            if key is None:
+                return approximate_backpropagation(layers, x)[1]
+            return curvature_propagation(key, layers, x)[1]
 
-        if key is None:
-            kernels = jax.vmap(lambda z: one(z, None))(self.points)
-        else:
-            kernels = jax.vmap(one)(self.points, jax.random.split(key, len(self.points)))
+        count = len(self.log_widths), len(self.points)
+        keys = None if key is None else jax.random.split(key, count)
+        axis = None if key is None else 0
+        every = jax.vmap(jax.vmap(one, (None, None, 0, axis)), (0, 0, None, axis))
+        each = every(self.networks, jnp.exp(self.log_widths), self.points, keys)
+        kernels = jnp.einsum("r,rld->ld", jax.nn.softmax(self.log_weights), each)
         return jnp.concatenate([kernels, jnp.full((1, len(x)), -1 / self.base_std**2, x.dtype)])
-
-    def _kernels(self):
-        return zip(
-            self.networks, jnp.exp(self.log_widths), jax.nn.softmax(self.log_weights), strict=True
-        )
-
-
-def _scaled(weight: Array, n: int) -> Array:
-    """N(0, 1/inputs) weights brought to N(0, 1/n)."""
-    return weight * (weight.shape[1] / n) ** 0.5
