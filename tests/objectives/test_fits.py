@@ -92,7 +92,7 @@ def test_a_gaussian_by_its_energy():
         return Energy(time_label).score_fn(energy)
 
     start = {"a": jnp.eye(2), "b": jnp.zeros(2)}
-    params = fit(SlicedScoreMatching(4), score_of, start, draw, 3000, 1024)
+    params = fit(SlicedScoreMatching(4), score_of, start, draw, 10_000, 1024)
     precision = params["a"] @ params["a"].T
     covariance = jnp.linalg.inv(precision)
     np.testing.assert_allclose(covariance, root @ root.T, atol=0.03)
