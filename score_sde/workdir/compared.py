@@ -41,8 +41,8 @@ class Found(NamedTuple):
 def save(folder: Path, found: Found, section: InverseSettings, how: Mapping[str, Any]) -> str:
     """Write the files, and say in a line what they show.
 
-    The samples are cut to [0, 1] where they are compared and written; `residual` is of what was
-    drawn.
+    Samples are written as they were drawn, so that they fit the measurement, even where that is
+    outside [0, 1]. What is compared, and their moments, are of samples that are cut to it.
     """
     given, samples = found.given, np.clip(found.samples, 0.0, 1.0)
     stats = moments(samples)
@@ -54,7 +54,7 @@ def save(folder: Path, found: Found, section: InverseSettings, how: Mapping[str,
     if section.task == "inpaint":
         rows |= _seams(given, samples)
     summary["means"] = {name: interval(values) for name, values in rows.items()}
-    arrays = {"images": samples, "mean": stats.mean, "std": stats.std}
+    arrays = {"images": found.samples, "mean": stats.mean, "std": stats.std}
     arrays |= {"mean_error": stats.mean_error, "quantiles": stats.quantiles}
     write_npz(folder / "reconstruction.npz", arrays | given.arrays(section))
     columns = {name: values.tolist() for name, values in rows.items()}
