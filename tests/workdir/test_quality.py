@@ -328,7 +328,7 @@ def test_distance_during_training_is_unknown_where_samples_are_not_finite(
             images = np.full((4, 8, 8, 1), np.nan, np.float32)
             yield slice(0, 4), Drawn(images, np.full(4, 9))
 
-    monkeypatch.setattr(quality, "make_generator", lambda *_: Spoiled)
+    monkeypatch.setattr(quality, "make_generator", lambda *_, **__: Spoiled)
     monkeypatch.setattr(quality, "make_quality", lambda *_: None)
     assert quality.train_measure(Run.of(load(DIGITS), tmp_path))({}, 7) is None
     assert capsys.readouterr().out == "step 7: samples are not finite, no Frechet distance\n"
