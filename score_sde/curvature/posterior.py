@@ -81,9 +81,7 @@ def subspace_directions(
     """
     d = math.prod(operator.event)
     if extra < 0 or steps < 1:
-        raise ValueError(
-            f"extra must be >= 0 and steps >= 1; got extra={extra}, steps={steps}"
-        )
+        raise ValueError(f"extra must be >= 0 and steps >= 1; got extra={extra}, steps={steps}")
     _check_count(k + extra, d)
     product = _columns(operator)
     shape, dtype = (len(operator.like), d), operator.like.dtype

@@ -197,7 +197,7 @@ def true_scores(data, process):
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 def test_the_truth_is_stationary_at_every_point(process, x64):
     """Given x_t the mean gradient vanishes at the true score of each order, in each form."""
-    data, y, t = mixture_2d(), np.asarray([0.4, -0.3]), 0.25 * process.t_max
+    data, y, t = mixture_2d(), np.asarray([0.4, -0.3]), 0.5 * process.t_max
     x0, weights = posterior_rule(data, process, y, t)
     alpha, sigma = (float(v) for v in process.marginal(jnp.asarray(t)))
     x0, z, times = jnp.asarray(x0), jnp.asarray((y - alpha * x0) / sigma), jnp.full(len(x0), t)
@@ -233,7 +233,9 @@ def test_the_truth_is_stationary_at_every_point(process, x64):
         (high(3, elementwise=True), (2,)),
     ]
     for loss, shape in cases:
-        mean = jax.value_and_grad(lambda delta, loss=loss: jnp.sum(jnp.asarray(weights) * loss(delta)))
+        mean = jax.value_and_grad(
+            lambda delta, loss=loss: jnp.sum(jnp.asarray(weights) * loss(delta))
+        )
         _, gradient = mean(jnp.zeros(shape))
         assert jnp.max(jnp.abs(gradient)) < 1e-9
         assert jnp.max(jnp.abs(mean(jnp.full(shape, 0.1))[1])) > 1e-5
@@ -366,7 +368,12 @@ def test_no_matrix_in_the_factored_path(reduced):
         return jnp.sum(objective.at(models, x0, t, z))
 
     x = jax.ShapeDtypeStruct((1, d), jnp.float32)
-    shapes = (x, jax.ShapeDtypeStruct((d, r), jnp.float32)), x, jax.ShapeDtypeStruct((1,), x.dtype), x
+    shapes = (
+        (x, jax.ShapeDtypeStruct((d, r), jnp.float32)),
+        x,
+        jax.ShapeDtypeStruct((1,), x.dtype),
+        x,
+    )
     program = jax.make_jaxpr(jax.grad(loss))(*shapes)
     assert d * r <= largest_array(program.jaxpr) <= d * (r + 1)
 
