@@ -333,8 +333,9 @@ def test_losses_do_not_depend_on_the_batch():
     x0 = jax.random.normal(jax.random.key(0), (3, 2))
     keys = jax.random.split(jax.random.key(1), 3)
     models = toy_models(jax.tree.map(lambda p: p.astype(jnp.float32), toy_parameters()))
-    together = objective(keys, models, x0)
-    alone = jnp.concatenate([objective(keys[i : i + 1], models, x0[i : i + 1]) for i in range(3)])
+    losses = jax.jit(lambda keys, x0: objective(keys, models, x0))
+    together = losses(keys, x0)
+    alone = jnp.concatenate([losses(keys[i : i + 1], x0[i : i + 1]) for i in range(3)])
     np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 

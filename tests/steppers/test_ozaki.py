@@ -105,11 +105,11 @@ def test_positive_curvature_is_capped(form):
         stepper = Ozaki(lambda x, t: curvature, constant_step(10.0), form, **options)
         return one_step(stepper, lambda x, t: x, x, t, t, z)[1][0] - 1
 
-    np.testing.assert_allclose(mean([1e6, -0.1]), [10, -np.expm1(-1.0) / 0.1], rtol=1e-5)
+    np.testing.assert_allclose(mean([1e3, -0.1]), [10, -np.expm1(-1.0) / 0.1], rtol=1e-5)
     np.testing.assert_allclose(
-        mean([1e6, 0.05], clip=0.1), np.expm1([1.0, 0.5]) / [0.1, 0.05], 1e-5
+        mean([1e3, 0.05], clip=0.1), np.expm1([1.0, 0.5]) / [0.1, 0.05], 1e-5
     )
-    assert not np.isfinite(mean([1e6, 0.0], clip=float("inf"))).all()
+    assert not np.isfinite(mean([1e3, 0.0], clip=float("inf"))).all()
 
 
 def stationary_second_moment(stepper, score_fn):
@@ -121,7 +121,7 @@ def stationary_second_moment(stepper, score_fn):
     mean, spread = np.asarray(mean), np.asarray(moved - mean)
     kernel = np.exp(-0.5 * ((x[None] - mean) / spread) ** 2) / spread
     kernel = kernel / kernel.sum(axis=1, keepdims=True)
-    for _ in range(10):
+    for _ in range(12):
         kernel = kernel @ kernel
     return kernel[150] @ x**2
 
@@ -181,10 +181,11 @@ def test_it_mixes_faster_than_langevin(stds, ratio):
     """Each at its best step among those that keep the variances."""
     covariances = np.stack([np.diag(np.square(stds))] * 2)
     data = GaussianMixture.full([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], covariances)
-    unit = DiscreteChain(np.ones(1), np.ones(1))
     sizes = 2.0 ** np.arange(-11.0, 2.0)
-    langevin = best_sample_size(
-        data, lambda e: AnnealedLangevin.of_step_size(unit, e, 1.0, 1), sizes
-    )
+
+    def flat(x, t):
+        return LowRank(jnp.zeros_like(x))
+
+    langevin = best_sample_size(data, lambda e: Ozaki(flat, constant_step(e)), sizes)
     ozaki = best_sample_size(data, lambda e: Ozaki(data.hessian_fn(CLEAN), constant_step(e)), sizes)
     assert ozaki > ratio * langevin > 0
