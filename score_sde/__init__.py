@@ -6,6 +6,7 @@ The mathematics is here by name. Parts with heavier needs are imported where use
 
 from score_sde import (
     conditioning,
+    curvature,
     grids,
     guidance,
     inverse,
@@ -56,6 +57,7 @@ __all__ = [
     "SubVP",
     "UserError",
     "conditioning",
+    "curvature",
     "grids",
     "guidance",
     "inverse",

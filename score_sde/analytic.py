@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Key
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
+from score_sde.curvature import CurvatureFn, Dense
 from score_sde.sde import Perturbation
 
 
@@ -207,6 +208,40 @@ class GaussianMixture:
         """The exact score under `process` as the currency of the library."""
         return lambda x, t: self.score(process, x, t)
 
+    def hessian(self, process: Perturbation, x: Float[Array, "batch ..."], t: Time) -> Dense:
+        """The Hessian of log p_t(x): the exact second-order score s2.
+
+            sum_k r_k ((u_k - s)(u_k - s)^T - (alpha^2 C_k + sigma^2 I)^{-1}), s = sum_k r_k u_k
+
+        with u_k the score of component k and r_k the responsibilities. No large numbers cancel but
+        the inverses with the spread of the u_k.
+        """
+        components, pulls = self._components(process, x, t)
+        r = jax.nn.softmax(components, axis=1)
+        spread = pulls - jnp.einsum("bk,bkd->bd", r, pulls)[:, None]
+        alpha, sigma = self._marginal(process, x, t)
+        variances = jnp.asarray(self.variances, x.dtype)[None]
+        variance = left_broadcast(alpha, pulls) ** 2 * variances + left_broadcast(sigma, pulls) ** 2
+        precision = r[:, :, None] / variance
+        if self.rotations is None:
+            inverse = jax.vmap(jnp.diag)(jnp.sum(precision, axis=1))
+        else:
+            q = jnp.asarray(self.rotations, x.dtype)
+            inverse = jnp.einsum("kij,bkj,klj->bil", q, precision, q)
+        matrix = jnp.einsum("bki,bkj->bij", r[:, :, None] * spread, spread) - inverse
+        return Dense(matrix.reshape(len(x), *self.event, *self.event))
+
+    def hessian_fn(self, process: Perturbation) -> CurvatureFn:
+        """The exact second-order score under `process`."""
+        return lambda x, t: self.hessian(process, x, t)
+
+    def posterior(
+        self, process: Perturbation, x: Float[Array, "..."] | Float[np.ndarray, "..."], t: float
+    ) -> "GaussianMixture":
+        """The exact p(x_0 | x_t = x) of one x of shape `event`: a mixture, by `condition`."""
+        alpha, sigma = (float(v) for v in process.marginal(jnp.asarray(t)))
+        return self.condition(_Scaled(alpha), x, sigma)
+
     def class_posterior(self, process: Perturbation) -> Callable[[Array, Array], Array]:
         """(x, t) -> (batch, K) log p_t(k | x): the exact classifier of the components.
 
@@ -238,6 +273,17 @@ class GaussianMixture:
     def _marginal(self, process, x, t):
         alpha, sigma = process.marginal(batch_time(t, x))
         return alpha.astype(x.dtype), sigma.astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+    """x -> factor x."""
+
+    factor: float
+
+    def forward(self, x: Array) -> Array:
+        """factor x."""
+        return self.factor * x
 
 
 def _posterior(

@@ -16,7 +16,7 @@ BASE = {"arrays", "errors", "files", "devices"}
 FLOORS = (
     BASE,
     {"sde"},
-    {"analytic", "parameterize", "grids"},
+    {"analytic", "curvature", "parameterize", "grids"},
     {"objectives", "estimators", "steppers", "flow", "likelihood", "inverse", "guidance"},
     {"sampling"},
     {"conditioning", "tuning"},

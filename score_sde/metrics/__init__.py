@@ -1,5 +1,6 @@
 """Measures of samples and images; none of them knows anything of SDEs."""
 
+from score_sde.metrics.chains import autocorrelation, effective_sample_size, split_rhat
 from score_sde.metrics.estimate import Estimate
 from score_sde.metrics.frechet import Moments, frechet_distance, small_pixels
 from score_sde.metrics.image import psnr, ssim
@@ -20,7 +21,9 @@ __all__ = [
     "NeighborDistances",
     "Neighbors",
     "ScoreSums",
+    "autocorrelation",
     "density_coverage",
+    "effective_sample_size",
     "energy_test",
     "frechet_distance",
     "kernel_distance",
@@ -29,5 +32,6 @@ __all__ = [
     "precision_recall",
     "psnr",
     "small_pixels",
+    "split_rhat",
     "ssim",
 ]

@@ -10,7 +10,18 @@ from score_sde.objectives.denoising import (
 )
 from score_sde.objectives.exact import ExactScoreMatching
 from score_sde.objectives.finite import FiniteDifferenceScoreMatching, shifted_nce
+from score_sde.objectives.high_order import (
+    HighOrderDenoising,
+    bell,
+    posterior_cumulants,
+    posterior_moment,
+)
 from score_sde.objectives.perturbed import CleanObjective, PerturbedData
+from score_sde.objectives.second_order import (
+    JointDenoising,
+    SecondOrderDenoising,
+    curvature_weight,
+)
 from score_sde.objectives.sliced import SlicedScoreMatching
 from score_sde.objectives.times import LogNormal, LogSNRUniform, UniformIndex, UniformTime
 
@@ -19,16 +30,23 @@ __all__ = [
     "DenoisingScoreMatching",
     "ExactScoreMatching",
     "FiniteDifferenceScoreMatching",
+    "HighOrderDenoising",
+    "JointDenoising",
     "LogNormal",
     "LogSNRUniform",
     "PerturbedData",
+    "SecondOrderDenoising",
     "SlicedScoreMatching",
     "UniformIndex",
     "UniformTime",
+    "bell",
+    "curvature_weight",
     "edm_weight",
     "interpolated_weight",
     "likelihood_weight",
     "output_weight",
+    "posterior_cumulants",
+    "posterior_moment",
     "shifted_nce",
     "variance_weight",
 ]

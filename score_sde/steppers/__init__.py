@@ -7,6 +7,7 @@ from score_sde.steppers.exponential import Exponential, fast_orders, lowered_ord
 from score_sde.steppers.guided import Guided
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
 from score_sde.steppers.multistep import Multistep
+from score_sde.steppers.ozaki import Ozaki, constant_step, noise_level_step
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 from score_sde.steppers.runge_kutta import (
     EULER,
@@ -45,6 +46,7 @@ __all__ = [
     "Langevin",
     "Multistep",
     "Noise",
+    "Ozaki",
     "ReverseDiffusion",
     "RungeKutta",
     "Singlestep",
@@ -53,8 +55,10 @@ __all__ = [
     "arctan_control",
     "at_start",
     "chain",
+    "constant_step",
     "fast_orders",
     "lowered_orders",
+    "noise_level_step",
     "power_control",
     "second_order",
     "step_alpha",
