@@ -28,16 +28,23 @@ def test_bell_polynomials_are_derivatives_of_exponentials(x64):
     def f(x):
         return 0.3 * x[0] ** 4 - x[0] * x[1] + jnp.sin(x[1]) * x[0]
 
-    x, made, expected = jnp.asarray([0.4, -0.7]), f, lambda x: jnp.exp(f(x))
-    tensors = []
-    for k in range(1, 5):
-        made, expected = jax.jacfwd(made), jax.jacfwd(expected)
-        tensors.append(made(x)[None])
-        ours = bell(tensors)[0]
-        assert_close(ours, expected(x) / jnp.exp(f(x)), 1e-12)
-        diagonals = [jnp.einsum(f"z{'a' * j}->za", a) for j, a in enumerate(tensors, 1)]
-        # One variable: the others are held fixed, so the entries (i, ..., i) go together.
-        assert_close(elementwise_bell(diagonals)[0], jnp.einsum(f"{'a' * k}->a", ours), 1e-12)
+    @jax.jit
+    def derivatives(x):
+        made, whole, found = f, lambda x: jnp.exp(f(x)), []
+        for _ in range(4):
+            made, whole = jax.jacfwd(made), jax.jacfwd(whole)
+            found.append((made(x)[None], whole(x) / jnp.exp(f(x))))
+        return found
+
+    found = derivatives(jnp.asarray([0.4, -0.7]))
+    tensors = [tensor for tensor, _ in found]
+    for k, (_, expected) in enumerate(found, 1):
+        ours = jax.jit(bell)(tensors[:k])[0]
+        assert_close(ours, expected, 1e-12)
+        # The entries (i, ..., i) are those of one variable, where the others are held fixed.
+        diagonals = [np.einsum(f"z{'a' * j}->za", a) for j, a in enumerate(tensors[:k], 1)]
+        made = elementwise_bell([jnp.asarray(a) for a in diagonals])[0]
+        assert_close(made, np.einsum(f"{'a' * k}->a", ours), 1e-12)
 
 
 def test_targets_are_hermite_polynomials(x64):
