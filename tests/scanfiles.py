@@ -15,7 +15,7 @@ HEADER = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding><encod
 
 def needed(name: str) -> Any:
     """The package, or the test is skipped."""
-    return pytest.importorskip(name, reason=f'{name} is part of score_sde[medical]')
+    return pytest.importorskip(name, reason=f"{name} is part of score_sde[medical]")
 
 
 def dicom_slice(file: Path, stored: np.ndarray, place: float, **tags: Any) -> Path:
@@ -76,10 +76,11 @@ def nifti(file: Path, values: np.ndarray, affine: np.ndarray, **header: Any) -> 
     file.parent.mkdir(parents=True, exist_ok=True)
     image.to_filename(file)
     if header:  # nibabel sets the slope itself, so it is changed in the file
-        head = image.header.copy()
-        for name, value in header.items():
-            head[name] = value
         with file.open("r+b") as opened:
+            head = type(image.header).from_fileobj(opened, check=False)
+            for name, value in header.items():
+                head[name] = value
+            opened.seek(0)
             opened.write(head.binaryblock)
     return file
 

@@ -50,8 +50,8 @@ def find_series(folder: Path | str) -> Series:
 
     Raises:
         UserError: no DICOM file, several series, a modality but CT and MR, a view to plan the
-            scan, several frames in one file, colours, a tag that is missing, slices of different sizes or directions, two
-            slices at one place, missing slices.
+            scan, several frames in one file, colours, a tag that is missing, slices of different
+            sizes or directions, two slices at one place, missing slices.
     """
     folder = Path(folder)
     found, others = _headers(folder)

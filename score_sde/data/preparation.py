@@ -80,9 +80,7 @@ def places(collection: Collection, root: Path) -> list[Path]:
     return found
 
 
-def volumes(
-    collection: Collection, root: Path, tell: Callable[[str], None]
-) -> Iterator[Volume]:
+def volumes(collection: Collection, root: Path, tell: Callable[[str], None]) -> Iterator[Volume]:
     """All volumes below a folder. `tell` gets a line for each place: what was found or is wrong."""
     for place in places(collection, root):
         name = place.relative_to(root).as_posix()
@@ -193,8 +191,7 @@ def brats(folder: Path, size: int = 240) -> tuple[str, list[Volume]]:
         f"slices {first} .. {last} of {len(scans['t1'].values)} in {len(CONTRASTS)} contrasts, "
         f"{size} x {size} pixels, {_mm(scans['t1'].spacing)}, arbitrary units"
     )
-    notes = {note for scan in scans.values() for note in scan.notes}
-    return "; ".join([line, *sorted(notes)]), found
+    return line, found
 
 
 def brats_scaled(

@@ -179,7 +179,6 @@ class PreparedSource:
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     """Of an npy file. NumPy leaves room for a first axis of any length, so it can be replaced."""
-    file.write(np.lib.format.magic(1, 0))
     description = {"descr": "<u2", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, description)
 

@@ -37,14 +37,12 @@ class Scan:
         spacing: millimetres between slices, rows and columns.
         unit: "HU", or "arbitrary".
         patient: hash of the patient's number, "" where the file has none.
-        notes: what a user should know, each a few words.
     """
 
     values: Float[np.ndarray, "n h w"]
     spacing: Spacing
     unit: str
     patient: str = ""
-    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,12 +129,9 @@ def read_nifti(path: Path | str) -> Scan:
         )
     sizes = nibabel.affines.voxel_sizes(image.affine)[np.argsort(axes[:, 0])]
     x, y, z = (float(size) * MILLIMETRES[unit] for size in sizes)
-    slope = float(header["scl_slope"])
-    raw = header.get_data_dtype().kind in "iu" and not (np.isfinite(slope) and slope)
     # nibabel's axes point to the right, the front and the head.
     turned = values[::-1, ::-1].transpose(2, 1, 0)
-    notes = ("no slope in the file: values as stored",) if raw else ()
-    return Scan(np.ascontiguousarray(turned), (z, y, x), "arbitrary", notes=notes)
+    return Scan(np.ascontiguousarray(turned), (z, y, x), "arbitrary")
 
 
 def read_kspace(path: Path | str) -> KSpace:
