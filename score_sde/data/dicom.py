@@ -153,6 +153,15 @@ def _check_header(file: Path, header: Any, modality: str) -> None:
             f"{file} has no {', '.join(missing)}, so its place or its units are not known. "
             "Leave the series out, or export it with all tags"
         )
+    try:
+        found = [np.size(np.float64(header[name].value)) for name in NEEDED]
+    except (ValueError, TypeError):
+        found = []
+    if found != [3, 6, 2, 1, 1]:
+        raise UserError(
+            f"{file} has other than 3, 6, 2, 1 and 1 numbers as {', '.join(NEEDED)}. Leave the "
+            "series out"
+        )
     if modality == "CT" and header.get("RescaleType", "HU") not in ("HU", ""):
         raise UserError(
             f"{file} is a CT image in units {header.RescaleType!r}, not HU; export it in "

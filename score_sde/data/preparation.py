@@ -97,7 +97,7 @@ def window_levels(
     values: Float[np.ndarray, "n h w"], low: float, high: float, size: int
 ) -> np.ndarray:
     """Levels (n, size, size, 1) of slices: cut to [low, high], then resized with antialiasing."""
-    levels = PixelRange(LEVELS, low, high).decode(values)
+    levels = _levels(values, low, high)
     planes = resize(levels.transpose(1, 2, 0), size, "bilinear", LEVELS)
     return planes.transpose(2, 0, 1)[..., None]
 
@@ -184,7 +184,7 @@ def brats(folder: Path, size: int = 240) -> tuple[str, list[Volume]]:
     patient, found = patient_hash(folder.name), []
     for label, scan in enumerate(scans.values()):
         low, high, values = brats_scaled(scan.values)
-        levels = PixelRange(LEVELS, low, high).decode(values[first : last + 1])[..., None]
+        levels = _levels(values[first : last + 1], low, high)[..., None]
         numbers = range(first, last + 1)
         found.append(Volume(levels, numbers, patient, scan.spacing, low, high, label))
     line = (
@@ -234,7 +234,7 @@ def fastmri(file: Path, size: int = 320) -> tuple[str, list[Volume]]:
             "pseudonym there"
         )
     there = np.flatnonzero(data.measured)
-    if not data.measured[there[0] : there[-1] + 1].all():
+    if not len(there) or not data.measured[there[0] : there[-1] + 1].all():
         raise UserError(
             f"{int(data.measured.sum())} of {len(data.measured)} columns were measured; train on "
             "fully sampled files"
@@ -246,7 +246,7 @@ def fastmri(file: Path, size: int = 320) -> tuple[str, list[Volume]]:
     top, left = (height - size) // 2, (width - size) // 2
     values = values[:, top : top + size, left : left + size]
     high = float(values.max())
-    levels = PixelRange(LEVELS, 0.0, high).decode(values)[..., None]
+    levels = _levels(values, 0.0, high)[..., None]
     known = data.acquisition in ACQUISITIONS
     label = ACQUISITIONS.index(data.acquisition if known else "other")
     line = (
@@ -264,6 +264,10 @@ def magnitudes(data: KSpace) -> Float[np.ndarray, "n h w"]:
         coils = np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho")
         images[i] = np.sqrt(np.sum(np.abs(np.fft.fftshift(coils, axes=axes)) ** 2, axis=0))
     return images
+
+
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.asarray(PixelRange(LEVELS, low, high).decode(values))
 
 
 def _mm(spacing: Spacing) -> str:

@@ -93,8 +93,8 @@ def write_prepared(folder: Path, volumes: Iterable[Volume], about: About) -> dic
     splits = split_patients(columns["patient"])
     columns["split"] = [splits[patient] for patient in columns["patient"]]
     _write_index(folder / "index.parquet", columns)
-    about = {**about._asdict(), "levels": LEVELS, "slices": len(columns["split"])}
-    write_json(folder / "prepared.json", about)
+    document = {**about._asdict(), "levels": LEVELS, "slices": len(columns["split"])}
+    write_json(folder / "prepared.json", document)
     return columns
 
 
@@ -174,7 +174,7 @@ class PreparedSource:
 
     def values(self, i: int) -> Float[np.ndarray, "h w c"]:
         """Slice i in physical units: low + (high - low) k / 65535, float64."""
-        return self.window(i).encode(self[i]["image"], np.float64)
+        return np.asarray(self.window(i).encode(self[i]["image"], np.float64))
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:

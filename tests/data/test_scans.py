@@ -76,6 +76,7 @@ WRONG = {
     "modality": ({"Modality": "CR"}, "has the modality CR; only CT and MR"),
     "slope": ({"RescaleSlope": None}, "has no RescaleSlope"),
     "place": ({"ImagePositionPatient": None}, "has no ImagePositionPatient"),
+    "numbers": ({"ImagePositionPatient": [0.0, 0.0]}, "has other than 3, 6, 2"),
     "unit": ({"RescaleType": "US"}, "in units 'US', not HU"),
     "colours": ({"SamplesPerPixel": 3}, "3 samples a pixel"),
     "frames": ({"NumberOfFrames": 7}, "7 frames in one file"),

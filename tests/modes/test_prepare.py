@@ -145,6 +145,8 @@ def test_fastmri_that_cannot_be_used(tmp_path) -> None:
         fastmri(hdf5(file, values, patient_id=None), size=6)
     with pytest.raises(UserError, match="7 of 8 columns were measured"):
         fastmri(hdf5(file, values, mask=np.arange(8) != 2), size=6)
+    with pytest.raises(UserError, match="0 of 8 columns were measured"):
+        fastmri(hdf5(file, values, mask=np.zeros(8)), size=6)
     values[..., 0] = 0  # filled up at the edge, not left out
     assert fastmri(hdf5(file, values), size=6)[1][0].levels.shape == (2, 6, 6, 1)
 
