@@ -87,7 +87,7 @@ def run(mode: str, given: Mapping[str, Any], overrides: Sequence[tuple[str, str]
     options = parse(mode, given)
     if overrides and MODES[mode].takes == "nothing":
         raise UserError(
-            f"--config.{overrides[0][0]} means nothing to --mode {mode}, which measures images "
+            f"--config.{overrides[0][0]} means nothing to --mode {mode}, which works "
             "without a model"
         )
     runs = [options.pop(name, []) for name in ("config", "workdir", "checkpoint")]

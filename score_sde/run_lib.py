@@ -28,6 +28,11 @@ def fid(**options: Any) -> Any:
     return _module("fid").main(**options)
 
 
+def prepare(**options: Any) -> Any:
+    """Scans as a folder of slices; see `score_sde.modes.prepare`."""
+    return _module("prepare").main(**options)
+
+
 def import_checkpoint(**options: Any) -> Any:
     """A published checkpoint as a run; see `score_sde.modes.import_checkpoint`."""
     return _module("import").main(**options)

@@ -16,6 +16,7 @@ from score_sde.data import (
     Mapped,
     PhantomSource,
     PixelRange,
+    PreparedSource,
     Source,
     TFDSSource,
     crop_resize,
@@ -53,6 +54,7 @@ SOURCES: dict[str, Callable[[Data, str], Source]] = {
     "digits": lambda section, split: digits(split),
     "folder": _folder,
     "phantoms": lambda section, split: PhantomSource(section.image_size, split),
+    "prepared": lambda section, split: PreparedSource(section.path, split),
 }
 """By the name in config.data.source; every other name is one of TensorFlow Datasets."""
 
@@ -73,7 +75,7 @@ def open_source(section: Data, train: bool) -> Source:
     source = SOURCES.get(section.source, _tfds)(section, split)
     if (
         section.in_memory
-        and not isinstance(source, ArraySource)
+        and not isinstance(source, ArraySource | PreparedSource)  # those need no decoding
         and source.shape
         and len(source) * int(np.prod(source.shape)) <= IN_MEMORY_BYTES
     ):

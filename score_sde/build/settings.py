@@ -33,8 +33,12 @@ Section: TypeAlias = ml_collections.FrozenConfigDict
 class Data:
     """Images: where they are, their size and range, and what training does with them."""
 
-    source: str = entry("folder", "digits, folder, or a TensorFlow Datasets name")
-    path: str = entry("", "image folder, or folder of prepared data sets", changeable=True)
+    source: str = entry(
+        "folder", "digits, folder, phantoms, prepared, or a TensorFlow Datasets name"
+    )
+    path: str = entry(
+        "", "image folder, or folder of prepared slices or data sets", changeable=True
+    )
     image_size: int = count(0, "height and width in pixels; 0: as the files say", 0, weights=True)
     channels: int = count(0, "1 grey, 3 colour; 0: as the files say", 0, weights=True)
     levels: int = entry(

@@ -8,6 +8,7 @@ from score_sde.data.batch import Batch
 from score_sde.data.folders import FolderSource
 from score_sde.data.phantoms import PhantomSource, phantom
 from score_sde.data.pixels import PixelRange
+from score_sde.data.prepared import PreparedSource
 from score_sde.data.ranges import ComplexRange, RealRange
 from score_sde.data.sources import (
     ArraySource,
@@ -30,6 +31,7 @@ __all__ = [
     "Mapped",
     "PhantomSource",
     "PixelRange",
+    "PreparedSource",
     "RealRange",
     "Source",
     "TFDSSource",

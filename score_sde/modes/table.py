@@ -26,6 +26,7 @@ MODES = {
     "sample": Mode("sample", "checkpoints", "draws samples: grid, npz, animation"),
     "eval": Mode("eval", "checkpoints", "losses, bits/dim, FID and the like, with errors"),
     "fid": Mode("fid", "nothing", "FID and the like of two sets of images, without a model"),
+    "prepare": Mode("prepare", "nothing", "makes CT and MRI scans a folder of slices"),
     "train_dequantizer": Mode(
         "train_dequantizer", "checkpoints", "trains the flow of variational dequantization"
     ),
@@ -56,6 +57,7 @@ MODES = {
 }
 
 RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
+ALL = f"all modes but {' and '.join(name for name in MODES if name not in RUNS)}"
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
 RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
 INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "measure")
@@ -164,23 +166,25 @@ FLAGS = (
     ),
     Flag(
         "input",
-        INPUTS,
+        (*INPUTS, "prepare"),
         "Image file, folder of images or .npz file (`images`: integer levels, `z`: latents, `y`: "
-        "measurements); default: images of config.eval.split, or latents drawn from the prior.",
+        "measurements); default: images of config.eval.split, or latents drawn from the prior. "
+        "For prepare the folder of the scans.",
         _path,
         several=True,
     ),
     Flag(
         "output",
-        (*INPUTS, "summarize", "export", "suggest", "fid"),
+        (*INPUTS, "summarize", "export", "suggest", "fid", "prepare"),
         "Folder for results; default: in the working directory. For export, suggest and fid the "
-        "file, like model.pth, my.json or statistics.npz.",
+        "file, like model.pth, my.json or statistics.npz; for prepare a new folder.",
         _path,
     ),
     Flag(
         "source",
-        ("import",),
-        "Checkpoint of a published code: checkpoint_N or a .pth file.",
+        ("import", "prepare"),
+        "Checkpoint of a published code: checkpoint_N or a .pth file. For prepare the name of the "
+        "collection: lidc, ldct, brats or fastmri.",
         _path,
     ),
     Flag(
@@ -264,7 +268,7 @@ def flag_lines() -> list[tuple[str, str]]:
     """(flag, the modes that take it and what it is) of every flag."""
     lines = []
     for flag in FLAGS:
-        who = "all modes but fid" if flag.modes == RUNS else ", ".join(flag.modes)
+        who = ALL if flag.modes == RUNS else ", ".join(flag.modes)
         again = " Several: separate them by commas, or repeat the flag." if flag.several else ""
         lines.append((flag.name, f"[{who}] {flag.help}{again}"))
     return lines
