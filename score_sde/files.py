@@ -38,14 +38,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all; what is not known (nan) or not finite becomes null."""
+    """Write JSON, whole or not at all; what is not known (nan) becomes null."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: clean(entry) for name, entry in value.items()}
         if isinstance(value, list | tuple):
             return [clean(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+        return None if isinstance(value, float) and math.isnan(value) else value
 
     write_bytes(path, (json.dumps(clean(values), indent=2, allow_nan=False) + "\n").encode())
 

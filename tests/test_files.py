@@ -57,10 +57,14 @@ def test_bytes_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> N
 
 
 def test_what_is_not_known_is_null_in_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"x": float("nan"), "more": {"y": float("nan"), "z": 1.5}})
+    write_json(
+        tmp_path / "a.json",
+        {"x": float("nan"), "more": {"y": float("nan"), "z": 1.5}, "l": [float("nan"), 2]},
+    )
     assert json.loads((tmp_path / "a.json").read_text()) == {
         "x": None,
         "more": {"y": None, "z": 1.5},
+        "l": [None, 2],
     }
     with pytest.raises(ValueError):
         write_json(tmp_path / "a.json", {"x": float("inf")})

@@ -79,9 +79,12 @@ def _line(folder: Path, section: InverseSettings, summary: Mapping[str, Any]) ->
 
 
 def interval(values: Float[np.ndarray, "n"]) -> dict[str, float]:
-    """Mean over images with its interval of 95 % by the bootstrap: "mean", "low" and "high"."""
-    mean = float(values.mean())
-    if len(values) < 2 or not np.ptp(values) > 0:
+    """Mean over images with its interval of 95 % by the bootstrap: "mean", "low" and "high".
+
+    All are nan, not known, where a value is infinite, as the PSNR of an exact image is.
+    """
+    mean = float(values.mean()) if np.isfinite(values).all() else float("nan")
+    if len(values) < 2 or np.isnan(mean) or not np.ptp(values) > 0:
         return {"mean": mean, "low": mean, "high": mean}
     seeded = np.random.default_rng(0)
     found = bootstrap((values,), np.mean, method="percentile", rng=seeded).confidence_interval
