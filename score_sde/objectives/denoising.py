@@ -7,8 +7,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, ScoreFn, Time, fold_in, left_broadcast, normal
-from score_sde.objectives.times import TimeSampler
+from score_sde.arrays import Keys, ScoreFn, Time, left_broadcast
+from score_sde.objectives.times import TimeSampler, times_and_noise
 from score_sde.parameterize import Parameterization
 from score_sde.sde import GaussianSDE, Perturbation
 
@@ -128,9 +128,7 @@ class DenoisingScoreMatching:
         self, keys: Keys, x0: Float[Array, "batch ..."]
     ) -> tuple[Float[Array, "batch"], Float[Array, "batch"], Float[Array, "batch ..."]]:
         """(t, w, z): random times, their weights, and noise."""
-        t, w = self.times(fold_in(keys, 0), x0.shape[0])
-        z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
-        return t.astype(x0.dtype), w.astype(x0.dtype), z
+        return times_and_noise(self.times, keys, x0)
 
     def at(
         self,

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, Time, batch_time, fold_in, left_broadcast, normal
+from score_sde.arrays import Keys, Time, batch_time, left_broadcast
 from score_sde.objectives.denoising import Weight
-from score_sde.objectives.times import TimeSampler
+from score_sde.objectives.times import TimeSampler, times_and_noise
 from score_sde.sde import Perturbation
 
 ScoreOfOrder = Callable[[Array, Array], Array]
@@ -147,9 +147,8 @@ class HighOrderDenoising:
         self, keys: Keys, scores: tuple[ScoreOfOrder, ...], x0: Float[Array, "batch ..."]
     ) -> Float[Array, "batch"]:
         """Loss of each example at a random time and noise; scores: s_1, ..., s_k as functions."""
-        t, w = self.times(fold_in(keys, 0), x0.shape[0])
-        z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
-        return w.astype(x0.dtype) * self.at(scores, x0, t.astype(x0.dtype), z)
+        t, w, z = times_and_noise(self.times, keys, x0)
+        return w * self.at(scores, x0, t, z)
 
     def at(
         self,

@@ -6,9 +6,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, ScoreFn, Time, fold_in, normal
+from score_sde.arrays import Keys, ScoreFn, Time, fold_in
 from score_sde.objectives.denoising import Weight
-from score_sde.objectives.times import TimeSampler
+from score_sde.objectives.times import TimeSampler, times_and_noise
 from score_sde.sde import Perturbation
 
 
@@ -66,9 +66,7 @@ class PerturbedData:
         self, keys: Keys, x0: Float[Array, "batch ..."]
     ) -> tuple[Float[Array, "batch"], Float[Array, "batch"], Float[Array, "batch ..."]]:
         """(t, w, z): the random times, weights and noise of `DenoisingScoreMatching`."""
-        t, w = self.times(fold_in(keys, 0), x0.shape[0])
-        z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
-        return t.astype(x0.dtype), w.astype(x0.dtype), z
+        return times_and_noise(self.times, keys, x0)
 
     def at(
         self,

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, ScoreFn, fold_in, left_broadcast, normal
+from score_sde.arrays import Keys, ScoreFn, left_broadcast
 from score_sde.curvature import Curvature, CurvatureFn, LowRank
 from score_sde.objectives.denoising import DenoisingScoreMatching, Weight
-from score_sde.objectives.times import TimeSampler
+from score_sde.objectives.times import TimeSampler, times_and_noise
 from score_sde.sde import Perturbation
 
 Models = tuple[ScoreFn, CurvatureFn]
@@ -78,9 +78,7 @@ class SecondOrderDenoising:
 
     def draw(self, keys: Keys, x0: Float[Array, "batch ..."]) -> Draw:
         """(t, w, z): random times, their weights, and noise, as `DenoisingScoreMatching`."""
-        t, w = self.times(fold_in(keys, 0), x0.shape[0])
-        z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
-        return t.astype(x0.dtype), w.astype(x0.dtype), z
+        return times_and_noise(self.times, keys, x0)
 
     def at(
         self,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Keys, uniform
+from score_sde.arrays import Keys, fold_in, normal, uniform
 from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
 
 Weighted = tuple[Float[Array, "n"], Float[Array, "n"]]
@@ -24,6 +24,18 @@ class TimeSampler(Protocol):
     """`(keys, n) -> (t, w)`; see the module."""
 
     def __call__(self, keys: Keys, n: int) -> Weighted: ...
+
+
+def times_and_noise(
+    times: TimeSampler, keys: Keys, x0: Float[Array, "batch ..."]
+) -> tuple[Float[Array, "batch"], Float[Array, "batch"], Float[Array, "batch ..."]]:
+    """(t, w, z): random times, their weights, and standard normal noise, in the type of x0.
+
+    Every denoising objective draws them so. Objectives at equal keys see the same.
+    """
+    t, w = times(fold_in(keys, 0), x0.shape[0])
+    z = normal(fold_in(keys, 1), x0.shape, x0.dtype)
+    return t.astype(x0.dtype), w.astype(x0.dtype), z
 
 
 @dataclasses.dataclass(frozen=True)
