@@ -7,7 +7,7 @@ one per example: then n is their number, and the time of an example depends on i
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
 Weighted = tuple[Float[Array, "n"], Float[Array, "n"]]
 
 
+@runtime_checkable
 class TimeSampler(Protocol):
     """`(keys, n) -> (t, w)`; see the module."""
 
