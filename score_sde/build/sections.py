@@ -91,4 +91,4 @@ class InverseSettings:
         0.0, "score_sde, langevin: noise of the data in units of sigma; 0: published", least=0
     )
     iterations: int = count(30, "cgls: steps of conjugate gradients")
-    tv_weight: float = entry(0.01, "tv: weight of the total variation", above=0)
+    tv_weight: float = entry(0.001, "tv: weight of the total variation", above=0)

@@ -68,10 +68,8 @@ def _line(folder: Path, section: InverseSettings, summary: Mapping[str, Any]) ->
     means = {name: entry["mean"] for name, entry in summary["means"].items()}
     told = f"|A x - y|/|y| {means['residual']:.1e}: {folder}"
     if "psnr" in means:
-        told = (
-            f"PSNR {means['psnr']:.2f} dB, of the mean of {summary['copies']} samples "
-            f"{means['psnr_of_mean']:.2f} dB; {told}"
-        )
+        of_mean = f", of the mean of {summary['copies']} samples {means['psnr_of_mean']:.2f} dB"
+        told = f"PSNR {means['psnr']:.2f} dB{of_mean if summary['copies'] > 1 else ''}; {told}"
     else:
         told = f"the images are not known, so nothing is compared with them; {told}"
     what = f"{section.task} of {summary['images']} images by {section.solver}"

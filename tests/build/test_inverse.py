@@ -10,12 +10,15 @@ import runs
 
 from score_sde import guidance, inverse
 from score_sde.analytic import GaussianMixture
+from score_sde.build.baselines import BASELINES
 from score_sde.build.inverse import (
     KINDS,
+    KSPACE,
     OPTIONS,
     TASK_ENTRIES,
     TASKS,
     build_operator,
+    build_simulator,
     build_solver,
 )
 from score_sde.build.sampler import build_sampler
@@ -32,6 +35,56 @@ def test_the_tables_fit_the_settings() -> None:
     own = {entry for table in (OPTIONS, TASK_ENTRIES) for row in table.values() for entry in row}
     assert own == names - {"task", "std", "solver"}
     assert TASK_ENTRIES.keys() == TASKS.keys() and OPTIONS.keys() <= KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", [*KSPACE, "published"])
+def test_kspace_is_that_many_times_fewer(kind: str) -> None:
+    section = InverseSettings(task="mri", kspace=kind, acceleration=4.0)
+    mask = np.asarray(build_operator(section, (32, 32, 1), np.ones((32, 32, 1), bool)).mask)
+    assert mask.mean() == pytest.approx(1 / 4, abs=1 / 16)
+    # The published formula has no central columns with so few of them.
+    assert mask[..., 16, 16, :].all() == (kind != "published")
+
+
+def test_tomography_sees_half_a_turn() -> None:
+    """As many views as asked for, from 0 on, equally far apart; finer pixels are smaller."""
+    section = InverseSettings(task="ct", views=4, finer=2)
+    operator = build_operator(section, (8, 6, 1), np.ones((8, 6, 1), bool))
+    np.testing.assert_allclose(operator.angles, [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4])
+    simulator = build_simulator(section, operator)
+    assert (simulator.event, simulator.pixel) == ((16, 12, 1), 0.5)
+    assert simulator.measured == operator.measured and simulator.spacing == operator.spacing
+    one = np.ones((1, 8, 6, 1), np.float32)
+    fine = one.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(
+        simulator.forward(jnp.asarray(fine))[0, [0, 2]],
+        operator.forward(jnp.asarray(one))[0, [0, 2]],
+        atol=1e-4,
+    )
+
+
+def test_baselines_take_their_entries() -> None:
+    values = {"window": "hann", "iterations": 3, "tv_weight": 0.2}
+    section = InverseSettings(task="ct", views=6, **values)
+    operator = build_operator(section, (8, 8, 1), np.ones((8, 8, 1), bool))
+    x = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    measured = inverse.simulate(operator, x, 0.1, jax.random.key(1))
+    wanted = {
+        "pinv": operator.pinv(measured.y),
+        "fbp": inverse.fbp(operator, measured.y, "hann"),
+        "cgls": inverse.cgls(operator, measured.y, 3),
+        "tv": inverse.fista_tv(operator, measured.y, 0.2)[0],
+    }
+    assert wanted.keys() == BASELINES.keys()
+    for name, image in wanted.items():
+        own = {entry: values[entry] for entry in OPTIONS.get(name, ())}
+        one = InverseSettings(task="ct", views=6, solver=name, **own)
+        found = build_solver(runs.load("vp/ddpmpp_cont:digits").change("inverse", **vars(one)))(
+            measured
+        )
+        np.testing.assert_allclose(found, image, atol=1e-6)
+        usual = BASELINES[name](InverseSettings(task="ct", views=6), measured)
+        assert (name == "pinv") == bool(np.allclose(found, usual, atol=1e-4))
 
 
 def test_operators_are_those_of_their_entries() -> None:

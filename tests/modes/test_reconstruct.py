@@ -61,6 +61,8 @@ def test_samples_fit_the_measurement(trained: Path, tmp_path: Path, capsys) -> N
     assert found["images"].shape == (4, 3, 8, 8, 1)
     assert all(row["residual"] < 1e-5 for row in found["rows"])
     error = found["mean"] - images
+    root = np.sqrt((error**2).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose([row["rmse_of_mean"] for row in found["rows"]], root, rtol=1e-4)
     wanted = -10 * np.log10((error**2).mean(axis=(1, 2, 3)))
     measured = [row["psnr_of_mean"] for row in found["rows"]]
     np.testing.assert_allclose(measured, wanted, rtol=1e-4)
@@ -73,6 +75,9 @@ def test_samples_fit_the_measurement(trained: Path, tmp_path: Path, capsys) -> N
     cut = np.clip(found["images"], 0, 1)
     np.testing.assert_allclose(found["std"], cut.std(axis=1, ddof=1), rtol=1e-4)
     np.testing.assert_allclose(found["mean"], cut.mean(axis=1), rtol=1e-4, atol=1e-6)
+    # For samples of the posterior E (truth - mean of k)^2 = (1 + 1/k) var.
+    spread = np.sqrt(4 / 3 * cut.var(axis=1, ddof=1).mean(axis=(1, 2, 3)))
+    np.testing.assert_allclose([row["spread"] for row in found["rows"]], spread, rtol=1e-4)
     drawn = found["images"].reshape(4, 3, 4, 2, 4, 2, 1).mean(axis=(3, 5))
     np.testing.assert_allclose(drawn, np.broadcast_to(found["y"][:, None], drawn.shape), atol=1e-5)
     np.testing.assert_allclose(sum(summary["rank_histogram"]), 1)
