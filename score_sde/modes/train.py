@@ -20,7 +20,7 @@ from score_sde.parallel.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.workdir import config as configurations
-from score_sde.workdir.classes import Scores, in_turn
+from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
@@ -97,7 +97,7 @@ def _picture(run: Run, key: jax.Array):
     sampling = run.settings.sampling
     shown = min(PREVIEW, sampling.num_samples, sampling.batch_size)
     count = run.place.round_up(shown)
-    scores = in_turn(run, None, count) if run.experiment.model.classes else Scores(None)
+    scores = of_network(run, None, count)
     draw = make_generator(run, shown, score_fn=scores.score_fn)
     keys = sample_keys(key, jnp.arange(count))
 

@@ -73,7 +73,17 @@ def in_turn(run: Run, params: PyTree, count: int) -> Scores:
 
     They are with a class-conditional network, and with config.sampling.guidance_scale.
     """
-    if run.experiment.model.classes or run.settings.sampling.guidance_scale:
+    if run.settings.sampling.guidance_scale:
+        return of_classes(run, params, (), count)
+    return of_network(run, params, count)
+
+
+def of_network(run: Run, params: PyTree, count: int) -> Scores:
+    """The network's own score, of all classes in turn where it is told them.
+
+    Training shows samples of it: there is no classifier yet.
+    """
+    if run.experiment.model.classes:
         return of_classes(run, params, (), count)
     return Scores(params)
 

@@ -49,15 +49,13 @@ def make_generator(
     )
 
 
-def check_finite(
-    images: np.ndarray, folder: Path, advice: str = "try a smaller config.sampling.snr"
-) -> None:
+def check_finite(images: np.ndarray, folder: Path) -> None:
     """Raises UserError where images are not finite; then nothing is written to `folder`."""
     bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
     if bad:
         raise UserError(
             f"{bad} of {len(images)} samples are not finite, so nothing was written to {folder}; "
-            f"{advice}."
+            "try a smaller config.sampling.snr."
         )
 
 

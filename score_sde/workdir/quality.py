@@ -38,7 +38,7 @@ from score_sde.metrics.measures import (
 from score_sde.metrics.statistics import Statistics, load_statistics, save_statistics
 from score_sde.parallel.features import Images, collect
 from score_sde.parallel.samples import Generator
-from score_sde.workdir.classes import Scores, in_turn
+from score_sde.workdir.classes import Scores, in_turn, of_network
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
@@ -267,7 +267,7 @@ def train_measure(run: Run) -> Callable[[PyTree, int], float | None]:
     """
     quality, settings, pixels = make_quality(run, ["fid"]), run.settings, run.experiment.pixel_range
     count = settings.training.quality_samples
-    scores = in_turn(run, None, count) if run.experiment.model.classes else Scores(None)
+    scores = of_network(run, None, count)
     draw = make_generator(run, settings.sampling.batch_size, score_fn=scores.score_fn)
     keys = sample_keys(run.keys()["sample"], jnp.arange(count))
     about = {"data": settings.name, "images": count, "shape": list(run.experiment.shape)}

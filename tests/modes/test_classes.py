@@ -73,6 +73,14 @@ def test_a_trained_classifier_goes_on_and_guides(trained: Path, tmp_path: Path, 
     assert np.abs(one["images"].astype(int) - guided["images"].astype(int)).max() <= 1
     about = json.loads((workdir / "samples/step_60/sampling.json").read_text())
     assert about["classifier_step"] == 4 and about["guidance_scale"] == 50.0
+    every = samples(workdir, "all", 60, **{"sampling.guidance_scale": 50.0})["images"]
+    values = {"eval.metrics": "fid", "quality.extractor": "pixels", "quality.num_samples": 7}
+    call(
+        "eval", workdir, checkpoint="60", values=DRAWN | values | {"sampling.guidance_scale": 50.0}
+    )
+    (piece,) = workdir.glob("eval/samples/*/seed_*/samples_0000000_0000007.npz")
+    with np.load(piece) as file:  # of all classes in turn, by the classifier
+        np.testing.assert_array_equal(file["images"], every)
     off = {"sampling.guidance_scale": 50.0, "sampling.guidance_interval": "(1e6, 1e7)"}
     np.testing.assert_array_equal(samples(workdir, "3,8", 60, **off)["images"], plain["images"])
 
