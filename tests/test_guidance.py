@@ -291,7 +291,7 @@ class TestStepper:
         stepper, data = self._made(Ancestral(SDES["vp"]))
         met = Measurement(Dense(jnp.zeros((1, 3, 4)), EVENT), jnp.zeros((3, 3)), jnp.zeros(3))
         x, t, s = states(SDES["vp"])[0], jnp.asarray(0.4), jnp.asarray(0.3)
-        both = (stepper.predictor, dataclasses.replace(stepper, measurement=met))
+        both = (stepper.stepper, dataclasses.replace(stepper, measurement=met))
 
         @jax.jit
         def evaluate(x):

@@ -124,7 +124,7 @@ def test_steppers_have_their_options():
     assert (stepper["ddrm"].eta, stepper["ddrm"].eta_b) == (0.85, 0.5)
     assert (stepper["diffpir"].weight, stepper["diffpir"].zeta) == (7.0, 0.2)
     assert stepper["dps_published"].zeta == 0.4
-    assert stepper["dps_published"].predictor is SAMPLER.stepper
+    assert stepper["dps_published"].stepper is SAMPLER.stepper
 
 
 def test_evaluations():

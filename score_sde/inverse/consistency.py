@@ -15,13 +15,13 @@ import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
 from score_sde.arrays import ScoreFn, Time, left_broadcast
 from score_sde.inverse.measurement import Measurement
 from score_sde.inverse.operators import Masked
 from score_sde.sde import Perturbation
-from score_sde.steppers.base import Chain, Noise, Pairs, Stepper, X, at_start, chain
+from score_sde.steppers.base import Around, Chain, Noise, Pairs, Stepper, X, at_start, chain
 from score_sde.steppers.langevin import AnnealedLangevin, Langevin
 
 Move = Callable[[X, Time, Time, X | None], X]
@@ -177,7 +177,7 @@ class Consistency(Stepper):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Followed(Stepper):
+class Followed(Around):
     """A stepper, then consistency of its state and of its mean, at the time where it leaves them.
 
     The draw of the consistency is the last. Made by `after`.
@@ -187,21 +187,9 @@ class Followed(Stepper):
     consistency: Consistency
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
-        """One more than the stepper's."""
-        return self.stepper.draws + 1
-
-    def init(self, x: X) -> PyTree:
-        """As the stepper's."""
-        return self.stepper.init(x)
-
-    def evaluations(self, pairs: Pairs) -> int:
-        """As the stepper's."""
-        return self.stepper.evaluations(pairs)
-
-    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
-        """As the stepper's."""
-        return self.stepper.spent(carry, pairs)
+    def more_draws(self) -> int:
+        """That of the consistency."""
+        return 1
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree

@@ -3,19 +3,19 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PyTree
+from jaxtyping import Array, Inexact, PyTree
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.inverse.denoise import denoise
 from score_sde.inverse.measurement import Measurement
 from score_sde.inverse.operators import inner, reciprocal
 from score_sde.sde import Perturbation
-from score_sde.steppers.base import Noise, Pairs, Stepper, X
+from score_sde.steppers.base import Around, Noise, X
 from score_sde.steppers.reverse import Ancestral, EulerMaruyama, ReverseDiffusion
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DPS(Stepper):
+class DPS(Around):
     """x_s = predictor(x_t) - zeta grad_x |y - A x0(x_t)|, x0 being Tweedie's denoiser at time t.
 
     The norm is a sample's own. It is the norm itself, not its square: the paper's step zeta/|r| on
@@ -25,7 +25,8 @@ class DPS(Stepper):
     method as a score.
 
     Args:
-        predictor: evaluates the score once, at the start of a step. The authors take `Ancestral`.
+        stepper: a predictor that evaluates the score once, at the start of a step. The authors take
+            `Ancestral`.
         process: gives alpha and sigma.
         measurement: one row a sample.
         zeta: length of the gradient step, 0.3 to 1 in the paper.
@@ -36,35 +37,18 @@ class DPS(Stepper):
     Source: Chung et al. 2023, "Diffusion posterior sampling", algorithm 1, and their code.
     """
 
-    predictor: Ancestral | ReverseDiffusion | EulerMaruyama
+    stepper: Ancestral | ReverseDiffusion | EulerMaruyama
     process: Perturbation
     measurement: Measurement
     zeta: float = 1.0
 
     def __post_init__(self):
-        if not isinstance(self.predictor, Ancestral | ReverseDiffusion | EulerMaruyama):
+        if not isinstance(self.stepper, Ancestral | ReverseDiffusion | EulerMaruyama):
             raise ValueError(
                 "DPS shares one score, at the start of the step, with its predictor; "
-                f"{type(self.predictor).__name__} may ask for others; take Ancestral, "
+                f"{type(self.stepper).__name__} may ask for others; take Ancestral, "
                 "ReverseDiffusion or EulerMaruyama"
             )
-
-    @property
-    def draws(self) -> int:  # type: ignore[override]
-        """As the predictor's."""
-        return self.predictor.draws
-
-    def init(self, x: X) -> PyTree:
-        """As the predictor's."""
-        return self.predictor.init(x)
-
-    def evaluations(self, pairs: Pairs) -> int:
-        """As the predictor's; the vector-Jacobian products are not counted."""
-        return self.predictor.evaluations(pairs)
-
-    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
-        """As the predictor's."""
-        return self.predictor.spent(carry, pairs)
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
@@ -72,7 +56,7 @@ class DPS(Stepper):
         now = denoise(score_fn, self.process, x, batch_time(t, x))
         operator, y = self.measurement.operator, self.measurement.y
         direction = now.pull(operator.adjoint(_unit(y - operator.forward(now.x0))))
-        x, mean, carry = self.predictor(lambda x, t: now.score, x, t, s, noise, carry)
+        x, mean, carry = self.stepper(lambda x, t: now.score, x, t, s, noise, carry)
         return x + self.zeta * direction, mean + self.zeta * direction, carry
 
 

@@ -9,13 +9,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.inverse.measurement import Measurement
 from score_sde.inverse.operators import Spectrum, reciprocal
 from score_sde.sde import Perturbation
-from score_sde.steppers.base import Noise, Pairs, Stepper, X
+from score_sde.steppers.base import Around, Noise, Pairs, Stepper, X
 
 
 def _denoise(process: Perturbation, score_fn: ScoreFn, x: X, t: Time) -> tuple[X, X]:
@@ -194,7 +195,7 @@ class DiffPIR(Stepper):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RePaint(Stepper):
+class RePaint(Around):
     """A stepper that also goes back: a step to more noise is the forward process, a x + b z.
 
     The grid says where, see `grids.with_jumps`. A method with memory begins anew after a jump.
@@ -214,17 +215,9 @@ class RePaint(Stepper):
         """As the stepper's, at least the one of a jump."""
         return max(self.stepper.draws, 1)
 
-    def init(self, x: X) -> PyTree:
-        """As the stepper's."""
-        return self.stepper.init(x)
-
-    def evaluations(self, pairs: Pairs) -> int:
-        """The stepper's in the steps to less noise."""
-        return self.stepper.evaluations(pairs[pairs[:, 1] <= pairs[:, 0]])
-
-    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
-        """The stepper's in the steps to less noise."""
-        return self.stepper.spent(carry, pairs[pairs[:, 1] <= pairs[:, 0]])
+    def taken(self, pairs: Pairs) -> Real[np.ndarray, "m 2"]:
+        """The steps to less noise."""
+        return pairs[pairs[:, 1] <= pairs[:, 0]]
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree

@@ -2,7 +2,7 @@
 
 from score_sde.steppers.adams import AdamsBashforth
 from score_sde.steppers.adaptive import Adaptive, arctan_control, power_control
-from score_sde.steppers.base import Chain, Identity, Noise, Stepper, at_start, chain
+from score_sde.steppers.base import Around, Chain, Identity, Noise, Stepper, at_start, chain
 from score_sde.steppers.exponential import Exponential, fast_orders, lowered_orders
 from score_sde.steppers.guided import Guided
 from score_sde.steppers.langevin import AnnealedLangevin, InpaintingLangevin, Langevin, step_alpha
@@ -35,6 +35,7 @@ __all__ = [
     "Adaptive",
     "Ancestral",
     "AnnealedLangevin",
+    "Around",
     "Chain",
     "Churn",
     "EulerMaruyama",

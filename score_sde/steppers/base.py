@@ -126,28 +126,51 @@ def chain(*steppers: Stepper) -> Chain:
     return Chain(steppers)
 
 
-@dataclasses.dataclass(frozen=True)
-class at_start(Stepper):
-    """A stepper that stays at the step's start: called with s = t."""
+class Around(Stepper):
+    """A step made of one of `stepper`: its carry and its evaluations are that one's.
+
+    A subclass has the field `stepper`, says what it draws beside it, and which steps it leaves to
+    it.
+    """
 
     stepper: Stepper
 
     @property
+    def more_draws(self) -> int:
+        """Draws beside the stepper's."""
+        return 0
+
+    @property
     def draws(self) -> int:  # type: ignore[override]
-        """As the stepper's."""
-        return self.stepper.draws
+        """The stepper's and its own."""
+        return self.more_draws + self.stepper.draws
+
+    def taken(self, pairs: Pairs) -> Real[np.ndarray, "m 2"]:
+        """The steps of `stepper` in the steps of a grid."""
+        return pairs
 
     def init(self, x: X) -> PyTree:
         """As the stepper's."""
         return self.stepper.init(x)
 
     def evaluations(self, pairs: Pairs) -> int:
-        """The stepper's in steps from each t to itself."""
-        return self.stepper.evaluations(pairs[:, [0, 0]])
+        """The stepper's."""
+        return self.stepper.evaluations(self.taken(pairs))
 
     def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
-        """The stepper's in steps from each t to itself."""
-        return self.stepper.spent(carry, pairs[:, [0, 0]])
+        """The stepper's."""
+        return self.stepper.spent(carry, self.taken(pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class at_start(Around):
+    """A stepper that stays at the step's start: called with s = t."""
+
+    stepper: Stepper
+
+    def taken(self, pairs: Pairs) -> Real[np.ndarray, "m 2"]:
+        """Steps from each t to itself."""
+        return pairs[:, [0, 0]]
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree

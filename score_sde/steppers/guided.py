@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Callable
 
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from score_sde.arrays import ScoreFn, Time
-from score_sde.steppers.base import Noise, Pairs, Stepper, X
+from score_sde.steppers.base import Around, Noise, Stepper, X
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Guided(Stepper):
+class Guided(Around):
     """A stepper with guide(score_fn, w) in place of score_fn, w being one draw for each call.
 
     All updates of a corrector share the w of their call. It is draw 0; the stepper takes the next
@@ -27,24 +27,12 @@ class Guided(Stepper):
     drawn: bool = True
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
-        """The stepper's, and w."""
-        return int(self.drawn) + self.stepper.draws
-
-    def init(self, x: X) -> PyTree:
-        """As the stepper's."""
-        return self.stepper.init(x)
-
-    def evaluations(self, pairs: Pairs) -> int:
-        """As the stepper's."""
-        return self.stepper.evaluations(pairs)
-
-    def spent(self, carry: PyTree, pairs: Pairs) -> int | Int[Array, "batch"]:
-        """As the stepper's."""
-        return self.stepper.spent(carry, pairs)
+    def more_draws(self) -> int:
+        """w."""
+        return int(self.drawn)
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
     ) -> tuple[X, X, PyTree]:
         guided = self.guide(score_fn, noise(0) if self.drawn else None)
-        return self.stepper(guided, x, t, s, lambda j: noise(int(self.drawn) + j), carry)
+        return self.stepper(guided, x, t, s, lambda j: noise(self.more_draws + j), carry)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.sde import GaussianSDE, Perturbation
-from score_sde.steppers.base import Noise, Pairs, Stepper, X
+from score_sde.steppers.base import Around, Noise, Pairs, Stepper, X
 from score_sde.steppers.ratio import predicted_noise, ratio, require_gaussian, time_at
 
 
@@ -220,7 +220,7 @@ class FlowRungeKutta(Stepper):
 
 
 @dataclasses.dataclass(frozen=True)
-class Churn(Stepper):
+class Churn(Around):
     """Add noise, then let another stepper go down from there: EDM's stochastic sampler.
 
     x is lifted from rho = sigma/alpha to (1 + gamma) rho by noise of std s_noise sqrt(rho_hat^2 -
@@ -251,17 +251,9 @@ class Churn(Stepper):
         require_gaussian(self.process, "churn")
 
     @property
-    def draws(self) -> int:  # type: ignore[override]
-        """One more than the stepper's. It is the first one."""
-        return 1 + self.stepper.draws
-
-    def init(self, x: X) -> PyTree:
-        """As the stepper's."""
-        return self.stepper.init(x)
-
-    def evaluations(self, pairs: Pairs) -> int:
-        """As the stepper's."""
-        return self.stepper.evaluations(pairs)
+    def more_draws(self) -> int:
+        """The first one."""
+        return 1
 
     def __call__(
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
