@@ -1,6 +1,12 @@
 """Linear measurements of images: operators with exact adjoints, measurements, methods with them."""
 
-from score_sde.inverse.baselines import cgls, fista_tv, total_variation, tv_prox
+from score_sde.inverse.baselines import (
+    cgls,
+    fista_tv,
+    root_sum_of_squares,
+    total_variation,
+    tv_prox,
+)
 from score_sde.inverse.blur import Blur, blur, gaussian_kernel, motion_kernel
 from score_sde.inverse.coil_maps import birdcage_maps, estimate_maps, normalized_maps
 from score_sde.inverse.consistency import (
@@ -50,7 +56,6 @@ from score_sde.inverse.mri import (
     radial,
     single_coil,
 )
-from score_sde.inverse.mri_baselines import root_sum_of_squares, sense, zero_filled
 from score_sde.inverse.operators import (
     Composed,
     Identity,
@@ -125,7 +130,6 @@ __all__ = [
     "radial",
     "radial_mask",
     "root_sum_of_squares",
-    "sense",
     "simulate",
     "single_coil",
     "static",
@@ -133,5 +137,4 @@ __all__ = [
     "towards",
     "tv_prox",
     "variable_density",
-    "zero_filled",
 ]

@@ -1,11 +1,20 @@
-"""Reconstruction without learning, for any operator: least squares and total variation."""
+"""Reconstruction without learning: least squares, total variation, sums over coils."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Complex, Float, Int
 
 from score_sde.arrays import left_broadcast
-from score_sde.inverse.operators import Operator, X, Y, expect, inner, least_squares
+from score_sde.inverse.mri import centred_ifft2
+from score_sde.inverse.operators import (
+    Operator,
+    X,
+    Y,
+    conjugate_gradients,
+    expect,
+    inner,
+    least_squares,
+)
 
 Weight = float | Float[Array, ""] | Float[Array, "b"]
 """One number, or one a sample."""
@@ -16,13 +25,31 @@ SAFETY = 1.05
 """The power method's |A| may be a little too small; |A|^2 is taken larger by this."""
 
 
-def cgls(operator: Operator, y: Y, steps: int | Int[Array, ""] = 30) -> X:
-    """So many steps of conjugate gradients for least squares, from 0.
+def cgls(operator: Operator, y: Y, steps: int | Int[Array, ""] = 30, weight: float = 0.0) -> X:
+    """argmin |A x - y|^2 + weight |x|^2 by so many steps of conjugate gradients, from 0.
 
-    The residual |A x - y| falls with each step. Few steps keep noise out: the many that
-    `operator.pinv` takes follow the noise too.
+    With weight 0 the residual |A x - y| falls with each step, and few steps keep noise out: those
+    that `operator.pinv` takes follow the noise too. For the operator of `multi_coil` it is SENSE
+    (Pruessmann et al. 2001).
+
+    Raises:
+        ValueError: for a negative weight or steps below 1.
     """
-    return least_squares(operator, expect(y, operator.measured, "y"), steps)
+    if weight < 0 or (isinstance(steps, int) and steps < 1):
+        raise ValueError(f"cgls takes weight >= 0 and steps >= 1; got {weight} and {steps}")
+    y = expect(y, operator.measured, "y")
+    if weight == 0:
+        return least_squares(operator, y, steps)
+
+    def apply(x):
+        return operator.adjoint(operator.forward(x)) + weight * x
+
+    return conjugate_gradients(apply, operator.adjoint(y), steps)
+
+
+def root_sum_of_squares(kspace: Complex[Array, "b coils h w c"]) -> Float[Array, "b h w c"]:
+    """sqrt(sum_i |F^H y_i|^2): the magnitude of zero-filled coil images, which needs no maps."""
+    return jnp.sqrt(jnp.sum(jnp.abs(centred_ifft2(kspace)) ** 2, axis=1))
 
 
 def gradient(x: Float[Array, "b h w c"]) -> Dual:

@@ -325,7 +325,7 @@ def reciprocal(v: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def conjugate_gradients(
-    apply: Callable[[Array], Array], r: Inexact[Array, "b ..."], steps: int
+    apply: Callable[[Array], Array], r: Inexact[Array, "b ..."], steps: int | Int[Array, ""]
 ) -> Inexact[Array, "b ..."]:
     """u with apply(u) = r, for each row by itself.
 
