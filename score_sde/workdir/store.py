@@ -115,7 +115,8 @@ class RowStore:
         try:
             return read_npz(self._path(number))
         except UserError as error:
-            raise UserError(f"{error}. Remove it; the same command makes it again.") from error
+            remove = "Remove it; " if self._path(number).exists() else ""
+            raise UserError(f"{error}. {remove}the same command makes it again") from error
 
     def _path(self, number: int) -> Path:
         return self.folder / f"row_{number:07d}.npz"

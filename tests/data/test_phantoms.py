@@ -45,6 +45,19 @@ def test_texture_has_the_size_it_says() -> None:
     assert abs(np.mean(found) - 1) < 0.1
 
 
+def test_shading_and_waves_have_their_directions() -> None:
+    """x to the right, y upwards; waves count cycles per unit of length."""
+    flat = np.array([[0.5, 2.0, 2.0, 0, 0, 0]])
+    plain = phantom(0)._replace(table=flat, shading=np.zeros(2), texture=0.0)
+    line = (np.arange(16) + 0.5) / 8 - 1
+    x, y = np.meshgrid(line, -line)
+    shaded = plain._replace(shading=np.array([0.3, 0.1])).draw(16, fine=1)
+    np.testing.assert_allclose(shaded, 0.5 * (1 + 0.3 * x + 0.1 * y), atol=1e-12)
+    wave = plain._replace(waves=np.array([[1.5, 0.5, 0.7]]), texture=0.1).draw(16, fine=1)
+    cosine = np.cos(2 * np.pi * (1.5 * x + 0.5 * y) + 0.7)
+    np.testing.assert_allclose(wave, 0.5 + 0.1 * np.sqrt(2) * cosine, atol=1e-12)
+
+
 def test_the_source_reads_by_number() -> None:
     train, test = PhantomSource(16, "train"), PhantomSource(16, "test")
     some = take(train, [0, 1, 99_998])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from score_sde.errors import UserError
-from score_sde.workdir.store import SampleStore
+from score_sde.workdir.store import RowStore, SampleStore
 
 
 def images(number: int, levels: int = 17) -> np.ndarray:
@@ -91,3 +91,20 @@ def test_a_full_disk_leaves_no_half_written_samples(tmp_path: Path, monkeypatch)
         "settings.json",
     ]
     assert store.missing(4).tolist() == [2, 3]
+
+
+def test_rows_are_kept_one_by_one(tmp_path: Path) -> None:
+    """What is there is not missing; a damaged row, or another way of making it, is named."""
+    store, numbers = RowStore(tmp_path / "rows", {"seed": 1}), np.arange(4)
+    assert store.missing(numbers).tolist() == [0, 1, 2, 3]
+    for number in (2, 0):
+        store.write(number, {"a": np.full(3, number), "b": 1.5})
+    assert store.missing(numbers).tolist() == [1, 3]
+    found = RowStore(tmp_path / "rows", {"seed": 1}).read(2)
+    assert found["a"].tolist() == [2, 2, 2] and found["b"] == 1.5
+    with pytest.raises(UserError, match=r"other settings.*seed: 1 there, 2 here"):
+        RowStore(tmp_path / "rows", {"seed": 2})
+    (tmp_path / "rows" / "row_0000002.npz").write_bytes(b"PK and nothing")
+    for number in (1, 2):
+        with pytest.raises(UserError, match=rf"row_000000{number}.npz.*the same command makes it"):
+            store.read(number)
