@@ -225,14 +225,20 @@ def test_frozen_weights_are_inputs_of_the_program_and_stay_as_they_are() -> None
     kept = jax.tree.leaves(traced.lower().compile().args_info[0][0])
     assert [info.shape for info in kept] == [SHAPE]
 
-    step = jax.jit(small.step)
+    traces = []
+
+    @jax.jit
+    def step(*arguments):
+        traces.append(1)
+        return small.step(*arguments)
+
     after, _ = step(frozen, state, KEY, images)
     gradient = 2 / 16 * (state.params["w"] + frozen.offset - images.image.mean(axis=0))
     np.testing.assert_allclose(after.params["w"], state.params["w"] - 0.5 * gradient, rtol=1e-5)
     other, _ = step(frozen.replace(offset=frozen.offset + 1), state, KEY, images)
     moved = after.params["w"] - 0.5 * 2 / 16
     np.testing.assert_allclose(other.params["w"], moved, rtol=1e-5, atol=1e-6)
-    assert step._cache_size() == 1  # other frozen weights need no other program
+    assert len(traces) == 1  # other frozen weights need no other program
 
 
 class Conditional(nn.Module):
