@@ -22,7 +22,9 @@ from score_sde.parallel.loop import Rows, Tick, batch_size, each_batch
 from score_sde.sampling import Sampler, State
 
 SEGMENTS = 40
-"""How often a run of the sampler reports its progress."""
+"""How often a run of the sampler reports its progress, at most."""
+STEPS = 5
+"""Steps between two reports, at least: each segment transforms the weights of the network anew."""
 PICTURES = 64
 """Images in an intermediate picture, at most."""
 
@@ -140,7 +142,9 @@ class Generator:
     def _draw(self, params: PyTree, rows: Any, tick: Tick, film: Film | None) -> Drawn:
         keys, given = rows
         filming = film is not None and film.frames > 0 and not film.done
-        count = film.frames if film is not None and filming else SEGMENTS
+        count = min(SEGMENTS, max(1, self.sampler.steps // STEPS))
+        if film is not None and filming:
+            count = film.frames
         state = self._begin(params, given, keys)
         for start, end in itertools.pairwise(self._bounds(count)):
             if film is not None and filming:

@@ -145,7 +145,8 @@ class Bar:
 
 
 @pytest.mark.parametrize(
-    ("steps", "frames", "ticks"), [(6, None, 6), (6, 3, 3), (90, None, 40), (6, 50, 6), (6, 0, 6)]
+    ("steps", "frames", "ticks"),
+    [(3, None, 1), (19, None, 3), (400, None, 40), (6, 3, 3), (6, 50, 6), (6, 0, 1)],
 )
 def test_progress_counts_every_step(
     steps: int, frames: int | None, ticks: int, monkeypatch: pytest.MonkeyPatch
