@@ -32,6 +32,6 @@ def test_networks_are_made(command: Command) -> None:
 
 def test_every_row_has_a_command() -> None:
     cells = re.findall(r"^\| .*? \| `(\w+/\w+(?::\w+)?)`", TEXT, flags=re.MULTILINE)
-    assert len(set(cells)) == 24
+    assert len(set(cells)) == 28
     imported = {c.flags["config"][0] for c in COMMANDS if "config" in c.flags}
     assert imported - {"vp/ddpmpp_cont_lik"} == set(cells)

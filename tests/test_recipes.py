@@ -202,6 +202,40 @@ def test_settings_of_flow_matching() -> None:
 @pytest.mark.parametrize(
     "row",
     [
+        ("brats", 240, 128.0, 64, 0.999, 0.517, 32, (1, 1, 2, 2, 2), 2, (30,)),
+        ("lidc_320", 320, 128.0, 64, 0.999, 0.246, 32, (1, 1, 2, 2, 2, 2, 2), 2, (20,)),
+        ("ldct_512", 512, 220.0, 16, 0.9999, 0.4, 16, (1, 2, 4, 8, 16, 32, 32), 1, (16,)),
+        ("ct_128", 128, 55.0, 64, 0.999, 0.16, 64, (1, 1, 2, 2, 2, 2), 2, (16,)),
+    ],
+)
+def test_published_settings_of_scans(row: tuple) -> None:
+    """The configurations released with Song et al. 2022 (score_inverse_problems)."""
+    dataset, size, sigma_max, batch, ema, snr, nf, ch_mult, blocks, attention = row
+    config = load("ve/ncsnpp_cont", dataset)
+    model, sampling, inverse = config.model, config.sampling, config.inverse
+    assert (config.data.image_size, config.data.channels) == (size, 1)
+    assert not config.data.random_flip and not config.data.centered and not config.data.dequantize
+    assert (config.sde.sigma_min, config.sde.sigma_max) == (0.01, sigma_max)
+    assert (config.training.batch_size, config.training.ema_rate) == (batch, ema)
+    assert (config.training.steps, config.training.reduce) == (2_400_000, "sum")
+    assert (model.nf, model.ch_mult, model.num_res_blocks) == (nf, ch_mult, blocks)
+    assert (model.attn_resolutions, model.dropout, model.fir) == (attention, 0.0, True)
+    assert (model.progressive, model.progressive_input) == ("output_skip", "input_skip")
+    assert (model.embedding, model.scale_by_sigma, model.init_scale) == ("fourier", True, 0.0)
+    assert (sampling.predictor, sampling.corrector) == ("reverse_diffusion", "langevin")
+    assert (sampling.steps, sampling.snr, sampling.denoise) == (1000, snr, "tweedie")
+    assert inverse.solver == "projection"
+    strength = {"lidc_320": 0.841, "ldct_512": 0.72}
+    assert inverse.strength == strength.get(dataset, 1.0)
+    if dataset == "brats":
+        assert (inverse.task, inverse.kspace, inverse.acceleration) == ("mri", "published", 8.0)
+    else:
+        assert (inverse.task, inverse.views) == ("ct", 16 if dataset == "ct_128" else 23)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
         ("cifar10", 32, 50, 232, 5, 6.2e-6, 128, 300_000, "64"),
         ("celeba", 64, 90, 500, 5, 3.3e-6, 128, 210_000, "64"),
         ("church", 96, 140, 788, 4, 4.9e-6, 128, 200_000, "128"),

@@ -35,6 +35,10 @@ DATASETS = {  # their name, the category of LSUN or the size of images: ours
     ("CELEBAHQ", 1024): "celebahq_1024",
     ("FFHQ", 256): "ffhq_256",
     ("FFHQ", 1024): "ffhq_1024",
+    ("BRATS", None): "brats",  # these four of score_inverse_problems
+    ("CT2D_320", None): "lidc_320",
+    ("LDCT_512", None): "ldct_512",
+    ("CT2D", None): "ct_128",
 }
 PREDICTORS = {"ancestral_sampling": "ancestral"}
 CORRECTORS = {"ald": "annealed_langevin"}

@@ -39,6 +39,7 @@ class Collection(NamedTuple):
 
     kind: "folders" that are volumes, or "files" that are. endings: of the files. read: folder or
     file -> (what was found in it, its volumes). published: slices that the dissertation counts.
+    recipe: what its slices are called behind the colon of a recipe; "" for those that have no name.
     """
 
     unit: str
@@ -47,6 +48,7 @@ class Collection(NamedTuple):
     read: Callable[[Path], tuple[str, list[Volume]]]
     labels: tuple[str, ...] = ()
     published: int = 0
+    recipe: str = ""
 
 
 def places(collection: Collection, root: Path) -> list[Path]:
@@ -276,9 +278,11 @@ def _mm(spacing: Spacing) -> str:
 
 
 SOURCES: dict[str, Collection] = {
-    "lidc": Collection("HU", "folders", ("",), lidc, published=130_304),
-    "ldct": Collection("HU", "folders", ("",), ldct, BODY, 47_006),
-    "brats": Collection("arbitrary", "folders", (".nii", ".nii.gz"), brats, CONTRASTS, 297_270),
+    "lidc": Collection("HU", "folders", ("",), lidc, (), 130_304, "lidc_320"),
+    "ldct": Collection("HU", "folders", ("",), ldct, BODY, 47_006, "ldct_512"),
+    "brats": Collection(
+        "arbitrary", "folders", (".nii", ".nii.gz"), brats, CONTRASTS, 297_270, "brats"
+    ),
     "fastmri": Collection("arbitrary", "files", (".h5", ".hdf5"), fastmri, ACQUISITIONS),
 }
 """By the name of --source."""

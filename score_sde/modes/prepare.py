@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from score_sde.data.preparation import SOURCES, places, volumes
+from score_sde.data.preparation import SOURCES, Collection, places, volumes
 from score_sde.data.prepared import About, Volume, write_prepared
 from score_sde.devices import leads
 from score_sde.errors import UserError, command, quoted
@@ -49,14 +49,15 @@ def main(
     with writing(output):
         check_writable(output.parent)
         about = About(name, collection.unit, collection.labels)
-        _tell(output, write_prepared(output, found(), about), collection.published)
+        _tell(output, write_prepared(output, found(), about), collection)
     return output
 
 
-def _tell(output: Path, index: dict[str, list[Any]], published: int) -> None:
+def _tell(output: Path, index: dict[str, list[Any]], collection: Collection) -> None:
     total, split = len(index["split"]), index["split"]
     patients = dict(zip(index["patient"], split))
     held = list(patients.values()).count("test")
+    published = collection.published
     there = f" (the dissertation has {published:,})" if published else ""
     print(
         f"{total:,} slices{there} of {len(patients)} patients: {split.count('train'):,} to train "
@@ -64,8 +65,8 @@ def _tell(output: Path, index: dict[str, list[Any]], published: int) -> None:
     )
     if not held:
         print("One patient cannot be split: nothing is held out, and training needs two patients.")
-    use = (
-        "--mode train --config ve/ncsnpp_cont:folder --config.data.source=prepared "
-        f"--config.data.path={quoted(output)} --config.data.levels=65536"
-    )
+    use = f"--mode train --config ve/ncsnpp_cont:{collection.recipe or 'folder'} "
+    if not collection.recipe:
+        use += "--config.data.source=prepared --config.data.levels=65536 "
+    use += f"--config.data.path={quoted(output)}"
     print(f"Train: {command(use)}")

@@ -2,8 +2,10 @@
 
 Settings of CelebA 64 and of the sets of 256 and 1024 pixels are published. They are in Song 2022,
 B.5.7 and B.5.8, and in the configurations released with Score SDE. Those of CIFAR-10 are in
-`sde.py`. Those of `digits`, `mnist`, `phantoms` and `folder` are this library's own choices.
+`sde.py`. Those of `digits`, `mnist` and `folder` are this library's own choices.
 """
+
+from score_sde.recipes.scans import SCANS
 
 _HIGH_RESOLUTION: dict[str, dict] = {
     "model": {
@@ -27,37 +29,6 @@ _MEGAPIXEL: dict[str, dict] = {
     "sampling": {"steps": 2000, "snr": 0.15, "batch_size": 4},
     "eval": {"batch_size": 8},
     "dequantizer": {"heads": 0, "batch_size": 8},
-}
-
-_PHANTOMS: dict[str, dict] = {
-    "data": {
-        "channels": 1,
-        "levels": 65_536,
-        "source": "phantoms",
-        "random_flip": True,
-        "in_memory": False,
-    },
-    "model": {
-        "nf": 16,
-        "ch_mult": (1, 2, 2),
-        "num_res_blocks": 1,
-        "attn_resolutions": (8,),
-        "dropout": 0.0,
-    },
-    "optim": {"lr": 1e-3, "warmup": 200},
-    "training": {
-        "batch_size": 16,
-        "steps": 4000,
-        "ema_rate": 0.999,
-        "log_every": 50,
-        "eval_every": 500,
-        "checkpoint_every": 1000,
-        "keep_every": 0,
-        "sample_every": 0,
-    },
-    "sampling": {"steps": 200, "num_samples": 64, "batch_size": 64},
-    "eval": {"batch_size": 64, "num_examples": 256},
-    "quality": {"extractor": "pixels", "num_samples": 1000},
 }
 
 DATASETS: dict[str, dict[str, dict]] = {
@@ -162,15 +133,6 @@ DATASETS: dict[str, dict[str, dict]] = {
             "checkpoint_every": 1000,
         },
     },
-    "phantoms": _PHANTOMS
-    | {"data": _PHANTOMS["data"] | {"image_size": 32}, "sde": {"sigma_max": 16.0}},
-    "phantoms_64": _PHANTOMS
-    | {
-        "data": _PHANTOMS["data"] | {"image_size": 64},
-        "sde": {"sigma_max": 32.0},
-        "model": _PHANTOMS["model"] | {"nf": 32, "ch_mult": (1, 2, 2, 2)},
-        "training": _PHANTOMS["training"] | {"steps": 50_000, "checkpoint_every": 5000},
-    },
     "cifar10": {"data": {"image_size": 32, "channels": 3}},
     "folder": {
         "data": {"image_size": 0, "channels": 0},
@@ -216,4 +178,4 @@ DATASETS: dict[str, dict[str, dict]] = {
     | {"data": {"image_size": 256, "channels": 3, "source": "folder"}, "sde": {"sigma_max": 348.0}},
     "celebahq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
     "ffhq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
-}
+} | SCANS

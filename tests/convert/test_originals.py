@@ -63,6 +63,18 @@ def test_at_published_sizes_it_is_the_recipe(folder: str, recipe: str, model: di
     assert found.changes["sampling"]["steps"] == ours["sampling"]["steps"]
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [("brats", "brats"), ("ct2d_320", "lidc_320"), ("ldct_512", "ldct_512"), ("ct2d", "ct_128")],
+)
+def test_scans_are_data_sets_of_their_own(name: str, dataset: str) -> None:
+    ours = configurations.load(f"ve/ncsnpp_cont:{dataset}").to_dict()
+    values = config_of(VE_CONT)
+    values["data"] |= {"dataset": name, "image_size": ours["data"]["image_size"]}
+    found = translate(values)
+    assert (found.recipe, found.dataset) == ("ve/ncsnpp_cont", dataset)
+
+
 def test_settings_of_training_and_sampling_carry_over() -> None:
     values = config_of(VP_CONT)
     values["training"] |= {
