@@ -54,6 +54,7 @@ class InverseSettings:
         "of the Fourier transform",
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
+    images: int = count(8, "how many of config.eval.split are measured, where --input names none")
     views: int = count(16, "ct: angles over half a turn, whose rays are parallel")
     finer: int = count(
         1,

@@ -20,7 +20,7 @@ def main(
 
     `input`: grey or coloured image files, folders, npz files with `images`; of coloured ones the
     grey values are taken (the mean of the channels), and the result is compared with the image. By
-    default the first 8 images of config.eval.split.
+    default the first config.inverse.images of config.eval.split.
     """
     run = with_task(run, "colorize")
     wanted = Wanted("colorize", output, copies, shard)

@@ -41,8 +41,9 @@ def main(
 ) -> Path:
     """Complete images: inpaint.npz, grid.png; for continuous processes the files of `reconstruct`.
 
-    `input`: image files, folders, npz files with `images`; by default the first 8 images of
-    config.eval.split. Each gets `copies` completions; known pixels come back as they were.
+    `input`: image files, folders, npz files with `images`; by default the first
+    config.inverse.images of config.eval.split. Each gets `copies` completions; known pixels come
+    back as they were.
     """
     if isinstance(run.experiment.process, GaussianSDE):
         run = with_task(run, "inpaint")
@@ -68,7 +69,8 @@ def _by_langevin(
             f"ncsnv2 have them; got grid={settings.grid}, corrector={settings.corrector}"
         )
     known = read_mask(mask, experiment.shape)
-    given = join(read_given(run, input, ["images"]) if input else split_images(run, first=8))
+    count = run.settings.inverse.images
+    given = join(read_given(run, input, ["images"]) if input else split_images(run, count))
     params, step = run.weights(checkpoint)
     folder = result_folder(output, run.folder, f"inpaint_step_{in_name(step)}", "samples")
     pixels = experiment.pixel_range

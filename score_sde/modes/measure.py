@@ -20,10 +20,10 @@ def main(
 ) -> Path:
     """Write a file that --mode reconstruct takes as --input.
 
-    `input`: image files, folders, npz files with `images`; by default the first 8 images of
-    config.eval.split. measurements.npz has `y` (n, ...) and `y_std` (n,) for images in [0, 1],
-    `names`, `originals`, the entries of config.inverse as JSON, and `known` where pixels were
-    measured. A row of the picture: A^+ y and the image.
+    `input`: image files, folders, npz files with `images`; by default the first
+    config.inverse.images of config.eval.split. measurements.npz has `y` (n, ...) and `y_std`
+    (n,) for images in [0, 1], `names`, `originals`, the entries of config.inverse as JSON, and
+    `known` where pixels were measured. A row of the picture: A^+ y and the image.
     """
     found, section = measured(run, input, mask), run.settings.inverse
     folder = result_folder(output, run.folder, "measurements", "samples")

@@ -23,8 +23,8 @@ def main(
     """Measure images as config.inverse says, and draw `copies` images that fit each measurement.
 
     `input`: image files, folders, npz files with `images`, or the file of --mode measure; by
-    default the first 8 images of config.eval.split. `mask`: known pixels of the task inpaint, by
-    default the left half.
+    default the first config.inverse.images of config.eval.split. `mask`: known pixels of the task
+    inpaint, by default the left half.
 
     Raises:
         UserError: see `workdir.measured.measured` and `workdir.reconstruct.reconstruct`.

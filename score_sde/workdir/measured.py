@@ -22,9 +22,6 @@ from score_sde.inverse import Measurement, measure, simulate
 from score_sde.workdir.inputs import read_given, split_images
 from score_sde.workdir.run import Run
 
-FIRST = 8
-"""Images of config.eval.split where no others are named."""
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measured:
@@ -101,7 +98,7 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
             f"config.inverse.finer={section.finer} draws the images of config.eval.split finer; "
             "those of --input have the pixels they have. Leave one of them out"
         )
-    given = join(read_given(run, input, ["images"]) if input else split_images(run, first=FIRST))
+    given = join(read_given(run, input, ["images"]) if input else split_images(run, section.images))
     levels = run.experiment.pixel_range.levels
     originals = given.values.astype(np.float32) / np.float32(levels - 1)
     keys = sample_keys(run.keys()["eval"], jnp.arange(len(originals)))

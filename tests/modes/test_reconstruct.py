@@ -96,9 +96,10 @@ def test_samples_fit_the_measurement(trained: Path, tmp_path: Path, capsys) -> N
 
 
 def test_known_pixels_come_back(trained: Path, tmp_path: Path) -> None:
-    values = {"inverse.solver": "imputation"}
+    values = {"inverse.solver": "imputation", "inverse.images": 3}
     found = reconstructed(trained, tmp_path / "a", values, mask="top", copies=2)
     images, originals = found["images"], found["originals"][:, None]
+    assert found["summary"]["images"] == len(images) == 3
     np.testing.assert_allclose(
         images[:, :, :4], np.broadcast_to(originals[:, :, :4], images[:, :, :4].shape), atol=1e-6
     )
