@@ -45,6 +45,14 @@ from score_sde.inverse.kspace_masks import (
     variable_density,
 )
 from score_sde.inverse.measurement import Measurement, measure, simulate
+from score_sde.inverse.metal import (
+    check_trace,
+    harden_less,
+    interpolate_trace,
+    metal_of,
+    metal_trace,
+    scan_with_metal,
+)
 from score_sde.inverse.mri import (
     Coils,
     Fourier,
@@ -67,6 +75,7 @@ from score_sde.inverse.operators import (
 )
 from score_sde.inverse.restoration import DDNM, DDRM, DiffPIR, RePaint
 from score_sde.inverse.separable import Factor, Separable
+from score_sde.inverse.xrays import XRays
 
 __all__ = [
     "DDNM",
@@ -92,6 +101,7 @@ __all__ = [
     "RePaint",
     "Separable",
     "Spectrum",
+    "XRays",
     "after",
     "before",
     "bicubic",
@@ -102,6 +112,7 @@ __all__ = [
     "centred_ifft2",
     "cgls",
     "check_centred",
+    "check_trace",
     "colorization",
     "compose",
     "consistent",
@@ -116,9 +127,13 @@ __all__ = [
     "gaussian_kernel",
     "grey_basis",
     "grey_channel",
+    "harden_less",
     "inpainting",
+    "interpolate_trace",
     "measure",
     "merged",
+    "metal_of",
+    "metal_trace",
     "mix_channels",
     "motion_kernel",
     "multi_coil",
@@ -130,6 +145,7 @@ __all__ = [
     "radial",
     "radial_mask",
     "root_sum_of_squares",
+    "scan_with_metal",
     "simulate",
     "single_coil",
     "static",
