@@ -24,6 +24,7 @@ from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.dps import DPS
 from score_sde.inverse.fan import FanBeam
 from score_sde.inverse.fbp import fbp
+from score_sde.inverse.fourier_radon import FourierSlices, published_scan
 from score_sde.inverse.image_operators import (
     PUBLISHED_BASIS,
     REC_601,
@@ -92,6 +93,7 @@ __all__ = [
     "Factor",
     "FanBeam",
     "Fourier",
+    "FourierSlices",
     "Identity",
     "Masked",
     "Measurement",
@@ -142,6 +144,7 @@ __all__ = [
     "parallel_beam",
     "poisson_disc",
     "published_equispaced",
+    "published_scan",
     "radial",
     "radial_mask",
     "root_sum_of_squares",
