@@ -11,9 +11,9 @@ Two transforms are used side by side:
   Fourier transform. The known data come from them.
 - `FourierSlices` takes the nearest point of a grid. It is the T of the solver.
 
-What is known of a new image is therefore not quite T of it, and A x = y has no solution. Several points of T share a point of
-the grid; going back, the last one of the last view counts. The ramp filter is wrong where e is 2
-mod 4, as the published one is.
+What is known of a new image is therefore not T of it, but 1 or 2 % away. Several points of T share
+a point of the grid; going back, the last one of the last view counts. The ramp filter is wrong
+where e is 2 mod 4, as the published one is.
 
 Source: Song et al. (2022), appendix B, and their code; Fessler & Sutton (2003), IEEE Transactions
 on Signal Processing 51, 560, for the interpolation; Beatty et al. (2005), IEEE Transactions on
