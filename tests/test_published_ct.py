@@ -220,6 +220,12 @@ class TestTransform:
         whole = fourier_radon.published_scan(image, 8, expansion=2)
         assert one.operator.mask.sum() < whole.operator.mask.sum()
 
+    def test_the_last_view_repeats_the_first(self):
+        """23 of 320 views: the others are 8.2 degrees apart, the last and the first 0.56."""
+        angles = np.flatnonzero(fourier_radon.published_views(320, 23)) * 180 / 320
+        assert angles[0] + 180 - angles[-1] == 0.5625
+        assert np.diff(angles).min() > 7.8
+
     def test_messages(self):
         with pytest.raises(UserError, match=r"square images; got \(4, 6\)"):
             fourier_radon.FourierSlices((4, 6, 1))
