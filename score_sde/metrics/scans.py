@@ -1,7 +1,7 @@
 """What the published measures of scans do before they compare: a circle, and two levels of grey.
 
-`psnr` with offset 1e-8 and `ssim` then give the numbers of the code of Song et al. (2022). For metal
-artifacts the images are multiplied by 1 - metal; `ssim` has size 7, sigma None and data_range 2.
+`psnr` with offset 1e-8 and `ssim` then give the numbers of Song et al. (2022), their code. For
+metal artifacts the images are multiplied by 1 - metal; `ssim` has size 7, sigma None, data_range 2.
 """
 
 import numpy as np
