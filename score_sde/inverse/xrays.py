@@ -169,8 +169,9 @@ def tabulated(
         xraydb = importlib.import_module("xraydb")
     except ImportError as error:
         raise UserError(
-            "tables of attenuation are in the package xraydb, which is not installed: pip install "
-            "xraydb. Or give numbers of your own as `attenuation` of XRays"
+            "tables of attenuation are in the package xraydb; install it: "
+            'pip install "score_sde[ct]". '
+            "Or give numbers of your own as `attenuation` of XRays"
         ) from error
     columns = [xraydb.material_mu(f, 1000 * np.asarray(energies), density=1.0) for f in formulas]
     return np.stack(columns, axis=1)

@@ -1,6 +1,7 @@
 """Metal artifacts: published numbers, exact cases, and what the corrections are for."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -156,6 +157,11 @@ class TestRays:
         pytest.importorskip("xraydb")
         mu = xrays.tabulated(np.array([70.0]), ("H2O", "Ti"))
         assert_close(mu, [[0.1929, 0.536]], 1e-3)
+
+    def test_absent_tables(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "xraydb", None)
+        with pytest.raises(UserError, match=r'pip install "score_sde\[ct\]"'):
+            xrays.tabulated(np.array([70.0]), ("H2O",))
 
     def test_messages(self):
         good = dict(zip(("energies", "weights", "attenuation"), (np.ones(2),) * 2, strict=False))
