@@ -24,6 +24,7 @@ from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.dps import DPS
 from score_sde.inverse.fan import FanBeam
 from score_sde.inverse.fbp import fbp
+from score_sde.inverse.fourier_radon import FourierSlices, published_scan
 from score_sde.inverse.image_operators import (
     PUBLISHED_BASIS,
     REC_601,
@@ -45,6 +46,14 @@ from score_sde.inverse.kspace_masks import (
     variable_density,
 )
 from score_sde.inverse.measurement import Measurement, measure, simulate
+from score_sde.inverse.metal import (
+    check_trace,
+    harden_less,
+    interpolate_trace,
+    metal_of,
+    metal_trace,
+    scan_with_metal,
+)
 from score_sde.inverse.mri import (
     Coils,
     Fourier,
@@ -67,6 +76,7 @@ from score_sde.inverse.operators import (
 )
 from score_sde.inverse.restoration import DDNM, DDRM, DiffPIR, RePaint
 from score_sde.inverse.separable import Factor, Separable
+from score_sde.inverse.xrays import XRays
 
 __all__ = [
     "DDNM",
@@ -83,6 +93,7 @@ __all__ = [
     "Factor",
     "FanBeam",
     "Fourier",
+    "FourierSlices",
     "Identity",
     "Masked",
     "Measurement",
@@ -92,6 +103,7 @@ __all__ = [
     "RePaint",
     "Separable",
     "Spectrum",
+    "XRays",
     "after",
     "before",
     "bicubic",
@@ -102,6 +114,7 @@ __all__ = [
     "centred_ifft2",
     "cgls",
     "check_centred",
+    "check_trace",
     "colorization",
     "compose",
     "consistent",
@@ -116,9 +129,13 @@ __all__ = [
     "gaussian_kernel",
     "grey_basis",
     "grey_channel",
+    "harden_less",
     "inpainting",
+    "interpolate_trace",
     "measure",
     "merged",
+    "metal_of",
+    "metal_trace",
     "mix_channels",
     "motion_kernel",
     "multi_coil",
@@ -127,9 +144,11 @@ __all__ = [
     "parallel_beam",
     "poisson_disc",
     "published_equispaced",
+    "published_scan",
     "radial",
     "radial_mask",
     "root_sum_of_squares",
+    "scan_with_metal",
     "simulate",
     "single_coil",
     "static",

@@ -13,6 +13,7 @@ from score_sde.metrics.neighbors import (
     nearest_neighbors,
     neighbor_distances,
 )
+from score_sde.metrics.scans import circle, grey_levels
 from score_sde.metrics.two_sample import energy_test
 
 __all__ = [
@@ -22,10 +23,12 @@ __all__ = [
     "Neighbors",
     "ScoreSums",
     "autocorrelation",
+    "circle",
     "density_coverage",
     "effective_sample_size",
     "energy_test",
     "frechet_distance",
+    "grey_levels",
     "kernel_distance",
     "nearest_neighbors",
     "neighbor_distances",
