@@ -119,9 +119,11 @@ class Uncertainty:
         """Cov[x_0 | x_t = x]; a whole matrix by derivatives of s1 up to D = 256."""
         if self.covariance_fn is not None:
             return self.covariance_fn(params)(x, t)
-        whole = math.prod(x.shape[1:]) <= WHOLE
-        s2 = jacobian_of(self.score_fn(params), x, t, symmetrize=not whole)
-        return tweedie_covariance(self.process, _matrix(s2) if whole else s2, t)
+        score_fn = self.score_fn(params)
+        if math.prod(x.shape[1:]) <= WHOLE:
+            return tweedie_covariance(self.process, _matrix(jacobian_of(score_fn, x, t)), t)
+        s2 = jacobian_of(score_fn, x, t, symmetrize=True)
+        return tweedie_covariance(self.process, s2, t)
 
 
 def _matrix(operator: Product) -> Dense:
