@@ -1,4 +1,4 @@
-"""Settings of what stands beside a score model: dequantizer, classifier, inverse problems."""
+"""Settings of what stands beside a score model: what is trained for it, inverse problems."""
 
 import dataclasses
 from typing import Literal
@@ -36,6 +36,35 @@ class ClassifierSettings:
     widen: int = count(10, "channels, in units of 16, 32 and 64")
     nf: int = count(128, "frequencies of the noise level's embedding")
     dropout: float = entry(0.0, "share of activations that are dropped", least=0, below=1)
+    batch_size: int = count(128, "images a step, over all devices")
+    steps: int = count(100_000, "optimizer updates in all")
+    lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
+    log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
+    eval_every: int = interval(5000, "steps between held-out losses; 0: never")
+    checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondOrderSettings:
+    """The second-order score, the Hessian of log p_t, and its training."""
+
+    form: Literal["lowrank", "diagonal", "full"] = entry(
+        "lowrank", "diagonal and some columns, the diagonal alone, or a whole matrix of few pixels"
+    )
+    rank: int = count(20, "lowrank: columns of the factor", 0)
+    prediction: Literal["covariance", "plain"] = entry(
+        "covariance",
+        "the covariance, which is positive semi-definite then, or the second-order score itself",
+    )
+    variance_reduced: bool = entry(
+        False, "antithetic noise, for small noise; three evaluations in place of one"
+    )
+    network: Literal["unet", "mlp"] = entry("unet", "U-Net, or perceptron for few pixels")
+    nf: int = count(64, "channels of the first level; mlp: units of a hidden layer", 4)
+    ch_mult: tuple[int, ...] = entry((1, 2, 2), "unet: channels of each level, in units of nf")
+    blocks: int = count(1, "residual blocks of each level; mlp: hidden layers")
+    noise_min: float = entry(0.0, "least sigma/alpha of training; 0: the process's", least=0)
+    noise_max: float = entry(0.0, "largest sigma/alpha of training; 0: the process's", least=0)
     batch_size: int = count(128, "images a step, over all devices")
     steps: int = count(100_000, "optimizer updates in all")
     lr: float = entry(2e-4, "learning rate after the warm-up", above=0)

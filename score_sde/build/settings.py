@@ -22,7 +22,12 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 import ml_collections
 
 from score_sde.build.entry import Entry, count, entry, interval
-from score_sde.build.sections import ClassifierSettings, DequantizerSettings, InverseSettings
+from score_sde.build.sections import (
+    ClassifierSettings,
+    DequantizerSettings,
+    InverseSettings,
+    SecondOrderSettings,
+)
 from score_sde.errors import UserError
 
 Section: TypeAlias = ml_collections.FrozenConfigDict
@@ -238,11 +243,15 @@ SECTIONS: dict[str, type] = {
     "quality": Quality,
     "dequantizer": DequantizerSettings,
     "classifier": ClassifierSettings,
+    "second_order": SecondOrderSettings,
     "inverse": InverseSettings,
 }
 OPEN = ("sde", "model")
 """Sections that name an object; the object's fields are their entries."""
-START_ANEW = ("sampling", "eval", "quality", "dequantizer", "classifier", "inverse")
+START_ANEW = (
+    *("sampling", "eval", "quality"),
+    *("dequantizer", "classifier", "second_order", "inverse"),
+)
 """Sections all of whose entries may change between starts of a training run."""
 
 
@@ -262,6 +271,7 @@ class Settings:
     quality: Quality
     dequantizer: DequantizerSettings
     classifier: ClassifierSettings
+    second_order: SecondOrderSettings
     inverse: InverseSettings
 
     def to_dict(self) -> dict[str, Any]:

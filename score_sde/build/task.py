@@ -11,7 +11,11 @@ import optax
 from score_sde.build.names import blame, choose
 from score_sde.build.network import build_parameterization
 from score_sde.build.objective import build_objective
-from score_sde.build.sections import ClassifierSettings, DequantizerSettings
+from score_sde.build.sections import (
+    ClassifierSettings,
+    DequantizerSettings,
+    SecondOrderSettings,
+)
 from score_sde.build.settings import Optim, Settings, Training, to_dict
 from score_sde.data.augment import LABELS, Augment
 from score_sde.errors import UserError
@@ -90,7 +94,9 @@ def build_trainer(optim: Optim, training: Training) -> Trainer:
     return Trainer(build_optimizer(optim), averages, training.accumulate)
 
 
-def loop_settings(section: DequantizerSettings | ClassifierSettings) -> dict[str, Any]:
+def loop_settings(
+    section: DequantizerSettings | ClassifierSettings | SecondOrderSettings,
+) -> dict[str, Any]:
     """Length and intervals of training beside a score model, as `training.loop.Loop` takes them."""
     fixed = {"steps_per_call": 1, "keep": 1, "keep_every": 0, "sample_every": 0}
     return to_dict(section) | fixed

@@ -19,6 +19,7 @@ from score_sde.report import (
     environment,
     levels_section,
     memorization_section,
+    uncertainty_section,
 )
 from score_sde.training import costs
 from score_sde.workdir import measurements
@@ -58,6 +59,7 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     )
     levels_section(page, load_levels(run.folder, step), measure)
     _measurements(page, run, step)
+    uncertainty_section(page, uncertainties(run, step))
     pictures["neighbors.png"] = _memorization(page, run, samples)
     made, new = quoted(run.folder / "config.json"), quoted(f"{run.folder}-again")
     page.heading("How it was made").command(
@@ -121,6 +123,19 @@ def _measurements(page: Report, run: Run, step: Which) -> None:
             "FID and the like of fewer than 50,000 samples, or of other features than those of "
             "Inception with its published weights, cannot be compared with published numbers."
         )
+
+
+def uncertainties(run: Run, step: Which) -> list[tuple[dict[str, Any], bytes]]:
+    """(calibration.json, picture) of every call of --mode uncertainty with a checkpoint."""
+    folders = (run.folder / "uncertainty").glob(f"*_step_{in_name(step)}_noise_*")
+    found = [folder for folder in sorted(folders) if (folder / "uncertainty.png").exists()]
+    return [
+        (
+            json.loads((folder / "calibration.json").read_text()),
+            (folder / "uncertainty.png").read_bytes(),
+        )
+        for folder in found
+    ]
 
 
 def _memorization(page: Report, run: Run, samples: np.ndarray) -> bytes:

@@ -33,11 +33,17 @@ MODES = {
     "train_classifier": Mode(
         "train_classifier", "runs", "trains the classifier of noisy images for --classes"
     ),
+    "train_second_order": Mode(
+        "train_second_order", "checkpoints", "trains the Hessian of log p, for uncertainty"
+    ),
     "likelihood": Mode("likelihood", "checkpoints", "bits/dim of images, a row for each"),
     "summarize": Mode("summarize", "runs", "merges the shards of likelihood, compares runs"),
     "encode": Mode("encode", "checkpoints", "latents of images by the probability-flow ODE"),
     "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
     "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
+    "uncertainty": Mode(
+        "uncertainty", "checkpoints", "denoises images: variances, directions, calibration"
+    ),
     "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
     "colorize": Mode("colorize", "checkpoints", "gives grey images colours"),
     "reconstruct": Mode(
@@ -60,7 +66,7 @@ RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
 ALL = f"all modes but {' and '.join(name for name in MODES if name not in RUNS)}"
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
 RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
-INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "measure")
+INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "measure", "uncertainty")
 
 
 class Flag(NamedTuple):
@@ -107,16 +113,23 @@ def _classes(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(
-            f"--temperature multiplies the latents; it must be a positive number, got {text}"
-        )
-    return value
+def _positive(name: str, why: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name} {why}; it must be a positive number, got {text}")
+        return value
+
+    return parse
+
+
+def _curvature(text: str) -> str:
+    if text not in ("network", "autodiff"):
+        raise UserError(f"--curvature must be network or autodiff; got {text!r}")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -198,7 +211,7 @@ FLAGS = (
         "temperature",
         ("decode", "interpolate"),
         "Factor of the latents; default 1.",
-        _temperature,
+        _positive("temperature", "multiplies the latents"),
     ),
     Flag(
         "frames",
@@ -217,6 +230,25 @@ FLAGS = (
         (*RECONSTRUCT, "compare"),
         "Samples of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
+    ),
+    Flag(
+        "noise",
+        ("uncertainty",),
+        "Noise that is added to the images: sigma/alpha, in units of the model's pixel range.",
+        _positive("noise", "is a standard deviation"),
+    ),
+    Flag(
+        "directions",
+        ("uncertainty",),
+        "Principal directions of each image; default 5.",
+        _number("directions", 1, "is the number of principal directions of each image"),
+    ),
+    Flag(
+        "curvature",
+        ("uncertainty",),
+        "Where covariances come from: network, which train_second_order trains, or autodiff, the "
+        "derivative of the score; default network where it has been trained, else autodiff.",
+        _curvature,
     ),
     Flag(
         "classes",

@@ -1,4 +1,4 @@
-"""Score networks, a classifier of noisy images, and the flow of dequantization, in flax.linen."""
+"""Networks in flax.linen: of scores, second-order scores, classes of noisy images, and a flow."""
 
 from score_sde.networks.autoencoder import ResNetAutoencoder
 from score_sde.networks.classifier import WideResNet
@@ -7,6 +7,7 @@ from score_sde.networks.flowpp import FlowPP
 from score_sde.networks.mlp import ScoreMLP
 from score_sde.networks.ncsn import NCSN, NCSNv2
 from score_sde.networks.ncsnpp import NCSNpp
+from score_sde.networks.second_order import SecondOrderMLP, SecondOrderUNet
 
 __all__ = [
     "DDPM",
@@ -16,5 +17,7 @@ __all__ = [
     "NCSNv2",
     "ResNetAutoencoder",
     "ScoreMLP",
+    "SecondOrderMLP",
+    "SecondOrderUNet",
     "WideResNet",
 ]

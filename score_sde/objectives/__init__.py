@@ -23,7 +23,13 @@ from score_sde.objectives.second_order import (
     curvature_weight,
 )
 from score_sde.objectives.sliced import SlicedScoreMatching
-from score_sde.objectives.times import LogNormal, LogSNRUniform, UniformIndex, UniformTime
+from score_sde.objectives.times import (
+    LogNoise,
+    LogNormal,
+    LogSNRUniform,
+    UniformIndex,
+    UniformTime,
+)
 
 __all__ = [
     "CleanObjective",
@@ -32,6 +38,7 @@ __all__ = [
     "FiniteDifferenceScoreMatching",
     "HighOrderDenoising",
     "JointDenoising",
+    "LogNoise",
     "LogNormal",
     "LogSNRUniform",
     "PerturbedData",

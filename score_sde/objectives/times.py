@@ -2,11 +2,13 @@
 
 `sampler(keys, n) -> (t, w)` has times (n,) with density p(t) on [t_min, t_max], and weights w(t) =
 1/(p(t) (t_max - t_min)). So E_p[w(t) h(t)] is the mean of h over the interval for every sampler:
-samplers differ in variance alone. `LogNormal` is the exception: its w is 1. `keys` is one key, or
-one per example: then n is their number, and the time of an example depends on its own key alone.
+samplers differ in variance alone. `LogNormal` and `LogNoise` are the exceptions: their w is 1.
+`keys` is one key, or one per example: then n is their number, and the time of an example depends on
+its own key alone.
 """
 
 import dataclasses
+import math
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -15,7 +17,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
 from score_sde.arrays import Keys, fold_in, normal, uniform
-from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation
+from score_sde.sde import DiscreteChain, GaussianSDE, Perturbation, check_noise, time_at_noise
 
 Weighted = tuple[Float[Array, "n"], Float[Array, "n"]]
 
@@ -143,9 +145,58 @@ class UniformIndex:
     def __call__(self, keys: Keys, n: int) -> Weighted:
         """(i, w) at random."""
 
-        def draw(key, shape):
-            return jax.random.randint(key, shape, 0, len(self.chain.alphas))
-
-        i = draw(keys, (n,)) if keys.ndim == 0 else jax.vmap(lambda key: draw(key, ()))(keys)
-        t = i.astype(jnp.float32)
+        t = _indices(keys, n, 0, len(self.chain.alphas))
         return t, jnp.ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogNoise:
+    """t whose noise level sigma/alpha is log-uniform between two noise levels, w = 1.
+
+    All noise levels count alike, as for losses that are relative to the noise level. Of a chain the
+    indices between both ends are drawn, all with the same probability.
+
+    Args:
+        process: gives the noise levels.
+        least, largest: ends of the range of sigma/alpha.
+
+    Raises:
+        ValueError: the process has not both ends, or they are not in order.
+    """
+
+    process: Perturbation
+    least: float
+    largest: float
+
+    def __post_init__(self):
+        if not 0 < self.least < self.largest < float("inf"):
+            raise ValueError(
+                "noise levels sigma/alpha must be positive, finite and in order; got "
+                f"{self.least:.4g}, {self.largest:.4g}"
+            )
+        check_noise(self.process, self.least)
+        check_noise(self.process, self.largest)
+
+    def at(self, u: Float[Array, "n"]) -> Weighted:
+        """(t, 1) at quantiles u in [0, 1] of a continuous process, u = 0 being the least noise."""
+        low, high = math.log(self.least), math.log(self.largest)
+        assert isinstance(self.process, GaussianSDE)
+        return self.process.time_at_log_snr(-2 * (low + u * (high - low))), jnp.ones_like(u)
+
+    def __call__(self, keys: Keys, n: int) -> Weighted:
+        """(t, 1) at random."""
+        if isinstance(self.process, GaussianSDE):
+            return self.at(uniform(keys, (n,), float))
+        first, last = (int(time_at_noise(self.process, v)) for v in (self.least, self.largest))
+        t = _indices(keys, n, first, last + 1)
+        return t, jnp.ones_like(t)
+
+
+def _indices(keys: Keys, n: int, first: int, end: int) -> Float[Array, "n"]:
+    """Whole numbers in [first, end), as floats."""
+
+    def draw(key, shape):
+        return jax.random.randint(key, shape, first, end)
+
+    i = draw(keys, (n,)) if keys.ndim == 0 else jax.vmap(lambda key: draw(key, ()))(keys)
+    return i.astype(jnp.float32)

@@ -3,6 +3,7 @@
 from score_sde.report.levels import level_curves, levels_section
 from score_sde.report.memorization import Memorization, distance_chart, memorization_section
 from score_sde.report.page import Report, environment
+from score_sde.report.uncertainty import uncertainty_section
 
 __all__ = [
     "Memorization",
@@ -12,4 +13,5 @@ __all__ = [
     "level_curves",
     "levels_section",
     "memorization_section",
+    "uncertainty_section",
 ]

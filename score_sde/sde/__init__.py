@@ -19,6 +19,7 @@ from score_sde.sde.base import SDE, GaussianSDE, Perturbation, probability_flow,
 from score_sde.sde.chains import DiscreteChain, PublishedSteps
 from score_sde.sde.gaussian import EDM, VE, VP, CosineVP, StraightPath, SubVP
 from score_sde.sde.matrix import MatrixSDE
+from score_sde.sde.noise import check_noise, noise_range, time_at_noise
 
 __all__ = [
     "EDM",
@@ -33,6 +34,9 @@ __all__ = [
     "PublishedSteps",
     "StraightPath",
     "SubVP",
+    "check_noise",
+    "noise_range",
     "probability_flow",
     "simulate",
+    "time_at_noise",
 ]

@@ -1,4 +1,4 @@
-"""What is trained beside a score model and lies in a folder of its run: dequantizer, classifier.
+"""What is trained beside a score model and lies in a folder of its run: a dequantizer, say.
 
 The folder has settings.json, which says what its owner depends on, and checkpoints of its own.
 """
@@ -49,7 +49,7 @@ def claim(folder: Path, mine: Mapping[str, Any], advice: str) -> None:
         if leads():
             write_json(path, dict(mine))
         return
-    there = json.loads(path.read_text())
+    there, mine = json.loads(path.read_text()), json.loads(json.dumps(dict(mine)))  # tuples: lists
     listed = [
         f"{k}: {there[k]!r} there, {v!r} here" for k, v in mine.items() if there.get(k, v) != v
     ]

@@ -52,11 +52,12 @@ class Run:
         return cls(settings, Path(folder), build(settings, shape), Placement.of())
 
     def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
-        """The random keys by purpose; those of training dequantizer and classifier are others."""
+        """The random keys by purpose; those of training a dequantizer and the like are others."""
         root = jax.random.key(self.settings.seed if seed is None else seed)
         *keys, other = jax.random.split(root, len(PURPOSES) + 1)
         if part != "model":
-            other = jax.random.fold_in(other, 1) if part == "classifier" else other
+            number = {"classifier": 1, "second_order": 2, "uncertainty": 3}.get(part)
+            other = other if number is None else jax.random.fold_in(other, number)
             keys = list(jax.random.split(other, len(PURPOSES)))
         return dict(zip(PURPOSES, keys, strict=True))
 

@@ -1,0 +1,71 @@
+"""The second-order score of a run: whose it is, and what covariances are made with."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import PyTree
+
+from score_sde.build.second_order import build_second_order, noise_levels
+from score_sde.build.settings import Settings
+from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.second_order import SecondOrderMatching
+from score_sde.workdir.companion import settings_of, state_of, trained_with
+from score_sde.workdir.run import Run
+from score_sde.workdir.which import Phema, Which
+
+FOLDER = "second_order"
+
+
+class SecondOrder(NamedTuple):
+    """A trained one: its task, averaged weights, step, and what it was trained for.
+
+    checkpoint: of the score model. noise: its least and largest sigma/alpha.
+    """
+
+    task: SecondOrderMatching
+    params: PyTree
+    step: int
+    checkpoint: int | str
+    noise: tuple[float, float]
+
+
+def checkpoint_name(step: Which) -> int | str:
+    """A checkpoint of the score model, as settings.json has it."""
+    return str(step) if isinstance(step, Phema) else step
+
+
+def second_order_settings(settings: Settings, step: Which) -> dict[str, Any]:
+    """What a second-order score depends on.
+
+    Its section but for length and intervals, how it is trained, and for which checkpoint.
+    """
+    own = trained_with(settings, settings.second_order)
+    return {"score_checkpoint": checkpoint_name(step)} | own
+
+
+def has_second_order(run: Run) -> bool:
+    """Whether one has been trained."""
+    return bool(Checkpoints(run.folder / FOLDER / "checkpoints", read_only=True).steps())
+
+
+def make_second_order(run: Run) -> SecondOrder:
+    """The second-order score in the run's folder.
+
+    Its own settings count, whatever config.second_order says.
+
+    Raises:
+        UserError: there is none.
+    """
+    there = settings_of(run, FOLDER)
+    names = {field.name for field in dataclasses.fields(run.settings.second_order)}
+    own = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in there.items()
+        if name in names
+    }
+    settings = run.settings.change(FOLDER, **own)
+    experiment = dataclasses.replace(run.experiment, settings=settings)
+    task, trainer = build_second_order(experiment, params=())
+    state = state_of(run, FOLDER, task, trainer)
+    noise = noise_levels(settings.second_order, experiment.process)
+    return SecondOrder(task, state.averages[0], int(state.step), there["score_checkpoint"], noise)
