@@ -196,4 +196,5 @@ DATASETS: dict[str, dict[str, dict]] = {
     | {"data": {"image_size": 256, "channels": 3, "source": "folder"}, "sde": {"sigma_max": 348.0}},
     "celebahq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
     "ffhq_1024": _MEGAPIXEL | {"data": {"image_size": 1024, "channels": 3, "source": "folder"}},
-} | SCANS
+    **SCANS,
+}
