@@ -110,12 +110,12 @@ class CurvatureParameterization:
         scaled = left_broadcast(self.c_in(t), x) * x
         output = network(centred(scaled) if self.centre else scaled, self.c_noise(t))
         d, channels = math.prod(x.shape[1:]), x.shape[-1]
-        each = d if self.rank is None else 1 + self.rank
+        each, how = (d, "D") if self.rank is None else (1 + self.rank, "1 + rank")
         expected = (*x.shape[:-1], channels * each)
         if output.shape != expected:
             raise ValueError(
                 f"a network of rank {self.rank} must return {expected} for samples {x.shape}: "
-                f"{each} numbers for each of theirs; got {output.shape}"
+                f"{how} numbers for each of theirs; got {output.shape}"
             )
         output = output.astype(x.dtype)
         made = self._whole(output, x) if self.rank is None else self._low_rank(output, channels)
