@@ -82,7 +82,7 @@ def test_whole_matrices(process, form: str, x64: None) -> None:
 def test_what_whole_matrices_refuse() -> None:
     made = CurvatureParameterization(VP(), None, lambda t: t)
     x, t = jnp.zeros((1, 2, 2, 1)), jnp.asarray(0.5)
-    with pytest.raises(ValueError, match=r"rank None must return \(1, 2, 2, 4\).* 4 numbers"):
+    with pytest.raises(ValueError, match=r"rank None must return \(1, 2, 2, 4\).* D numbers"):
         made.curvature_fn(lambda x, labels: x)(x, t)
     large = jnp.zeros((1, 40, 40, 1))
     with pytest.raises(ValueError, match="1600 x 1600"):
