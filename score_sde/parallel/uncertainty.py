@@ -101,17 +101,21 @@ class Uncertainty:
                 **found._asdict(),
             }
 
-        # Each device takes its rows: decompositions of matrices are not split over devices, and
-        # what XLA gathers for them inside of loops can block where there are few cores.
+        # Each device takes its rows: decompositions of matrices are not split over devices. And
+        # results are gathered when all are there, by a program of its own: on CPUs the wait of one
+        # device for the others can take the thread that a decomposition needs.
         rows = self.place.rows().spec
-        split = jax.shard_map(
-            columns,
-            mesh=self.place.mesh,
-            in_specs=(PartitionSpec(), rows),
-            out_specs=rows,
-            check_vma=False,
+        compute = jax.jit(
+            jax.shard_map(
+                columns,
+                mesh=self.place.mesh,
+                in_specs=(PartitionSpec(), rows),
+                out_specs=rows,
+                check_vma=False,
+            )
         )
-        return jax.jit(split, out_shardings=self.place.whole)
+        gather = jax.jit(lambda found: found, out_shardings=self.place.whole)
+        return lambda given, rows: gather(jax.block_until_ready(compute(given, rows)))
 
     def covariance(
         self, params: PyTree, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
