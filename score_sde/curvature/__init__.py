@@ -11,6 +11,7 @@ from score_sde.curvature.operators import (
     Dense,
     LowRank,
     Product,
+    decomposed,
     estimate_diagonal,
     jacobian_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Directions",
     "LowRank",
     "Product",
+    "decomposed",
     "estimate_diagonal",
     "exact_directions",
     "jacobian_of",

@@ -226,3 +226,16 @@ def estimate_diagonal(keys: Keys, operator: LowRank | Dense | Product, probes: i
         return v * operator.product(v)
 
     return jnp.mean(jax.lax.map(term, jnp.arange(probes)), axis=0)
+
+
+def decomposed(
+    matrix: Float[Array, "batch n n"],
+) -> tuple[Float[Array, "batch n"], Float[Array, "batch n n"]]:
+    """(eigenvalues, smallest first; eigenvectors as columns) of the symmetric parts.
+
+    One matrix after the other: on CPUs with several devices, decompositions of a batch can wait for
+    each other's threads without end.
+    """
+    symmetric = 0.5 * (matrix + matrix.swapaxes(1, 2))
+    values, vectors = jax.lax.map(lambda one: tuple(jnp.linalg.eigh(one)), symmetric)
+    return values, vectors

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from score_sde.arrays import Keys, Time, batch_time, fold_in, normal
-from score_sde.curvature.operators import Dense, LowRank, Product
+from score_sde.curvature.operators import Dense, LowRank, Product, decomposed
 from score_sde.sde import Perturbation
 
 Operator = TypeVar("Operator", LowRank, Dense, Product)
@@ -53,9 +53,7 @@ def exact_directions(operator: LowRank | Dense | Product, k: int) -> Directions:
         ValueError: k outside [1, D], or D above 1024.
     """
     _check_count(k, math.prod(operator.event))
-    matrix = operator.dense()
-    matrix = 0.5 * (matrix + matrix.swapaxes(1, 2))
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = decomposed(operator.dense())
     values, vectors = values[:, : -k - 1 : -1], vectors[:, :, : -k - 1 : -1]
     return _finish(operator, values, vectors)
 
@@ -89,7 +87,7 @@ def subspace_directions(
     basis = jnp.linalg.qr(start.transpose(1, 2, 0))[0]
     basis = jax.lax.fori_loop(0, steps, lambda _, q: jnp.linalg.qr(product(q))[0], basis)
     small = jnp.einsum("bdi,bdj->bij", basis, product(basis))
-    values, rotation = jnp.linalg.eigh(0.5 * (small + small.swapaxes(1, 2)))
+    values, rotation = decomposed(small)
     values, rotation = values[:, : -k - 1 : -1], rotation[:, :, : -k - 1 : -1]
     return _finish(operator, values, jnp.einsum("bdi,bij->bdj", basis, rotation))
 

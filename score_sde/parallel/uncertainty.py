@@ -101,21 +101,16 @@ class Uncertainty:
                 **found._asdict(),
             }
 
-        # Each device takes its rows: decompositions of matrices are not split over devices. And
-        # results are gathered when all are there, by a program of its own: on CPUs the wait of one
-        # device for the others can take the thread that a decomposition needs.
+        # Left to itself, XLA gathers all rows on every device to decompose their matrices.
         rows = self.place.rows().spec
-        compute = jax.jit(
-            jax.shard_map(
-                columns,
-                mesh=self.place.mesh,
-                in_specs=(PartitionSpec(), rows),
-                out_specs=rows,
-                check_vma=False,
-            )
+        split = jax.shard_map(
+            columns,
+            mesh=self.place.mesh,
+            in_specs=(PartitionSpec(), rows),
+            out_specs=rows,
+            check_vma=False,
         )
-        gather = jax.jit(lambda found: found, out_shardings=self.place.whole)
-        return lambda given, rows: gather(jax.block_until_ready(compute(given, rows)))
+        return jax.jit(split, out_shardings=self.place.whole)
 
     def covariance(
         self, params: PyTree, x: Float[Array, "batch ..."], t: Float[Array, "batch"]

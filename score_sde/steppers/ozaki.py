@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
-from score_sde.curvature import Curvature, CurvatureFn
+from score_sde.curvature import Curvature, CurvatureFn, decomposed
 from score_sde.sde import Perturbation
 from score_sde.steppers.base import Noise, Pairs, Stepper, X
 from score_sde.steppers.langevin import _repeat
@@ -107,8 +107,7 @@ def _diagonal_move(curvature: Curvature, epsilon: Time, clip: float, score: X, z
 
 def _full_move(curvature: Curvature, epsilon: Time, clip: float, score: X, z: X):
     """(step, noise) in the coordinates of the eigenvectors of s2."""
-    matrix = curvature.dense()
-    values, vectors = jnp.linalg.eigh(0.5 * (matrix + matrix.swapaxes(1, 2)))
+    values, vectors = decomposed(curvature.dense())
     drift, spread = _factors(jnp.minimum(values, clip), left_broadcast(epsilon, values))
 
     def apply(factors, v):

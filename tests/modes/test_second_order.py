@@ -96,7 +96,6 @@ def test_what_training_refuses(trained: Path, values: dict, checkpoint: str, mes
     refused(message, "train_second_order", trained, checkpoint=checkpoint, values=SECOND | values)
 
 
-@pytest.mark.slow  # on 8 devices of 2 cores it blocked once for 50 minutes
 def test_uncertainty_of_a_trained_network(trained: Path, capsys) -> None:
     call("uncertainty", trained, checkpoint="2", noise="0.5", values=EVAL)
     out = capsys.readouterr().out
@@ -133,7 +132,6 @@ def test_uncertainty_of_a_trained_network(trained: Path, capsys) -> None:
         refused(message, "uncertainty", trained, values=EVAL, **flags)
 
 
-@pytest.mark.slow  # on 8 devices of 2 cores it blocked once for 50 minutes
 def test_uncertainty_without_a_network(untrained: Path, tmp_path: Path, capsys) -> None:
     """By the derivative of the score: columns of the covariance by finite differences."""
     where = {"checkpoint": "2", "noise": "0.5", "values": EVAL}

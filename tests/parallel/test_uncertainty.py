@@ -13,8 +13,6 @@ from score_sde.parallel import uncertainty
 from score_sde.parallel.uncertainty import Uncertainty, calibration
 from score_sde.sde import time_at_noise
 
-pytestmark = pytest.mark.slow  # such programs on 8 devices of 2 cores have blocked
-
 SHAPE, NOISE = (2, 3, 1), 0.3
 PIXELS, PROCESS = PixelRange(65536, -1.0, 1.0), VP()
 TIME = time_at_noise(PROCESS, NOISE)
