@@ -70,6 +70,7 @@ def build_second_order(
                 curvature_weight(process),
                 section.form,
                 section.variance_reduced,
+                target=section.target,
             ),
             experiment.model.score_fn,
             experiment.pixel_range,

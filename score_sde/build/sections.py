@@ -56,6 +56,11 @@ class SecondOrderSettings:
         "covariance",
         "the covariance, which is positive semi-definite then, or the second-order score itself",
     )
+    target: Literal["residual", "noise"] = entry(
+        "residual",
+        "fit squared errors of the denoised image, or as published of the noise, which multiplies "
+        "errors of the score",
+    )
     variance_reduced: bool = entry(
         False, "antithetic noise, for small noise; three evaluations in place of one"
     )

@@ -29,7 +29,16 @@ class SecondOrderDenoising:
     """lambda(t) |psi(x_t) + (I - z z^T)/sigma^2|_F^2 with psi = s2 + s1 s1^T (eq. 4.13).
 
     Here x_t = alpha x_0 + sigma z. psi is (grad^2 p_t)/p_t, and the target is minus its mean given
-    x_t. So with the true s1 the least mean is at the true s2 (theorem 4.2).
+    x_t. So with the true s1 the least mean is at the true s2 (theorem 4.2). With s1 + d in place of
+    the true s1 it is at s2 - s1 d^T - d s1^T - d d^T. As |s1| is about sqrt(D)/sigma, a small error
+    of the score becomes a large one of s2. target="residual" takes
+
+        lambda(t) |s2 + I/sigma^2 - r r^T/sigma^2|_F^2,  r = z + sigma s1
+
+    instead. Its least mean is at s2 + d d^T, so that I + sigma^2 s2 is the mean of r r^T, which
+    is the squared error of the denoised image, whatever the score is. (Bao et al. 2022, "Estimating
+    the Optimal Covariance with Imperfect Mean in Diffusion Probabilistic Models", have it for the
+    diagonal.)
 
     Args:
         process: the perturbation.
@@ -51,10 +60,12 @@ class SecondOrderDenoising:
             of the plain loss, and half of the published one, which is not averaged over the pair
             and lacks c. The variance stays finite as sigma goes to 0, where the plain loss has
             1/sigma^4. It takes three evaluations of each model.
+            With residuals it is the plain loss plus a term of the mean 0, <I - z z^T, s2(x_c)>.
         detach_first: no gradient goes through s1. Published codes let it through.
+        target: "noise" as published, or "residual".
 
     Raises:
-        ValueError: an unknown form; when called, "lowrank" with another kind of s2, or "full" with
+        ValueError: an unknown form or target; when called, "lowrank" with another kind of s2, or "full" with
             a `LowRank` of more than 1024 dimensions.
     """
 
@@ -64,10 +75,13 @@ class SecondOrderDenoising:
     form: Literal["lowrank", "full", "diagonal"] = "lowrank"
     variance_reduced: bool = False
     detach_first: bool = True
+    target: Literal["noise", "residual"] = "noise"
 
     def __post_init__(self):
         if self.form not in ("lowrank", "full", "diagonal"):
             raise ValueError(f"form must be 'lowrank', 'full' or 'diagonal'; got {self.form!r}")
+        if self.target not in ("noise", "residual"):
+            raise ValueError(f"target must be 'noise' or 'residual'; got {self.target!r}")
 
     def __call__(
         self, keys: Keys, models: Models, x0: Float[Array, "batch ..."]
@@ -89,26 +103,31 @@ class SecondOrderDenoising:
     ) -> Float[Array, "batch"]:
         """Loss of each example at times t with noise z, without the factor w.
 
-        It is computed as lambda/sigma^4 |sigma^2 psi + I - z z^T|^2.
+        It is computed as lambda/sigma^4 |sigma^2 psi + I - z z^T|^2; with residuals psi is s2.
         """
         sigma, d = self.process.marginal(t)[1], math.prod(x0.shape[1:])
-        flat = z.reshape(len(z), -1)
+        flat, residual = z.reshape(len(z), -1), self.target == "residual"
 
-        def terms(noise):
-            x = self.process.perturb(x0, t, noise)
+        def terms(sign):
+            """At alpha x_0 + sign sigma z: |psi|^2, <I - r r^T, psi> and |I - r r^T|^2."""
+            x = self.process.perturb(x0, t, sign * z)
             score = models[0](x, t)
             score = jax.lax.stop_gradient(score) if self.detach_first else score
             score = (left_broadcast(sigma, x) * score).reshape(len(x), -1)
-            return self._terms(models[1](x, t).affine(sigma**2, 0 * sigma), score, flat)
+            r = sign * flat + score if residual and sign else flat
+            first = jnp.zeros_like(score) if residual else score
+            s2 = models[1](x, t).affine(sigma**2, 0 * sigma)
+            return *self._terms(s2, first, r), self._target_square(r)
 
-        square, pairing = terms(z)
+        square, pairing, constant = terms(1)
         if self.variance_reduced:
-            other_square, other_pairing = terms(-z)
-            centre_pairing = terms(jnp.zeros_like(z))[1]
+            other_square, other_pairing, other_constant = terms(-1)
+            centre_pairing = terms(0)[1]
             loss = 0.5 * (square + other_square) + pairing + other_pairing - 2 * centre_pairing
-            loss = loss + (2 * d if self.form == "diagonal" else d * (d + 1))
+            mean = 2 * d if self.form == "diagonal" else d * (d + 1)
+            loss = loss + (0.5 * (constant + other_constant) if residual else mean)
         else:
-            loss = square + 2 * pairing + self._target_square(flat)
+            loss = square + 2 * pairing + constant
         return self.weight(t) / sigma**4 * loss
 
     def _terms(

@@ -211,9 +211,10 @@ def test_the_truth_is_stationary_at_every_point(process, x64):
     def shifted(score, delta):
         return lambda x, t: score(x, t) + delta[None]
 
-    def second(form):
-        objective = SecondOrderDenoising(process, clock, curvature_weight(process), form)
-        at = objective.at
+    def second(form, target="noise"):
+        at = SecondOrderDenoising(
+            process, clock, curvature_weight(process), form, target=target
+        ).at
         return lambda delta: at((s1, lambda x, t: Dense(shifted(s2, delta)(x, t))), x0, times, z)
 
     def high(order, elementwise=False):
@@ -227,6 +228,8 @@ def test_the_truth_is_stationary_at_every_point(process, x64):
     cases = [
         (second("full"), (2, 2)),
         (second("diagonal"), (2, 2)),
+        (second("full", "residual"), (2, 2)),
+        (second("diagonal", "residual"), (2, 2)),
         (high(1), (2,)),
         (high(2), (2, 2)),
         (high(3), (2, 2, 2)),
@@ -239,6 +242,34 @@ def test_the_truth_is_stationary_at_every_point(process, x64):
         _, gradient = mean(jnp.zeros(shape))
         assert jnp.max(jnp.abs(gradient)) < 1e-9
         assert jnp.max(jnp.abs(mean(jnp.full(shape, 0.1))[1])) > 1e-5
+
+
+@pytest.mark.parametrize("target", ["noise", "residual"])
+def test_what_an_error_of_the_score_does(target, x64):
+    """With s1 + d the least mean is at s2 + d d^T for residuals, else at s2 - s1 d^T - ..."""
+    process, data, t = VP(), mixture_2d(), 0.4
+    y, d = jnp.asarray([[0.4, -0.3]]), jnp.asarray([0.2, -0.1])
+    x0, weights = posterior_rule(data, process, y[0], t)
+    alpha, sigma = (float(v) for v in process.marginal(jnp.asarray(t)))
+    x0, z, times = jnp.asarray(x0), (y - alpha * x0) / sigma, jnp.full(len(x0), t)
+    s1, s2, _ = true_scores(data, process)
+    score, both = s1(y, times[:1])[0], jnp.outer(d, d)
+    least = {"noise": -jnp.outer(score, d) - jnp.outer(d, score) - both, "residual": both}
+    objective = SecondOrderDenoising(
+        process, UniformTime(process), curvature_weight(process), "full", target=target
+    )
+
+    def mean(shift):
+        def moved(x, t):
+            return Dense(s2(x, t) + shift[None])
+
+        return jnp.asarray(weights) @ objective.at(
+            (lambda x, t: s1(x, t) + d[None], moved), x0, times, z
+        )
+
+    gradients = {name: jax.grad(mean)(shift) for name, shift in least.items()}
+    assert jnp.max(jnp.abs(gradients.pop(target))) < 1e-9
+    assert jnp.max(jnp.abs(gradients.popitem()[1])) > 1e-3
 
 
 def toy_models(parameters):
@@ -259,8 +290,9 @@ def toy_parameters():
     return tuple(jnp.asarray(rng.normal(size=s)) for s in ((2, 2), (2,), (2, 3)))
 
 
+@pytest.mark.parametrize("target", ["noise", "residual"])
 @pytest.mark.parametrize("form", ["lowrank", "full", "diagonal"])
-def test_variance_reduction_keeps_mean_and_gradient(form, x64):
+def test_variance_reduction_keeps_mean_and_gradient(form, target, x64):
     """By a rule that is exact for the polynomials in z: the constants count as well."""
     process = VP()
     points, weights = np.polynomial.hermite_e.hermegauss(8)
@@ -270,7 +302,7 @@ def test_variance_reduction_keeps_mean_and_gradient(form, x64):
 
     def mean(parameters, reduced):
         objective = SecondOrderDenoising(
-            process, UniformTime(process), curvature_weight(process), form, reduced, False
+            process, UniformTime(process), curvature_weight(process), form, reduced, False, target
         )
         return jnp.sum(mass * objective.at(toy_models(parameters), x0, t, z))
 
@@ -282,8 +314,9 @@ def test_variance_reduction_keeps_mean_and_gradient(form, x64):
     assert max(float(jnp.max(jnp.abs(g))) for g in plain[1]) > 1e-2
 
 
+@pytest.mark.parametrize("target", ["noise", "residual"])
 @pytest.mark.parametrize("reduced", [False, True])
-def test_forms_agree(reduced, x64):
+def test_forms_agree(reduced, target, x64):
     """All three on samples that are images, where the last is the first of a diagonal problem."""
     process, rng = VP(), np.random.default_rng(1)
     x0, z = (jnp.asarray(rng.normal(size=(3, 2, 2, 1))) for _ in range(2))
@@ -294,13 +327,13 @@ def test_forms_agree(reduced, x64):
         lambda x, t: LowRank(jnp.cos(x) - a[None], c[None] * x[..., None]),
     )
 
-    def losses(form, order=None):
+    def losses(form):
         return SecondOrderDenoising(
-            process, UniformTime(process), curvature_weight(process), form, reduced
+            process, UniformTime(process), curvature_weight(process), form, reduced, target=target
         ).at(models, x0, t, z)
 
     assert_close(losses("lowrank"), losses("full"), 1e-12)
-    if not reduced:
+    if not reduced and target == "noise":
         elementwise = HighOrderDenoising(
             process, UniformTime(process), curvature_weight(process), 2, elementwise=True
         )
@@ -404,9 +437,13 @@ def test_variance_of_gradients_at_small_noise(x64):
 
     for reduced, expected in ((False, (-2, -4)), (True, (0, 0))):
         one = DenoisingScoreMatching(chain, times, jnp.ones_like, "sum", reduced)
-        two = SecondOrderDenoising(chain, times, jnp.ones_like, variance_reduced=reduced)
         assert variance(one, first) == pytest.approx(expected[0], abs=0.2)
-        assert variance(two, both) == pytest.approx(expected[1], abs=0.3 if not reduced else 0.2)
+        for target in ("noise", "residual"):
+            two = SecondOrderDenoising(
+                chain, times, jnp.ones_like, variance_reduced=reduced, target=target
+            )
+            band = 0.2 if reduced else 0.3
+            assert variance(two, both) == pytest.approx(expected[1], abs=band)
 
 
 # What is refused
@@ -417,6 +454,8 @@ def test_what_is_refused():
     times, weight = UniformTime(process), curvature_weight(process)
     with pytest.raises(ValueError, match="form"):
         SecondOrderDenoising(process, times, weight, "other")
+    with pytest.raises(ValueError, match="target"):
+        SecondOrderDenoising(process, times, weight, target="other")
     second = SecondOrderDenoising(process, times, weight)
     with pytest.raises(ValueError, match="Dense"):
         x = jnp.zeros((1, 2))
