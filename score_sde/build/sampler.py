@@ -96,6 +96,14 @@ def _alpha(given: Given) -> dict[str, Callable]:
     return {"alpha": steppers.step_alpha(given.table)} if given.published else {}
 
 
+def _ozaki(given: Given) -> steppers.Stepper:
+    if given.published:
+        raise ValueError("compat=published has no corrector=ozaki; use compat=none")
+    sampling = given.sampling
+    size = steppers.noise_level_step(given.process, sampling.snr)
+    return steppers.Ozaki(None, size, n_steps=sampling.corrector_steps)
+
+
 CORRECTORS: dict[str, Callable[[Given], steppers.Stepper | None]] = {
     "langevin": lambda given: steppers.Langevin(
         given.sampling.snr,
@@ -106,6 +114,7 @@ CORRECTORS: dict[str, Callable[[Given], steppers.Stepper | None]] = {
     "annealed_langevin": lambda given: steppers.AnnealedLangevin(
         given.process, given.sampling.snr, given.sampling.corrector_steps, **_alpha(given)
     ),
+    "ozaki": _ozaki,
     "none": lambda given: None,
 }
 """By the name in config.sampling.corrector."""

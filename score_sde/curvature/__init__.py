@@ -4,7 +4,7 @@ Maps of samples (`operators`), network -> s2 (`model`), Tweedie's covariance and
 directions (`posterior`).
 """
 
-from score_sde.curvature.model import CurvatureParameterization
+from score_sde.curvature.model import CurvatureParameterization, ScoreWithCurvature
 from score_sde.curvature.operators import (
     Curvature,
     CurvatureFn,
@@ -30,6 +30,7 @@ __all__ = [
     "Directions",
     "LowRank",
     "Product",
+    "ScoreWithCurvature",
     "decomposed",
     "estimate_diagonal",
     "exact_directions",

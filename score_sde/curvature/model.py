@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from score_sde.arrays import Time, batch_time, left_broadcast
+from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
 from score_sde.curvature.operators import (
     Curvature,
     CurvatureFn,
@@ -24,6 +24,21 @@ from score_sde.sde import Perturbation
 
 def _one(t: Time) -> Time:
     return jnp.ones_like(t)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreWithCurvature:
+    """A score function that has its second-order score with it, for steppers that ask for both.
+
+    A network's weights change, and a stepper has none. So they come with the score.
+    """
+
+    score_fn: ScoreFn
+    curvature_fn: CurvatureFn
+
+    def __call__(self, x: Float[Array, "batch ..."], t: Time) -> Float[Array, "batch ..."]:
+        """s1(x, t)."""
+        return self.score_fn(x, t)
 
 
 @dataclasses.dataclass(frozen=True)

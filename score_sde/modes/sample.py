@@ -12,8 +12,9 @@ from score_sde.build.settings import to_dict
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
+from score_sde.parallel.loop import whole_batches
 from score_sde.parallel.samples import Film
-from score_sde.workdir.classes import Scores, of_classes
+from score_sde.workdir.classes import Scores, of_classes, with_curvature
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
@@ -36,8 +37,9 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
             f"{settings.guidance_interval} mean nothing without --classes; name classes, or leave "
             "them at 0 and ()"
         )
-    whole = make_generator(run, settings.batch_size).whole(number)
+    whole = whole_batches(number, settings.batch_size, run.place)
     scores = Scores(params) if classes is None else of_classes(run, params, classes, whole)
+    scores = with_curvature(run, scores, step)
     draw = make_generator(run, settings.batch_size, score_fn=scores.score_fn)
     film = Film(min(settings.frames, draw.sampler.steps))
     keys = sample_keys(run.keys()["sample"], jnp.arange(whole))

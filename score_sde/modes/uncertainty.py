@@ -34,7 +34,7 @@ from score_sde.workdir.inputs import read_given, split_images
 from score_sde.workdir.run import Run
 from score_sde.workdir.second_order import (
     SecondOrder,
-    checkpoint_name,
+    fitting,
     has_second_order,
     make_second_order,
 )
@@ -72,7 +72,7 @@ def main(
     params, step = run.weights(checkpoint)
     second = None
     if curvature == "network" or (curvature is None and has_second_order(run)):
-        second = _fitting(make_second_order(run), step, noise)
+        second = fitting(make_second_order(run), step, (noise, noise), "take --curvature=autodiff")
     source = "autodiff" if second is None else "network"
     name = f"{source}_step_{in_name(step)}_noise_{noise:g}"
     folder = result_folder(output, run.folder, name, "uncertainty")
@@ -123,22 +123,6 @@ def _check_finite(columns: Mapping[str, np.ndarray], folder: Path, noise: float)
             f"{(~finite).sum()} of {len(finite)} denoised images are not finite, so nothing was "
             f"written to {folder}: the network gives no usable score at noise {noise:g}"
         )
-
-
-def _fitting(second: SecondOrder, step: Which, noise: float) -> SecondOrder:
-    """The second-order score; raises UserError where it was trained for something else."""
-    if second.checkpoint != checkpoint_name(step):
-        raise UserError(
-            f"the second-order score was trained for checkpoint {second.checkpoint}, not {step}; "
-            f"add --checkpoint {second.checkpoint}, or take --curvature=autodiff"
-        )
-    low, high = second.noise
-    if not low * 0.999 <= noise <= high * 1.001:
-        raise UserError(
-            f"--noise={noise:g}: the second-order score was trained for noise in [{low:.4g}, "
-            f"{high:.4g}]; take such noise, or --curvature=autodiff"
-        )
-    return second
 
 
 def _measure(

@@ -65,8 +65,8 @@ class SecondOrderDenoising:
         target: "noise" as published, or "residual".
 
     Raises:
-        ValueError: an unknown form or target; when called, "lowrank" with another kind of s2, or "full" with
-            a `LowRank` of more than 1024 dimensions.
+        ValueError: an unknown form or target; when called, "lowrank" with another kind of s2, or
+            "full" with a `LowRank` of more than 1024 dimensions.
     """
 
     process: Perturbation

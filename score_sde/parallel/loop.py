@@ -54,6 +54,12 @@ def batch_size(count: int, size: int, place: Placement) -> int:
     return place.round_up(min(size, count))
 
 
+def whole_batches(count: int, size: int, place: Placement) -> int:
+    """`count` rounded up to whole batches."""
+    size = batch_size(count, size, place)
+    return -(-count // size) * size
+
+
 def each_batch(
     fn: Callable[[PyTree, PyTree], PyTree],
     params: PyTree,

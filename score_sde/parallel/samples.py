@@ -18,7 +18,7 @@ from score_sde.conditioning import Condition, unconditional
 from score_sde.data.pixels import PixelRange
 from score_sde.devices import Placement, leads
 from score_sde.grids import as_pairs
-from score_sde.parallel.loop import Rows, Tick, batch_size, each_batch
+from score_sde.parallel.loop import Rows, Tick, batch_size, each_batch, whole_batches
 from score_sde.sampling import Sampler, State
 
 SEGMENTS = 40
@@ -136,8 +136,7 @@ class Generator:
 
         So many keys leave nothing to fill up. That matters where the stepper couples samples.
         """
-        size = batch_size(count, self.batch_size, self.place)
-        return -(-count // size) * size
+        return whole_batches(count, self.batch_size, self.place)
 
     def _draw(self, params: PyTree, rows: Any, tick: Tick, film: Film | None) -> Drawn:
         keys, given = rows

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from score_sde.arrays import ScoreFn, Time, batch_time, left_broadcast
-from score_sde.curvature import Curvature, CurvatureFn, decomposed
+from score_sde.curvature import Curvature, CurvatureFn, ScoreWithCurvature, decomposed
 from score_sde.sde import Perturbation
 from score_sde.steppers.base import Noise, Pairs, Stepper, X
 from score_sde.steppers.langevin import _repeat
@@ -44,8 +44,9 @@ class Ozaki(Stepper):
     cap 0 the step is Langevin's there. The method is of weak order 1 with any cap.
 
     Args:
-        curvature_fn: s2(x, t), the exact one or a model. `curvature.jacobian_of` is no such
-            function, since it costs D passes.
+        curvature_fn: s2(x, t), the exact one or a model. None takes that of the score, which must
+            be a `ScoreWithCurvature`. `curvature.jacobian_of` is no such function, since it costs
+            D passes.
         step_size: epsilon as a function of time, say `constant_step(0.1)` or
             `noise_level_step(process, snr)`.
         form: "diagonal" takes the diagonal of s2 as h. "full" takes the eigenvalues of s2 as h, in
@@ -54,11 +55,11 @@ class Ozaki(Stepper):
         n_steps: updates per call.
 
     Raises:
-        ValueError: an unknown form, a negative cap, or no update.
+        ValueError: an unknown form, a negative cap, or no update; when called, no curvature.
     Source: Shoji and Ozaki 1998; Stramer and Tweedie 1999.
     """
 
-    curvature_fn: CurvatureFn
+    curvature_fn: CurvatureFn | None
     step_size: StepSize
     form: Literal["diagonal", "full"] = "diagonal"
     clip: float = 0.0
@@ -88,15 +89,25 @@ class Ozaki(Stepper):
         self, score_fn: ScoreFn, x: X, t: Time, s: Time, noise: Noise, carry: PyTree
     ) -> tuple[X, X, PyTree]:
         time = batch_time(s, x)
-        epsilon = batch_time(self.step_size(time), x)
+        epsilon, curvature_fn = batch_time(self.step_size(time), x), self._curvature_of(score_fn)
 
         def update(x, z):
-            score, curvature = score_fn(x, time), self.curvature_fn(x, time)
+            score, curvature = score_fn(x, time), curvature_fn(x, time)
             move = _diagonal_move if self.form == "diagonal" else _full_move
             step, spread = move(curvature, epsilon, self.clip, score, z)
             return x + step + spread, x + step
 
         return *_repeat(update, x, noise, self.n_steps), carry
+
+    def _curvature_of(self, score_fn: ScoreFn) -> CurvatureFn:
+        if self.curvature_fn is not None:
+            return self.curvature_fn
+        if not isinstance(score_fn, ScoreWithCurvature):
+            raise ValueError(
+                "Ozaki's step needs the second-order score: give the stepper a curvature_fn, or "
+                f"the score as a ScoreWithCurvature; got {type(score_fn).__name__}"
+            )
+        return score_fn.curvature_fn
 
 
 def _diagonal_move(curvature: Curvature, epsilon: Time, clip: float, score: X, z: X):

@@ -10,10 +10,14 @@ from jaxtyping import Array, Int, PyTree
 
 from score_sde import guidance
 from score_sde.arrays import ScoreFn
+from score_sde.curvature import ScoreWithCurvature
 from score_sde.devices import say
 from score_sde.errors import UserError
+from score_sde.grids import as_pairs
 from score_sde.workdir.classifier import make_classifier
 from score_sde.workdir.run import Run
+from score_sde.workdir.second_order import fitting, make_second_order
+from score_sde.workdir.which import Which, weights_checksum
 
 PLAIN = guidance.Cost(1, 0)
 """Of an evaluation without guidance."""
@@ -86,6 +90,35 @@ def of_network(run: Run, params: PyTree, count: int) -> Scores:
     if run.experiment.model.classes:
         return of_classes(run, params, (), count)
     return Scores(params)
+
+
+def with_curvature(run: Run, scores: Scores, step: Which) -> Scores:
+    """The same; for config.sampling.corrector=ozaki with the second-order score of the run.
+
+    Raises:
+        UserError: there is none, it was trained for another checkpoint or other noise, or the
+            score is that of classes, whose second order is another.
+    """
+    if run.settings.sampling.corrector != "ozaki":
+        return scores
+    if scores.score_fn is not None:
+        raise UserError(
+            "config.sampling.corrector=ozaki takes the second order of the score without classes; "
+            "leave --classes out, or take another corrector, like langevin"
+        )
+    process, times = run.experiment.process, as_pairs(run.experiment.sampler.times)[:, 1]
+    alpha, sigma = process.marginal(jnp.asarray(times))
+    noise = float(jnp.min(sigma / alpha)), float(jnp.max(sigma / alpha))
+    instead = "take another config.sampling.corrector, like langevin"
+    second, model = fitting(make_second_order(run), step, noise, instead), run.experiment.model
+
+    def both(params: PyTree, given: PyTree) -> ScoreFn:
+        curvature_fn = second.task.curvature_fn(params["second_order"])
+        return ScoreWithCurvature(model.score_fn(params["score"]), curvature_fn)
+
+    params = {"score": scores.params, "second_order": second.params}
+    about = {"second_order_step": second.step, "second_order": weights_checksum(second.params)}
+    return Scores(params, score_fn=both, about=about)
 
 
 def _within(run: Run, guided: ScoreFn, plain: ScoreFn) -> ScoreFn:

@@ -36,8 +36,16 @@ def make_generator(
     """The run's sampler over its devices.
 
     `score_fn` (params, given) stands in for the model's score, which nothing is given to.
+
+    Raises:
+        UserError: a corrector that takes more than the model's score.
     """
     experiment = run.experiment
+    if experiment.settings.sampling.corrector == "ozaki" and score_fn is None:
+        raise UserError(
+            "config.sampling.corrector=ozaki is for --mode sample, eval and select, which take the "
+            "second-order score of the run beside it; take another corrector, like langevin"
+        )
     return Generator(
         experiment.sampler,
         score_fn or (lambda params, given: experiment.model.score_fn(params)),

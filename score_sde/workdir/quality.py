@@ -38,11 +38,11 @@ from score_sde.metrics.measures import (
 from score_sde.metrics.statistics import Statistics, load_statistics, save_statistics
 from score_sde.parallel.features import Images, collect
 from score_sde.parallel.samples import Generator
-from score_sde.workdir.classes import Scores, in_turn, of_network
+from score_sde.workdir.classes import Scores, in_turn, of_network, with_curvature
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
-from score_sde.workdir.which import Which, in_name, record_of
+from score_sde.workdir.which import Which, in_name, record_of, weights_checksum
 
 Measured = dict[str, dict[str, float]]
 """Of one set of samples: {"fid": {"value": 3.1}, "kid": {"value": ..., "standard_error": ...}}."""
@@ -50,18 +50,6 @@ Measured = dict[str, dict[str, float]]
 
 FINGERPRINT = 1000
 """Training images that are compared with those a kept reference was made of."""
-
-
-def weights_checksum(params: PyTree) -> str:
-    """SHA-256 (16 hex digits) of all weights with their names.
-
-    It tells which checkpoint samples are of, whatever its step.
-    """
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def tag(settings: Mapping[str, Any]) -> str:
@@ -177,7 +165,7 @@ def measure_samples(
     """
     settings, experiment = run.settings, run.experiment
     count, seeds = settings.quality.num_samples, settings.quality.seeds
-    scores = in_turn(run, params, count)
+    scores = with_curvature(run, in_turn(run, params, count), step)
     draw = make_generator(run, settings.sampling.batch_size, score_fn=scores.score_fn)
     how = depends(settings.sampling, "samples") | scores.about
     evaluations = draw.sampler.evaluations * scores.cost.evaluations

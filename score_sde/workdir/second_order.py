@@ -7,6 +7,7 @@ from jaxtyping import PyTree
 
 from score_sde.build.second_order import build_second_order, noise_levels
 from score_sde.build.settings import Settings
+from score_sde.errors import UserError
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.second_order import SecondOrderMatching
 from score_sde.workdir.companion import settings_of, state_of, trained_with
@@ -41,6 +42,31 @@ def second_order_settings(settings: Settings, step: Which) -> dict[str, Any]:
     """
     own = trained_with(settings, settings.second_order)
     return {"score_checkpoint": checkpoint_name(step)} | own
+
+
+def fitting(
+    second: SecondOrder, step: Which, noise: tuple[float, float], instead: str
+) -> SecondOrder:
+    """The same, where it was trained for this checkpoint and noise from `noise[0]` to `noise[1]`.
+
+    `instead` is what to do otherwise.
+
+    Raises:
+        UserError: it was not.
+    """
+    if second.checkpoint != checkpoint_name(step):
+        raise UserError(
+            f"the second-order score was trained for checkpoint {second.checkpoint}, not {step}; "
+            f"add --checkpoint {second.checkpoint}, or {instead}"
+        )
+    low, high = second.noise
+    if not (low * 0.999 <= noise[0] and noise[1] <= high * 1.001):
+        asked = f"{noise[0]:.4g}" if noise[0] == noise[1] else f"{noise[0]:.4g} .. {noise[1]:.4g}"
+        raise UserError(
+            f"noise {asked} is asked for, but the second-order score was trained for noise in "
+            f"[{low:.4g}, {high:.4g}]; take such noise, or {instead}"
+        )
+    return second
 
 
 def has_second_order(run: Run) -> bool:

@@ -6,10 +6,15 @@ and on the command line as phema:0.1:400.
 """
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
 
 from score_sde.errors import UserError
 from score_sde.training.ema import exponent
@@ -105,3 +110,15 @@ def by_profile(found: Mapping[Which, Value], name: str) -> dict[str, dict[int, V
         profile = average_of(which).get("average", "")
         curves.setdefault(f"{name} {profile}".strip(), {})[step_of(which)] = found[which]
     return curves
+
+
+def weights_checksum(params: PyTree) -> str:
+    """SHA-256 (16 hex digits) of all weights with their names.
+
+    It tells which checkpoint samples are of, whatever its step.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

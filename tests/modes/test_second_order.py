@@ -1,5 +1,6 @@
 """--mode train_second_order, and --mode uncertainty with what it trained or without."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +13,10 @@ from commands import SMALL, refused, rows
 from PIL import Image
 from runs import call, random_run
 
+from score_sde.arrays import sample_keys
 from score_sde.modes.report import uncertainties
 from score_sde.report import Report, uncertainty_section
+from score_sde.steppers import Ozaki, chain, noise_level_step
 from score_sde.workdir.config import load_json
 from score_sde.workdir.run import Run
 from score_sde.workdir.second_order import make_second_order
@@ -122,7 +125,7 @@ def test_uncertainty_of_a_trained_network(trained: Path, capsys) -> None:
     with Image.open(folder / "uncertainty.png") as picture:  # 10 columns, 4 + 5 rows
         assert picture.width / 91 == picture.height / 82
     for flags, message in (
-        ({"noise": "0.05"}, r"trained for noise in \[0.1, .*--curvature=autodiff"),
+        ({"noise": "0.05"}, r"noise 0.05 .* trained for noise in \[0.1, .*--curvature=autodiff"),
         ({"checkpoint": "4"}, "trained for checkpoint 2, not 4; add --checkpoint 2"),
         ({"noise": "1e9"}, "--noise: .*, the range of the process; got 1e.09"),
         ({"noise": None}, "--noise is missing"),
@@ -130,6 +133,60 @@ def test_uncertainty_of_a_trained_network(trained: Path, capsys) -> None:
     ):
         flags = {"checkpoint": "2", "noise": "0.5"} | flags
         refused(message, "uncertainty", trained, values=EVAL, **flags)
+
+
+OZAKI = {
+    "sampling.corrector": "ozaki",
+    "sampling.steps": 3,
+    "sampling.t_end": 0.1,
+    "sampling.num_samples": 3,
+    "sampling.batch_size": 4,
+    "sampling.frames": 0,
+}
+
+
+def test_sampling_with_a_trained_network(trained: Path) -> None:
+    """Samples are those of the stepper that is given s2 by hand."""
+    call("sample", trained, checkpoint="2", values=OZAKI)
+    folder = trained / "samples" / "step_2"
+    settings = load_json(trained / "config.json")
+    own = {name.removeprefix("sampling."): value for name, value in OZAKI.items()}
+    run = Run.of(settings.change("sampling", **own), trained)
+    second, sampler = make_second_order(run), run.experiment.sampler
+    process, predictor = run.experiment.process, sampler.stepper.steppers[0]
+    size = noise_level_step(process, run.settings.sampling.snr)
+    stepper = chain(predictor, Ozaki(second.task.curvature_fn(second.params), size))
+    score_fn = run.experiment.model.score_fn(run.weights(2)[0])
+    keys = sample_keys(run.keys()["sample"], jnp.arange(3))
+    expected = dataclasses.replace(sampler, stepper=stepper)(keys, score_fn, (3, 8, 8, 1)).x
+    with np.load(folder / "samples.npz") as file:
+        images = np.asarray(run.experiment.pixel_range.decode(expected))
+        assert np.mean(file["images"] == images) > 0.98  # rounding
+        assert file["evaluations"].tolist() == [7, 7, 7]
+    about = json.loads((folder / "sampling.json").read_text())
+    assert about["corrector"] == "ozaki" and about["second_order_step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "checkpoint", "message"),
+    [
+        ({"sampling.t_end": 1e-3}, "2", r"noise 0.01.* is asked for, .* noise in \[0.1, "),
+        ({}, "4", "trained for checkpoint 2, not 4; add --checkpoint 2, or take another config"),
+        (
+            {"sampling.compat": "published", "sampling.steps": 30},
+            "2",
+            "compat=published has no corrector=ozaki",
+        ),
+    ],
+)
+def test_what_sampling_refuses(trained: Path, values: dict, checkpoint: str, message: str) -> None:
+    refused(message, "sample", trained, checkpoint=checkpoint, values=OZAKI | values)
+
+
+def test_other_modes_refuse_the_corrector(untrained: Path) -> None:
+    where = {"checkpoint": "2", "values": OZAKI}
+    refused("holds no second_order; train one: .*train_second_order", "sample", untrained, **where)
+    refused("corrector=ozaki is for --mode sample, eval", "inpaint", untrained, **where)
 
 
 def test_uncertainty_without_a_network(untrained: Path, tmp_path: Path, capsys) -> None:

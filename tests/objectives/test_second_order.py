@@ -212,9 +212,7 @@ def test_the_truth_is_stationary_at_every_point(process, x64):
         return lambda x, t: score(x, t) + delta[None]
 
     def second(form, target="noise"):
-        at = SecondOrderDenoising(
-            process, clock, curvature_weight(process), form, target=target
-        ).at
+        at = SecondOrderDenoising(process, clock, curvature_weight(process), form, target=target).at
         return lambda delta: at((s1, lambda x, t: Dense(shifted(s2, delta)(x, t))), x0, times, z)
 
     def high(order, elementwise=False):

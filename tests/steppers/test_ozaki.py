@@ -147,6 +147,8 @@ def test_what_is_refused():
             Ozaki(lambda x, t: LowRank(x), constant_step(0.1), **options)
     with pytest.raises(ValueError, match="step_size"):
         constant_step(0.0)
+    with pytest.raises(ValueError, match=r"second-order score.*got function"):
+        one_step(Ozaki(None, constant_step(0.1)), lambda x, t: x, jnp.zeros((1, 2)), NOW, NOW, [])
     with pytest.raises(ValueError, match="snr"):
         noise_level_step(VE(0.02, 8.0), 0.0)
 

@@ -28,9 +28,10 @@ from score_sde.parallel.samples import Drawn
 from score_sde.workdir import measurements, quality
 from score_sde.workdir.config import load_json
 from score_sde.workdir.levels import load_levels
-from score_sde.workdir.quality import over_seeds, small_sample_settings, tag, weights_checksum
+from score_sde.workdir.quality import over_seeds, small_sample_settings, tag
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
+from score_sde.workdir.which import weights_checksum
 
 DIGITS = "configs/vp/ddpmpp_cont.py:digits"
 TRAIN, TEST = (to_bytes(digits(split).images, 17) for split in ("train", "test"))
