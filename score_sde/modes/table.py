@@ -50,6 +50,7 @@ MODES = {
         "reconstruct", "checkpoints", "draws images that fit a measurement: blurred, grey, small"
     ),
     "compare": Mode("compare", "checkpoints", "compares solvers of reconstruct, image by image"),
+    "tune": Mode("tune", "checkpoints", "finds the best options of a solver of reconstruction"),
     "measure": Mode("measure", "runs", "writes measurements of images, for reconstruct"),
     "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
     "tune_steps": Mode(
@@ -66,7 +67,10 @@ RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
 ALL = f"all modes but {' and '.join(name for name in MODES if name not in RUNS)}"
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
 RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
-INPUTS = ("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "measure", "uncertainty")
+INPUTS = (
+    *("encode", "decode", "interpolate", *RECONSTRUCT, "compare", "tune", "measure"),
+    "uncertainty",
+)
 
 
 class Flag(NamedTuple):
@@ -147,6 +151,34 @@ def _vary(text: str) -> tuple[str, tuple[str, ...]]:
     return name.strip(), found
 
 
+def _ranges(text: str) -> dict[str, tuple[float, float, bool]]:
+    """By entry: lowest, highest, whether in logarithms."""
+    found = {}
+    for part in text.split(","):
+        name, _, ends = part.strip().removeprefix("config.").partition("=")
+        numbers = ends.split(":")
+        log = numbers[-1] == "log"
+        try:
+            low, high = (float(number) for number in (numbers[:-1] if log else numbers))
+            good = -math.inf < low < high < math.inf and not (log and low <= 0)
+        except ValueError:
+            good = False
+        if not good:
+            raise UserError(
+                "--ranges are an entry, its lowest and its highest value each, above 0 for :log, "
+                f"like inverse.strength=0:1 or sampling.snr=0.01:1:log; got {part!r}"
+            )
+        found[name] = (low, high, log)
+    return found
+
+
+def _objective(text: str) -> str:
+    known = ("psnr_of_mean", "ssim_of_mean", "psnr")
+    if text not in known:
+        raise UserError(f"--objective must be {', '.join(known)}; got {text!r}")
+    return text
+
+
 FLAGS = (
     Flag(
         "config",
@@ -221,15 +253,34 @@ FLAGS = (
     ),
     Flag(
         "mask",
-        ("inpaint", "reconstruct", "compare", "measure"),
+        ("inpaint", "reconstruct", "compare", "tune", "measure"),
         "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
         "hides 70 %), or an image file, white where known; default left.",
     ),
     Flag(
         "copies",
-        (*RECONSTRUCT, "compare"),
+        (*RECONSTRUCT, "compare", "tune"),
         "Samples of each image; default 8.",
         _number("copies", 1, "is the number of completions of each image"),
+    ),
+    Flag(
+        "trials",
+        ("tune",),
+        "Trials in all, the first with the options of the configuration; default 30.",
+        _number("trials", 2, "counts the options that are tried"),
+    ),
+    Flag(
+        "ranges",
+        ("tune",),
+        "What is tried, and from where to where: inverse.strength=0:1,sampling.snr=0.01:1:log; "
+        "default: all options of the solver, and the corrector's snr where the solver uses it.",
+        _ranges,
+    ),
+    Flag(
+        "objective",
+        ("tune",),
+        "What is to be large: psnr_of_mean (default), ssim_of_mean, or psnr of a sample.",
+        _objective,
     ),
     Flag(
         "noise",

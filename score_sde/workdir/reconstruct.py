@@ -34,6 +34,10 @@ from score_sde.workdir.store import RowStore
 from score_sde.workdir.which import Which, in_name, record_of
 
 
+class NotFinite(UserError):
+    """Samples that are infinite or no numbers."""
+
+
 class Wanted(NamedTuple):
     """mode: names the folder, MODE_step_N. output: another folder.
 
@@ -178,7 +182,7 @@ def _prepared(
 def _check_finite(samples: Float[np.ndarray, "k h w c"], name: str, store: RowStore) -> None:
     bad = int((~np.isfinite(samples)).any(axis=(1, 2, 3)).sum())
     if bad:
-        raise UserError(
+        raise NotFinite(
             f"{bad} of {len(samples)} samples of {name} are not finite; the images before it are "
             f"kept in {store.folder}. Take more config.sampling.steps, a smaller "
             "config.sampling.snr, or another solver."
