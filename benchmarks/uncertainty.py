@@ -72,7 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     run = Run.of(load_json(options.workdir / "config.json"), options.workdir)
     source = run.source(train=True)
-    images = np.asarray(take(source, np.arange(len(source)))["image"])
+    levels = take(source, np.arange(len(source)))["image"]
+    images = np.asarray(run.experiment.pixel_range.encode(levels))
     print(f"{'noise':>6}{'all':>8}{'maps':>8}{'image':>8}{'tr Cov':>10}{'exact':>10}")
     rows = [compared(folder, images) for folder in options.folders]
     for row in rows:

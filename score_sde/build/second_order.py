@@ -18,7 +18,14 @@ from score_sde.curvature import CurvatureParameterization
 from score_sde.curvature.operators import LARGEST
 from score_sde.errors import UserError
 from score_sde.networks import SecondOrderMLP, SecondOrderUNet
-from score_sde.objectives import LogNoise, SecondOrderDenoising, curvature_weight
+from score_sde.objectives import (
+    DenoisingScoreMatching,
+    JointDenoising,
+    LogNoise,
+    SecondOrderDenoising,
+    curvature_weight,
+    variance_weight,
+)
 from score_sde.sde import Perturbation, noise_range
 from score_sde.training.second_order import SecondOrderMatching
 from score_sde.training.step import Trainer
@@ -37,7 +44,8 @@ def build_second_order(
 ) -> tuple[SecondOrderMatching, Trainer]:
     """The task of fitting config.second_order's network to a score model, and its trainer.
 
-    `params` are the score model's. The optimizer is the score model's too, but for the rate `lr`,
+    `params` are the score model's, or those it begins with where config.second_order.gamma > 0
+    trains it on. The optimizer is the score model's too, but for the rate `lr`,
     and so is the first average.
 
     Raises:
@@ -64,14 +72,7 @@ def build_second_order(
             params,
             NETWORKS[section.network](section, rank),
             _parameterization(experiment, rank),
-            SecondOrderDenoising(
-                process,
-                LogNoise(process, *noise_levels(section, process)),
-                curvature_weight(process),
-                section.form,
-                section.variance_reduced,
-                target=section.target,
-            ),
+            _objective(section, process),
             experiment.model.score_fn,
             experiment.pixel_range,
             data.dequantize,
@@ -80,6 +81,24 @@ def build_second_order(
         trainer = Trainer(build_optimizer(optim), averages)
         jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
     return task, trainer
+
+
+def _objective(
+    section: SecondOrderSettings, process: Perturbation
+) -> SecondOrderDenoising | JointDenoising:
+    times = LogNoise(process, *noise_levels(section, process))
+    second = SecondOrderDenoising(
+        process,
+        times,
+        curvature_weight(process),
+        section.form,
+        section.variance_reduced,
+        target=section.target,
+    )
+    if not section.gamma:
+        return second
+    first = DenoisingScoreMatching(process, times, variance_weight(process), "sum")
+    return JointDenoising(first, second, section.gamma)
 
 
 def noise_levels(section: SecondOrderSettings, process: Perturbation) -> tuple[float, float]:

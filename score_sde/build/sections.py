@@ -64,6 +64,9 @@ class SecondOrderSettings:
     variance_reduced: bool = entry(
         False, "antithetic noise, for small noise; three evaluations in place of one"
     )
+    gamma: float = entry(
+        0.0, "0: the score stays as it is; else it is trained on, its loss times gamma", least=0
+    )
     network: Literal["unet", "mlp"] = entry("unet", "U-Net, or perceptron for few pixels")
     nf: int = count(64, "channels of the first level; mlp: units of a hidden layer", 4)
     ch_mult: tuple[int, ...] = entry((1, 2, 2), "unet: channels of each level, in units of nf")

@@ -13,7 +13,10 @@ from score_sde.workdir.which import Which
 
 
 def main(run: Run, checkpoint: Which | None = None) -> None:
-    """s2 is fitted beside the checkpoint's averaged weights, which stay as they are."""
+    """s2 is fitted beside the checkpoint's averaged weights, which stay as they are.
+
+    With config.second_order.gamma > 0 a copy of them is trained on, without dropout.
+    """
     sources = run.source(train=True), run.source(train=False)
     params, step = run.weights(checkpoint)
     fit, mine = (

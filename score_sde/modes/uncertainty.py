@@ -133,6 +133,7 @@ def _measure(
     covariance_fn = None
     if second is not None:
         weights["second_order"] = second.params
+        weights["score"] = params if second.score is None else second.score
         covariance_fn = functools.partial(_covariance, second.task)
     measure = Uncertainty(
         experiment.process,

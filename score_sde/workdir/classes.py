@@ -116,7 +116,8 @@ def with_curvature(run: Run, scores: Scores, step: Which) -> Scores:
         curvature_fn = second.task.curvature_fn(params["second_order"])
         return ScoreWithCurvature(model.score_fn(params["score"]), curvature_fn)
 
-    params = {"score": scores.params, "second_order": second.params}
+    score = scores.params if second.score is None else second.score
+    params = {"score": score, "second_order": second.params}
     about = {"second_order_step": second.step, "second_order": weights_checksum(second.params)}
     return Scores(params, score_fn=both, about=about)
 

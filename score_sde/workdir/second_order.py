@@ -12,7 +12,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.second_order import SecondOrderMatching
 from score_sde.workdir.companion import settings_of, state_of, trained_with
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Phema, Which
+from score_sde.workdir.which import Phema, Which, parse
 
 FOLDER = "second_order"
 
@@ -20,6 +20,7 @@ FOLDER = "second_order"
 class SecondOrder(NamedTuple):
     """A trained one: its task, averaged weights, step, and what it was trained for.
 
+    score: weights of the score that was trained with it, None where that stayed as it was.
     checkpoint: of the score model. noise: its least and largest sigma/alpha.
     """
 
@@ -28,6 +29,7 @@ class SecondOrder(NamedTuple):
     step: int
     checkpoint: int | str
     noise: tuple[float, float]
+    score: PyTree | None = None
 
 
 def checkpoint_name(step: Which) -> int | str:
@@ -91,7 +93,12 @@ def make_second_order(run: Run) -> SecondOrder:
     }
     settings = run.settings.change(FOLDER, **own)
     experiment = dataclasses.replace(run.experiment, settings=settings)
-    task, trainer = build_second_order(experiment, params=())
+    began = ()
+    if settings.second_order.gamma:  # their shapes are part of the state
+        began = run.weights(parse(str(there["score_checkpoint"]), run.folder))[0]
+    task, trainer = build_second_order(experiment, began)
     state = state_of(run, FOLDER, task, trainer)
+    params = state.averages[0]
     noise = noise_levels(settings.second_order, experiment.process)
-    return SecondOrder(task, state.averages[0], int(state.step), there["score_checkpoint"], noise)
+    score = task.score_of(params) if task.joint else None
+    return SecondOrder(task, params, int(state.step), there["score_checkpoint"], noise, score)

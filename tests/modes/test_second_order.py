@@ -135,6 +135,28 @@ def test_uncertainty_of_a_trained_network(trained: Path, capsys) -> None:
         refused(message, "uncertainty", trained, values=EVAL, **flags)
 
 
+def test_a_score_that_is_trained_on(untrained: Path, tmp_path: Path) -> None:
+    """gamma > 0: the score of second_order/ is another, and uncertainty takes it."""
+    folder = tmp_path / "run"
+    shutil.copytree(untrained, folder)
+    train(folder, **{"second_order.gamma": 0.5, "second_order.steps": 2})
+    run = Run.of(load_json(folder / "config.json"), folder)
+    second, before = make_second_order(run), run.weights(2)[0]
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), second.score, before)
+    assert max(jax.tree.leaves(moved)) > 1e-6
+    call("uncertainty", folder, checkpoint="2", noise="0.5", values=EVAL, output=tmp_path / "u")
+    arrays, _ = results(tmp_path / "u")
+    t = jnp.full(10, arrays["time"], jnp.float32)
+    alpha, sigma = (float(v[0]) for v in run.experiment.process.marginal(t))
+    x = jnp.asarray(arrays["noisy"])
+    mean, old = (
+        np.asarray(x + sigma**2 * run.experiment.model.score_fn(weights)(x, t)) / alpha
+        for weights in (second.score, before)
+    )
+    np.testing.assert_allclose(arrays["mean"], mean, atol=1e-5)
+    assert np.abs(mean - old).max() > 1e-4
+
+
 OZAKI = {
     "sampling.corrector": "ozaki",
     "sampling.steps": 3,

@@ -15,7 +15,14 @@ from score_sde import VE, VP, GaussianMixture
 from score_sde.curvature import CurvatureParameterization, Dense, LowRank, tweedie_covariance
 from score_sde.data import PixelRange
 from score_sde.networks import SecondOrderMLP, SecondOrderUNet
-from score_sde.objectives import LogNoise, SecondOrderDenoising, curvature_weight
+from score_sde.objectives import (
+    DenoisingScoreMatching,
+    JointDenoising,
+    LogNoise,
+    SecondOrderDenoising,
+    curvature_weight,
+    variance_weight,
+)
 from score_sde.sde import DiscreteChain, StraightPath, noise_range, time_at_noise
 from score_sde.training.ema import Average
 from score_sde.training.second_order import SecondOrderMatching
@@ -172,6 +179,29 @@ def test_training_finds_the_hessian_of_a_gaussian(rank: int | None, form: str, r
     assert isinstance(made, Dense if rank is None else LowRank)
     posterior = np.linalg.inv(np.linalg.inv(covariance) + np.eye(4) / 0.25)
     np.testing.assert_allclose(made.dense()[0], posterior, atol=0.02)
+
+
+def test_joint_training_finds_the_score_too() -> None:
+    """It begins with 0.6 of the score; s2 of the residuals does not mind on the way (eq. 4.14)."""
+    process, (data, covariance) = VP(), gaussian()
+    alone = task_of(process, None, "full", target="residual")
+    first = DenoisingScoreMatching(process, alone.objective.times, variance_weight(process), "sum")
+    task = alone.replace(
+        score_params={"one": jnp.asarray(0.6)},
+        objective=JointDenoising(first, alone.objective, gamma=0.5),
+    )
+    images = of(data.sample(jax.random.key(5), 2048).reshape(-1, *SHAPE))
+    trainer = Trainer(optax.sgd(0.04, momentum=0.9), (Average(0.98),))
+    state = trainer.init(task, jax.random.key(0), SHAPE)
+    step = jax.jit(trainer.step)
+    for _ in range(250):
+        state, _ = step(task, state, jax.random.key(1), images)
+    found = state.averages[0]
+    assert float(task.score_of(found)["one"]) == pytest.approx(1.0, abs=0.02)
+    x, t = jnp.zeros((1, *SHAPE)), jnp.full(1, time_at_noise(process, 0.5))
+    posterior = np.linalg.inv(np.linalg.inv(covariance) + np.eye(4) / 0.25)
+    np.testing.assert_allclose(task.covariance_fn(found)(x, t).dense()[0], posterior, atol=0.02)
+    assert float(task.score_params["one"]) == pytest.approx(0.6) and not alone.joint
 
 
 def test_the_score_is_frozen_and_losses_belong_to_their_image() -> None:
