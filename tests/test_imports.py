@@ -6,6 +6,7 @@ up: a part imports parts of its own row and of the rows before it.
 """
 
 import ast
+import fnmatch
 from pathlib import Path
 
 import pytest
@@ -336,3 +337,12 @@ def test_checker_finds_what_is_too_long(tmp_path: Path, code: str, message: str 
     plant(tmp_path, {**CLEAN, "score_sde/sde.py": code})
     found = oversized(tmp_path)
     assert len(found) == (message is not None) and (not found or message in found[0])
+
+
+def test_every_folder_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    """pytest passes over folders named build or dist, unless it is told."""
+    passed_over = pytestconfig.getini("norecursedirs")
+    folders = [path.name for path in (REPOSITORY / "tests").rglob("*") if path.is_dir()]
+    ours = {name for name in folders if name != "__pycache__"}
+    assert "build" in ours
+    assert not [name for name in ours for one in passed_over if fnmatch.fnmatch(name, one)]

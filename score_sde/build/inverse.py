@@ -18,11 +18,12 @@ from score_sde.conditioning import Condition
 from score_sde.errors import UserError
 from score_sde.inverse import Measurement, Operator
 from score_sde.inverse.ct import ParallelBeam, parallel_beam
+from score_sde.inverse.fan import FanBeam, fan_beam
 from score_sde.inverse.image_operators import Event
 from score_sde.solvers import SOLVERS, Solver
 
 Known = Bool[np.ndarray, "h w 1"]
-"""True where a pixel is known, of --mask."""
+"""True where a pixel, or a point of k-space, is known, of --mask."""
 
 
 def _blur(section: InverseSettings, event: Event, known: Known) -> Operator:
@@ -44,20 +45,31 @@ def _grey(section: InverseSettings, event: Event, known: Known) -> Operator:
     return inverse.colorization(event)
 
 
-def _parallel_beam(section: InverseSettings, event: Event, known: Known) -> Operator:
-    return parallel_beam(event, section.views)
+def _beam(section: InverseSettings, event: Event, known: Known) -> Operator:
+    if section.rays == "parallel":
+        return parallel_beam(event, section.views)
+    return fan_beam(event, section.views, section.rays == "curved")
 
 
 def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
     height, width = event[:2]
-    if section.kspace == "published":
+    if section.kspace == "mask":
+        if section.acceleration != InverseSettings().acceleration:
+            raise ValueError(
+                f"acceleration={section.acceleration:g} means nothing to kspace=mask; leave it out"
+            )
+        mask = known[..., 0]
+    elif section.kspace == "published":
         mask = inverse.published_equispaced(height, width, round(width / section.acceleration))
     else:
         columns = section.kspace in ("equispaced", "random")
         # .08 of the columns at 4x and .04 at 8x are fastMRI's; a square of 8 points at 64 pixels
         centre = 0.32 / section.acceleration if columns else min(8, min(height, width) // 8)
         mask = KSPACE[section.kspace](height, width, section.acceleration, centre)
-    return inverse.single_coil(event, mask)
+    if section.coils == 1:
+        return inverse.single_coil(event, mask)
+    maps = inverse.birdcage_maps(section.coils, height, width)
+    return inverse.multi_coil(event, maps, mask, complex_images=False)
 
 
 KSPACE: dict[str, Callable[..., Bool[np.ndarray, "h w"]]] = {
@@ -66,7 +78,8 @@ KSPACE: dict[str, Callable[..., Bool[np.ndarray, "h w"]]] = {
     "variable_density": inverse.variable_density,
     "poisson_disc": inverse.poisson_disc,
 }
-"""Masks by the name in config.inverse.kspace; `published` counts columns instead."""
+"""Masks by the name in config.inverse.kspace; `published` counts columns instead, and `mask` is
+--mask."""
 
 
 TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
@@ -74,7 +87,7 @@ TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
     "colorize": _grey,
     "superresolve": _smaller,
     "deblur": _blur,
-    "ct": _parallel_beam,
+    "ct": _beam,
     "mri": _masked_fourier,
 }
 """By the name in config.inverse.task."""
@@ -100,7 +113,7 @@ def build_simulator(section: InverseSettings, operator: Operator) -> Operator:
     """
     if section.finer == 1:
         return operator
-    assert isinstance(operator, ParallelBeam)  # finer is an entry of task=ct alone
+    assert isinstance(operator, ParallelBeam | FanBeam)  # finer is an entry of task=ct alone
     height, width, channels = operator.event
     event = (height * section.finer, width * section.finer, channels)
     return dataclasses.replace(operator, event=event, pixel=operator.pixel / section.finer)
@@ -121,13 +134,18 @@ def _check_entries(
             )
 
 
+def takes_mask(section: InverseSettings) -> bool:
+    """Whether --mask says what is measured: pixels, or points of k-space."""
+    return section.task == "inpaint" or (section.task == "mri" and section.kspace == "mask")
+
+
 TASK_ENTRIES: dict[str, tuple[str, ...]] = {
     "inpaint": (),
     "colorize": (),
     "superresolve": ("scale", "filter"),
     "deblur": ("kernel", "width", "angle", "edges"),
-    "ct": ("views", "finer"),
-    "mri": ("kspace", "acceleration"),
+    "ct": ("rays", "views", "finer"),
+    "mri": ("kspace", "acceleration", "coils"),
 }
 """By task: the entries of config.inverse that are its own."""
 

@@ -92,7 +92,10 @@ class InverseSettings:
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
     images: int = count(8, "how many of config.eval.split are measured, where --input names none")
-    views: int = count(16, "ct: angles over half a turn, whose rays are parallel")
+    rays: Literal["parallel", "flat", "curved"] = entry(
+        "parallel", "ct: parallel, or a fan on a flat or a curved detector"
+    )
+    views: int = count(16, "ct: angles over half a turn; of a fan over a whole one")
     finer: int = count(
         1,
         "ct: of so many times finer pictures; only phantoms can be drawn so, 1 is the images' grid",
@@ -100,10 +103,14 @@ class InverseSettings:
     window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = entry(
         "ramp", "fbp: the filter"
     )
-    kspace: Literal["equispaced", "random", "variable_density", "poisson_disc", "published"] = (
-        entry("equispaced", "mri: which columns or points of the Fourier transform are measured")
+    kspace: Literal[
+        "equispaced", "random", "variable_density", "poisson_disc", "published", "mask"
+    ] = entry(
+        "equispaced",
+        "mri: which columns or points of the Fourier transform are measured; mask: those of --mask",
     )
     acceleration: float = entry(4.0, "mri: how many times fewer they are", above=1)
+    coils: int = count(1, "mri: coils around the image, whose sensitivities are simulated")
     scale: int = count(2, "superresolve: pixels of each side that become one", 2)
     filter: Literal["block_mean", "bicubic"] = entry("block_mean", "superresolve: how they do")
     kernel: Literal["gaussian", "motion"] = entry("gaussian", "deblur: the blur")

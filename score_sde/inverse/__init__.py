@@ -22,7 +22,7 @@ from score_sde.inverse.consistency import (
 from score_sde.inverse.ct import ParallelBeam, parallel_beam
 from score_sde.inverse.denoise import Denoised, denoise
 from score_sde.inverse.dps import DPS
-from score_sde.inverse.fan import FanBeam
+from score_sde.inverse.fan import FanBeam, fan_beam
 from score_sde.inverse.fbp import fbp
 from score_sde.inverse.fourier_radon import FourierSlices, published_scan
 from score_sde.inverse.image_operators import (
@@ -122,6 +122,7 @@ __all__ = [
     "denoise",
     "estimate_maps",
     "exact",
+    "fan_beam",
     "fastmri_equispaced",
     "fastmri_random",
     "fbp",

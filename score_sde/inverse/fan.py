@@ -156,6 +156,29 @@ class FanBeam(Operator):
         return [side for side in (_side(self, False), _side(self, True)) if len(side.views)]
 
 
+def fan_beam(event: Event, views: int, curved: bool = False) -> FanBeam:
+    """Angles 2 pi j/views for j < views; the fan sees the whole image.
+
+    The source stands two sides of the image from its centre, and the detector as far behind it. The
+    bins have two pixels, which is one at the centre.
+
+    Args:
+        event: (height, width, channels).
+        views: at least 1.
+        curved: as `FanBeam`.
+
+    Raises:
+        UserError: for fewer than one view.
+    """
+    if views < 1:
+        raise UserError(f"views must be at least 1; got {views}")
+    axis = 2.0 * max(event[:2])
+    gamma = math.asin(math.hypot(*event[:2]) / 2 / axis)
+    reach = 2 * axis * (gamma if curved else math.tan(gamma))
+    angles = tuple(np.arange(views) * 2 * np.pi / views)
+    return FanBeam(event, angles, math.ceil(reach), 2.0, axis, 2 * axis, curved=curved)
+
+
 class Side(NamedTuple):
     """Rays of some views that are steep in the image (h, w), which is turned or not.
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import sample_keys
-from score_sde.build.inverse import TASK_ENTRIES, Known, build_operator, build_simulator
+from score_sde.build.inverse import TASK_ENTRIES, Known, build_operator, build_simulator, takes_mask
 from score_sde.build.sections import InverseSettings
 from score_sde.data import PhantomSource
 from score_sde.data.inputs import join, read_mask
@@ -45,7 +45,7 @@ class Measured:
             "names": np.asarray(self.names, str),
             "inverse": json.dumps(_entries(section)),
         }
-        found |= {"known": self.known} if section.task == "inpaint" else {}
+        found |= {"known": self.known} if takes_mask(section) else {}
         return found if self.originals is None else found | {"originals": self.originals}
 
     def fingerprint(self) -> str:
@@ -76,7 +76,8 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
     """The measurement of config.inverse of the images that `input` names, or a measurement's file.
 
     `input`: as `read_given` takes it, or one npz file with `y`; by default the first images of
-    config.eval.split. `mask`: known pixels of the task inpaint, by default the left half. Noise
+    config.eval.split. `mask`: known pixels of the task inpaint, by default the left half, or points
+    of k-space where config.inverse.kspace=mask. Noise
     depends on the seed and an image's number.
 
     Raises:
@@ -84,13 +85,21 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
             fit.
     """
     section, shape = run.settings.inverse, run.experiment.shape
-    if mask and section.task != "inpaint":
-        raise UserError(f"--mask means nothing to config.inverse.task={section.task}; leave it out")
+    if mask and not takes_mask(section):
+        more = ", or set config.inverse.kspace=mask" if section.task == "mri" else ""
+        raise UserError(
+            f"--mask means nothing to config.inverse.task={section.task}; leave it out{more}"
+        )
     files = [path for path in input or () if path.suffix.lower() == ".npz"]
     if any("y" in npz_names(path) for path in files):
         if input is None or len(input) > 1:
             raise UserError("--input takes one file of measurements, and nothing beside it")
         return _read(run, files[0], mask)
+    if section.task == "mri" and takes_mask(section) and not mask:
+        raise UserError(
+            "config.inverse.kspace=mask needs --mask, an image file, white where k-space is "
+            "measured, with frequency 0 in the middle"
+        )
     known = read_mask(mask or "left", shape)
     operator = build_operator(section, shape, known)
     if input and section.finer > 1:
@@ -106,7 +115,7 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
     simulator = build_simulator(section, operator)
     found = simulate(simulator, jnp.asarray(images), section.std, keys)
     found = Measurement(operator, found.y, found.std)
-    about = {"mask": mask or "left"} if section.task == "inpaint" else {}
+    about = {"mask": mask or "left"} if takes_mask(section) else {}
     unknown = input and section.task == "colorize" and _grey(originals)
     return Measured(found, given.names, known, None if unknown else originals, about)
 
@@ -144,7 +153,7 @@ def _entries(section: InverseSettings) -> dict[str, Any]:
 def _read(run: Run, path: Path, mask: str | None) -> Measured:
     section, shape, arrays = run.settings.inverse, run.experiment.shape, read_npz(path)
     _check_entries(path, arrays, section)
-    known = _known(path, arrays, mask, shape) if section.task == "inpaint" else None
+    known = _known(path, arrays, mask, shape) if takes_mask(section) else None
     known = read_mask("left", shape) if known is None else known
     y, std = arrays["y"], arrays.get("y_std", np.asarray(section.std, np.float32))
     if y.dtype.kind not in "fiuc" or std.dtype.kind not in "fiu":

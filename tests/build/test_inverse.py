@@ -33,7 +33,7 @@ EVENT = (4, 4, 1)
 def test_the_tables_fit_the_settings() -> None:
     names = {field.name for field in dataclasses.fields(InverseSettings)}
     own = {entry for table in (OPTIONS, TASK_ENTRIES) for row in table.values() for entry in row}
-    assert own == names - {"task", "std", "solver"}
+    assert own == names - {"task", "std", "images", "solver"}
     assert TASK_ENTRIES.keys() == TASKS.keys() and OPTIONS.keys() <= KINDS.keys()
 
 
@@ -61,6 +61,34 @@ def test_tomography_sees_half_a_turn() -> None:
         operator.forward(jnp.asarray(one))[0, [0, 2]],
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize("rays", ["flat", "curved"])
+def test_a_fan_sees_the_whole_image_in_a_whole_turn(rays: str) -> None:
+    """Every pixel, the corners too, in each of the views; finer pixels are smaller."""
+    section = InverseSettings(task="ct", views=6, rays=rays, finer=2)
+    operator = build_operator(section, (8, 6, 1), np.ones((8, 6, 1), bool))
+    assert operator.curved == (rays == "curved") and operator.source_axis == 16
+    np.testing.assert_allclose(operator.angles, np.arange(6) * np.pi / 3)
+    weights = operator.views([1]).adjoint(jnp.ones((1, 1, operator.bins, 1)))
+    assert float(weights.min()) > 0.3 and operator.bins < 16
+    x = np.random.default_rng(0).random((1, 8, 6, 1)).astype(np.float32)
+    fine = jnp.asarray(x.repeat(2, axis=1).repeat(2, axis=2))
+    one, other = operator.forward(jnp.asarray(x)), build_simulator(section, operator).forward(fine)
+    assert float(jnp.linalg.norm(one - other) / jnp.linalg.norm(one)) < 0.05
+
+
+def test_coils_are_simulated() -> None:
+    """As many as asked for, whose squares add up to 1; real images."""
+    section = InverseSettings(task="mri", kspace="mask", coils=3)
+    known = np.random.default_rng(0).random((6, 8, 1)) < 0.5
+    operator = build_operator(section, (6, 8, 1), known)
+    x = np.random.default_rng(1).random((2, 6, 8, 1)).astype(np.float32)
+    y = np.asarray(operator.forward(jnp.asarray(x)))
+    assert y.shape == (2, 3, 6, 8, 1) and not y[:, :, ~known].any()
+    whole = build_operator(section, (6, 8, 1), np.ones((6, 8, 1), bool))
+    power = np.sum(np.abs(np.asarray(whole.forward(jnp.asarray(x)))) ** 2)
+    np.testing.assert_allclose(power, np.sum(x**2), rtol=1e-5)
 
 
 def test_baselines_take_their_entries() -> None:

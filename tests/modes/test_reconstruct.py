@@ -260,6 +260,8 @@ def test_colours_for_grey_images(tmp_path: Path, capsys) -> None:
         ("ct", "cgls", {"inverse.iterations": 10, "inverse.views": 4}, 0.05),
         ("mri", "tv", {"inverse.tv_weight": 1e-3, "inverse.kspace": "poisson_disc"}, 0.01),
         ("mri", "pinv", {"inverse.kspace": "published"}, 1e-5),
+        ("ct", "fbp", {"inverse.views": 32, "inverse.rays": "curved"}, 0.5),
+        ("mri", "cgls", {"inverse.coils": 4, "inverse.acceleration": 2.0}, 0.05),
     ],
 )
 def test_scans(
@@ -281,6 +283,31 @@ def test_scans(
     )
     if solver in ("cgls", "tv"):
         assert found["means"]["psnr_of_mean"]["mean"] > 10
+
+
+def test_points_of_kspace_from_a_file(trained: Path, tmp_path: Path) -> None:
+    """White points are measured, and the file of the reconstruction has them."""
+    mask = np.zeros((8, 8), bool)
+    mask[:, 3:6] = mask[2] = True
+    Image.fromarray(np.uint8(255 * mask)).save(tmp_path / "mask.png")
+    values = {"inverse.task": "mri", "inverse.kspace": "mask", "inverse.solver": "pinv"}
+    flags = {"input": given(tmp_path / "x.npz"), "mask": tmp_path / "mask.png"}
+    found = reconstructed(trained, tmp_path / "a", values, **flags)
+    np.testing.assert_array_equal(found["known"][..., 0], mask)
+    centred = np.fft.ifftshift(found["originals"][..., 0], axes=(1, 2))
+    k = np.fft.fftshift(np.fft.fft2(centred, norm="ortho"), axes=(1, 2))
+    np.testing.assert_allclose(found["y"][..., 0], k * mask, atol=1e-5)
+    again = reconstructed(
+        trained, tmp_path / "b", values, input=tmp_path / "a" / "reconstruction.npz"
+    )
+    np.testing.assert_array_equal(again["images"], found["images"])
+    for message, more, options in (
+        ("kspace=mask needs --mask, an image file", {}, {"mask": ""}),
+        ("acceleration=2 means nothing to kspace=mask", {"inverse.acceleration": 2.0}, {}),
+        ("leave it out, or set config.inverse.kspace=mask", {"inverse.kspace": "random"}, {}),
+    ):
+        values_here, flags_here = FAST | values | more, flags | options
+        refused(message, "reconstruct", trained, values=values_here, **flags_here)
 
 
 def test_scans_of_finer_pictures(trained: Path, tmp_path: Path) -> None:
