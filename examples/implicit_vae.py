@@ -8,8 +8,8 @@ A VAE minimizes, with q(z | x) the distribution of the codes of an image,
     E[-log p(x | z) - log p(z) + log q(z | x)].
 
 A WAE minimizes E|x - decoder(z)|^2 + 10 E[-log p(z) + log q(z)], where q(z) is the distribution of
-the codes of all images; its encoder takes no noise. `elbo` is the usual VAE with Gaussian codes. From
-the repository root:
+the codes of all images; its encoder takes no noise. `elbo` is the usual VAE with Gaussian codes.
+From the repository root:
 
     python examples/implicit_vae.py --mnist FOLDER [--steps 10000] [--methods elbo,ssm,stein]
     python examples/implicit_vae.py --mnist FOLDER --wae
@@ -421,6 +421,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Rating]]:
         for name in options.methods:
             rating, decoders[name] = fit(name, seed, data, options)
             results.setdefault(name, []).append(rating)
+            print(f"{name}, seed {seed}: {rating.nll.mean():.2f}", flush=True)
     source = "MNIST" if options.mnist else "8 x 8 digits, not comparable with the published MNIST"
     kind = "quick: " if options.quick else ""
     print(

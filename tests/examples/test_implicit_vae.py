@@ -207,9 +207,9 @@ def test_images_of_a_folder(example, tmp_path):
 def test_runs(example, tmp_path, capsys):
     flags = ["--quick", "--steps", "30", "--temperatures", "8", "--output", str(tmp_path)]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        results = example.main([*flags, "--methods", "elbo,ssm,stein", "--codes", "5"])
-        wae = example.main([*flags, "--wae", "--methods", "ssm,spectral"])
-    assert list(results) == ["elbo", "ssm", "stein"] and list(wae) == ["ssm", "spectral"]
+        results = example.main([*flags, "--methods", "elbo,ssm"])
+        wae = example.main([*flags, "--wae", "--methods", "spectral", "--batch", "32"])
+    assert list(results) == ["elbo", "ssm"] and list(wae) == ["spectral"]
     for (rating,) in (*results.values(), *wae.values()):
         assert rating.nll.shape == rating.errors.shape == (20,)
         assert 15 < rating.nll.mean() < 64 * math.log(2) + 3 and np.all(rating.errors >= 0)
