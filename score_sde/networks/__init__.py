@@ -4,6 +4,7 @@ from score_sde.networks.autoencoder import ResNetAutoencoder
 from score_sde.networks.classifier import WideResNet
 from score_sde.networks.ddpm import DDPM
 from score_sde.networks.flowpp import FlowPP
+from score_sde.networks.implicit import TanhMLP
 from score_sde.networks.mlp import ScoreMLP
 from score_sde.networks.ncsn import NCSN, NCSNv2
 from score_sde.networks.ncsnpp import NCSNpp
@@ -19,5 +20,6 @@ __all__ = [
     "ScoreMLP",
     "SecondOrderMLP",
     "SecondOrderUNet",
+    "TanhMLP",
     "WideResNet",
 ]
