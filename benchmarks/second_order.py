@@ -2,7 +2,7 @@
 
     python benchmarks/second_order.py [--repeats 5] [--ranks 20,50,200] [--sizes 100,784]
 
-D = 100: `Tanh` of examples/second_order.py, 128 units for s1 and 32 for s2, a batch of 100 points.
+D = 100: `Tanh` of examples/second_order_networks.py, 128 units for s1 and 32 for s2, 100 points.
 D = 784: `SecondOrderUNet` of 28 x 28 pixels with 16 channels and two levels, one image; rank 0 has
 the outputs of a score, and stands for s1.
 
@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import clock, in_turns, ratio
-from second_order import Tanh
+from second_order_networks import Tanh
 
 from score_sde.networks.second_order import SecondOrderUNet
 
