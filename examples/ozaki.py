@@ -5,15 +5,16 @@ The dissertation's section 4.7.1, with exact scores and Hessians. From the repos
     python examples/ozaki.py [--seeds 3] [--output runs/ozaki]
 
 32 chains start from exact samples and make 10,000 steps; the first 1,000 are left out. Each method
-has the best step of a grid: the one with most effective samples among those whose variances are
-within 5% of the truth. Effective samples alone do not tell a good step, since a diverging chain has
-many of them. They are counted against the true mean and variance, for the worse coordinate, and
-stated for one chain. A step costs one score, and with Ozaki's method one Hessian.
+has the best step of a grid: the one with most effective samples among those whose variances along
+the principal axes are within 5% of the truth. Effective samples alone do not tell a good step, since
+a diverging chain has many of them. They are counted against the true mean and variance, for the
+worse axis, and stated for one chain. A step costs one score, and with Ozaki's method one Hessian.
 
 The published densities are pictures, so those here have names and parameters of our own:
 
     two modes            0.5 N((-1, 0), 0.5^2 I) + 0.5 N((1, 0), 0.5^2 I)
     ring of 8            standard deviation 0.3 around 8 points on the unit circle
+    sparse ring of 8     standard deviation 0.15 around them
     narrow modes         as two modes, with standard deviations 0.55 and 0.1 along the axes
     tilted narrow modes  the same, turned by 45 degrees
 
@@ -65,10 +66,11 @@ def _ring(n: int, std: float) -> GaussianMixture:
 DENSITIES = {
     "two modes": _modes((0.5, 0.5)),
     "ring of 8": _ring(8, 0.3),
+    "sparse ring of 8": _ring(8, 0.15),
     "narrow modes": _modes((0.55, 0.1)),
     "tilted narrow modes": _modes((0.55, 0.1), np.pi / 4),
 }
-BANDS = {"two modes": 1.5, "ring of 8": 1.5, "narrow modes": 20.0}
+BANDS = {"two modes": 1.5, "ring of 8": 1.5, "sparse ring of 8": 1.5, "narrow modes": 20.0}
 """The least ratio of effective samples, the diagonal form to Langevin."""
 
 
@@ -113,19 +115,28 @@ def chains(data: GaussianMixture, method: str, sizes: np.ndarray, key, options) 
     return states.reshape(len(states), len(sizes), options.chains, 2).transpose(1, 2, 0, 3)
 
 
+def principal(data: GaussianMixture, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States less the true mean along the principal axes of the density, and the true variances.
+
+    Along other axes a wrong law can pass: a wide direction hides the width of a narrow one.
+    """
+    variance, axes = np.linalg.eigh(data.covariance())
+    return (states.astype(np.float64) - data.mean()) @ axes, variance
+
+
 def best(data: GaussianMixture, sizes: np.ndarray, all_states: np.ndarray) -> Found | None:
     """The step with most effective samples among those that keep the variances."""
-    variance, found = np.diag(data.covariance()), None
+    found = None
     for size, states in zip(sizes, all_states, strict=True):
         if not np.isfinite(states).all():
             continue
-        off = float(np.abs(states.var(axis=(0, 1), dtype=np.float64) / variance - 1).max())
+        along, variance = principal(data, states)
+        off = float(np.abs(along.var(axis=(0, 1)) / variance - 1).max())
         if off > TOLERANCE:
             continue
-        known = (data.mean(), variance)
-        count = float(effective_sample_size(states, known).min()) / len(states)
+        count = float(effective_sample_size(along, (0.0, variance)).min()) / len(states)
         if found is None or count > found.sample_size:
-            found = Found(float(size), count, off, float(split_rhat(states).max()), states)
+            found = Found(float(size), count, off, float(split_rhat(along).max()), states)
     return found
 
 
@@ -133,7 +144,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, list[Found]]:
     """The best step of each method on a density, for each seed."""
     data, results = DENSITIES[name], {}
     methods = {"Langevin": options.sizes, "Ozaki": options.sizes}
-    if name in options.full:
+    if options.full_sizes is not None:
         methods["Ozaki, full"] = options.full_sizes
     for i, (method, sizes) in enumerate(methods.items()):
         results[method] = []
@@ -179,12 +190,14 @@ def draw(results: dict[str, dict[str, list[Found]]], path: Path) -> None:
     for i, (name, found) in enumerate(results.items()):
         data, panel = DENSITIES[name], axes[0][i]
         density = np.exp(np.asarray(data.log_prob(CLEAN, grid, NOW))).reshape(101, 101)
-        panel.contour(line, line, density, levels=5, colors="lightgray", linewidths=0.8)
+        levels = density.max() * np.asarray([0.1, 0.3, 0.5, 0.7, 0.9])
+        panel.contour(line, line, density, levels=levels, colors="gray", linewidths=0.6)
         for method, runs in found.items():
             states = runs[0].states
             if method != "Ozaki, full":
                 panel.plot(*states[0, :300].T, ".", markersize=2.5, label=method)
-            lags = autocorrelation(states, (data.mean(), np.diag(data.covariance())))
+            along, variance = principal(data, states)
+            lags = autocorrelation(along, (0.0, variance))
             slowest = lags[:, np.argmax(lags[: len(lags) // 4].sum(axis=0))]
             axes[1][i].plot(slowest[:400], label=method)
         panel.set(title=name, aspect="equal")
@@ -205,14 +218,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--chains", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--burn_in", type=int, default=1000)
+    parser.add_argument("--densities", default=",".join(DENSITIES))
     parser.add_argument("--quick", action="store_true", help="reduced, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("runs/ozaki"))
     options = parser.parse_args(arguments)
-    options.sizes, options.full_sizes, names = SIZES, FULL_SIZES, list(DENSITIES)
-    options.full = ("narrow modes", "tilted narrow modes")
+    options.sizes, options.full_sizes, names = SIZES, FULL_SIZES, options.densities.split(",")
     if options.quick:
         options.seeds, options.steps, options.burn_in = 1, 1000, 100
-        options.sizes, names, options.full = SIZES[4::4], ["two modes"], ()
+        options.sizes, options.full_sizes, names = SIZES[4::4], None, ["two modes"]
     began, results = time.perf_counter(), {}
     header = ("step", "ESS per chain", "to Langevin", "variance", "R-hat")
     widths = (18, 16, 16, 9, 8)

@@ -128,6 +128,18 @@ def test_the_best_step_keeps_the_variances():
     assert example.best(data, sizes[:1], np.full((1, 4, 10, 2), np.nan)) is None
 
 
+def test_a_wrong_narrow_direction_is_seen_at_any_angle():
+    """Four times the variance across a tilted mode is 2.3% of the variance of a coordinate."""
+    example = load("ozaki")
+    data = example.DENSITIES["tilted narrow modes"]
+    x = np.asarray(data.sample(jax.random.key(0), 40_000)).reshape(4, 10_000, 2)
+    across = np.asarray([1.0, -1.0]) / 2**0.5
+    wide = x + (x @ across)[..., None] * across
+    assert np.abs(wide.var(axis=(0, 1)) / np.diag(data.covariance()) - 1).max() < 0.05
+    assert example.best(data, np.asarray([0.1]), x[None]) is not None
+    assert example.best(data, np.asarray([0.1]), wide[None]) is None
+
+
 def test_langevin_of_the_example_by_hand():
     """x + epsilon s + sqrt(2 epsilon) z, for two steps at once."""
     example = load("ozaki")
