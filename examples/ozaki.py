@@ -5,10 +5,11 @@ The dissertation's section 4.7.1, with exact scores and Hessians. From the repos
     python examples/ozaki.py [--seeds 3] [--output runs/ozaki]
 
 32 chains start from exact samples and make 10,000 steps; the first 1,000 are left out. Each method
-has the best step of a grid: the one with most effective samples among those whose variances along
-the principal axes are within 5% of the truth. Effective samples alone do not tell a good step, since
-a diverging chain has many of them. They are counted against the true mean and variance, for the
-worse axis, and stated for one chain. A step costs one score, and with Ozaki's method one Hessian.
+has the best step of a grid: the one with most effective samples among those that keep the variances
+along the principal axes within 5% of the truth. Effective samples alone do not tell a good step,
+since a diverging chain has many of them. They are counted against the true mean and variance, for
+the worse axis, and stated for one chain. A step costs one score, and with Ozaki's method one
+Hessian.
 
 The published densities are pictures, so those here have names and parameters of our own:
 
