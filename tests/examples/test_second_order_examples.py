@@ -140,6 +140,16 @@ def test_a_wrong_narrow_direction_is_seen_at_any_angle():
     assert example.best(data, np.asarray([0.1]), wide[None]).off == pytest.approx(3, abs=0.2)
 
 
+def test_the_width_of_a_mode_counts_where_asked():
+    """Modes half as wide again: 5% of the variance of the ring, and more than twice the width."""
+    example = load("ozaki")
+    data = example.DENSITIES["sparse ring of 8"]
+    wider = example._ring(8, 0.21)
+    x = np.asarray(wider.sample(jax.random.key(0), 40_000)).reshape(1, 4, 10_000, 2)
+    assert example.best(data, np.asarray([0.1]), x).off < 0.07
+    assert example.best(data, np.asarray([0.1]), x, within=True).off > 0.5
+
+
 def test_langevin_of_the_example_by_hand():
     """x + epsilon s + sqrt(2 epsilon) z, for two steps at once."""
     example = load("ozaki")
