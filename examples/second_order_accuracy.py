@@ -214,14 +214,14 @@ def accuracy_figure(options: argparse.Namespace) -> dict[str, Any]:
 def print_accuracy(title: str, problem: Problem, table, best: dict[str, float]) -> None:
     """One density: errors, ratios to the derivative of DSM-VR, seconds, published numbers."""
     header = ("error", "ratio", "best possible", "seconds", "published", "ratio")
-    print(f"\n{title:<24}" + "".join(f"{name:>16}" for name in header))
+    print(f"\n{title:<24}" + "".join(f"{name:>18}" for name in header))
     autodiff, known = table["s1 by DSM-VR"][:, 0], PUBLISHED.get(problem.dimension, {})
     for name, values in table.items():
         cells = [spread(values[:, 0]), spread(autodiff / values[:, 0])]
         cells += [f"{best[name]:.3g}" if name in best else "", f"{values[:, 1].mean():.0f}"]
         if name in known:
             cells += [f"{known[name]:.2f}", f"{known['s1 by DSM-VR'] / known[name]:.2f}"]
-        print(f"{name:<24}" + "".join(f"{cell:>16}" for cell in cells))
+        print(f"{name:<24}" + "".join(f"{cell:>18}" for cell in cells))
     x = problem.sample(jax.random.key(2), 4000)
     truth = np.broadcast_to(problem.truth(x), (4000, *problem.truth(x[:1]).shape[1:]))
     print(f"the best constant s2: {np.sum(truth.var(axis=0, dtype=np.float64)):.3g}", flush=True)
