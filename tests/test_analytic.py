@@ -1,5 +1,6 @@
 """Gaussian mixtures: the ground truth against scipy, quadrature and the Fokker-Planck equation."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from mathcases import SDES, mixture_2d, mixture_16d, reference_mixture, stored_sde
-from scipy.stats import multivariate_normal
+from scipy.stats import logistic, multivariate_normal
 
 from golden import assert_close, load, names
-from score_sde.analytic import GaussianMixture
+from score_sde.analytic import GaussianMixture, LogisticMixture
 from score_sde.sde import VP, DiscreteChain
 
 ALL = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
@@ -213,3 +214,53 @@ def test_point_masses_and_events():
 def test_messages(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+LOGISTIC = LogisticMixture(
+    np.asarray([0.3, 0.7]), np.asarray([[-1.0, 0.5], [0.8, 0.0]]), np.asarray([0.4, 0.9])
+)
+
+
+def test_logistic_mixture_against_scipy(x64):
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    density = sum(
+        weight * np.prod(logistic.pdf(x, mean, scale), axis=1)
+        for weight, mean, scale in zip(*dataclasses.astuple(LOGISTIC), strict=True)
+    )
+    assert_close(LOGISTIC.log_prob(jnp.asarray(x)), np.log(density), 1e-12)
+
+
+def test_logistic_mixture_by_automatic_differentiation(x64):
+    def log_prob(x):
+        return LOGISTIC.log_prob(x[None])[0]
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2)))
+    assert_close(LOGISTIC.score(x), jax.vmap(jax.grad(log_prob))(x), 1e-12)
+    hessians = jax.vmap(jax.hessian(log_prob))(x)
+    assert_close(LOGISTIC.hessian_diagonal(x), jnp.diagonal(hessians, axis1=1, axis2=2), 1e-12)
+    far = jnp.asarray([[1e4, -1e4]])
+    assert_close(LOGISTIC.score(far), [[-1 / 0.9, 1 / 0.9]], 1e-12)
+
+
+def test_logistic_mixture_samples():
+    x = np.asarray(LOGISTIC.sample(jax.random.key(0), 40_000))
+    mean = LOGISTIC.weights @ LOGISTIC.means
+    offsets = LOGISTIC.means - mean
+    within = np.pi**2 / 3 * LOGISTIC.weights @ LOGISTIC.scales**2
+    variance = within + LOGISTIC.weights @ offsets**2
+    assert np.abs(x.mean(axis=0) - mean).max() < 5 * variance.max() ** 0.5 / 200
+    assert x.var(axis=0) == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "scales", "message"),
+    [
+        ([0.3, 0.6], [[0.0], [1.0]], [1.0, 1.0], "sum to 1"),
+        ([0.5, 0.5], [[0.0]], [1.0, 1.0], "expected means"),
+        ([1.0], [[0.0]], [1.0, 1.0], "expected means"),
+        ([1.0], [[0.0]], [0.0], "scales must be positive"),
+    ],
+)
+def test_logistic_mixture_messages(weights, means, scales, message):
+    with pytest.raises(ValueError, match=message):
+        LogisticMixture(np.asarray(weights), np.asarray(means), np.asarray(scales))
