@@ -210,10 +210,17 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         default="normal,50,80",
         help="of accuracy: normal, or dimensions of logistics",
     )
+    parser.add_argument(
+        "--target",
+        choices=["noise", "residual"],
+        default="noise",
+        help="what a direct s2 is fitted to: noise as published, or errors of the denoised",
+    )
+    parser.add_argument("--ranks", default="", help="for accuracy, like 15,30; default 15,20,30")
     parser.add_argument("--quick", action="store_true", help="reduced, to see that it runs")
     parser.add_argument("--output", type=Path, default=Path("runs/second_order"))
     options = parser.parse_args(arguments)
-    options.ranks = RANKS
+    options.ranks = tuple(int(r) for r in options.ranks.split(",")) if options.ranks else RANKS
     if options.quick:
         options.seeds, options.steps, options.longer, options.points = 1, 20, 1, 250
         options.ranks, options.densities = (15,), "normal"

@@ -104,12 +104,12 @@ def fit_first(keys: jax.Array, problem: Problem, reduced: bool, hidden: int, how
 
 
 def fit_second(keys: jax.Array, problem: Problem, firsts, rank: int, how: Training):
-    """s2 by second-order DSM-VR with a frozen s1, as `fit_first`.
+    """s2 by second-order DSM-VR with a frozen s1, as `fit_first`; `how` has its target.
 
     firsts: a function of weights, and these, one row a key.
     """
     chain = DiscreteChain(np.ones(1), np.asarray([SIGMA]))
-    objective, d = objectives(chain, True, problem.form)[1], problem.dimension
+    objective, d = objectives(chain, True, problem.form, how.target)[1], problem.dimension
     network, (score_of_weights, weights) = Tanh(32, d * (1 + rank)), firsts
 
     def loss(params, key, first):
@@ -159,7 +159,7 @@ def accuracies(problem: Problem, ranks: tuple[int, ...], options) -> dict[str, n
         Training(options.steps, 128),
         Training(options.longer * options.steps, 128, True),
     )
-    half = Training(options.steps, 64)  # the direct s2 does with fewer rows
+    half = Training(options.steps, 64, target=options.target)  # the direct s2 does with fewer rows
     found, kept = {}, None
 
     def add(name, curvature_of, params, spent):

@@ -59,11 +59,15 @@ def matrix_of(network: Tanh, params: Any):
 
 
 class Training(NamedTuple):
-    """How a network is trained: by Adam with the rate 1e-3, or one that falls from it to 0."""
+    """How a network is trained: by Adam with the rate 1e-3, or one that falls from it to 0.
+
+    target: of a direct s2, as `objectives` has it.
+    """
 
     steps: int
     batch: int
     falling: bool = False
+    target: str = "noise"
 
 
 def fit(keys: jax.Array, create: Callable, loss: Callable, how: Training, given: Any = ()):
@@ -91,11 +95,14 @@ def fit(keys: jax.Array, create: Callable, loss: Callable, how: Training, given:
     return params, (time.perf_counter() - began) / len(keys)
 
 
-def objectives(chain: DiscreteChain, reduced: bool, form: str):
-    """(first, second) with the weight 1 at all noise levels, as published."""
+def objectives(chain: DiscreteChain, reduced: bool, form: str, target: str = "noise"):
+    """(first, second) with the weight 1 at all noise levels, as published.
+
+    target: of the second; `noise` is the published one.
+    """
     times = UniformIndex(chain)
     first = DenoisingScoreMatching(chain, times, jnp.ones_like, "sum", reduced)
-    return first, SecondOrderDenoising(chain, times, jnp.ones_like, form, reduced)
+    return first, SecondOrderDenoising(chain, times, jnp.ones_like, form, reduced, target=target)
 
 
 def spread(values: np.ndarray) -> str:
