@@ -19,6 +19,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -62,13 +63,13 @@ def _denoising(sigma: float) -> Form:
 
 
 def _propagated(model, key, x):
-    diagonals = jax.vmap(model.hessian_diagonals)(x, jax.random.split(key, len(x)))
-    return exponential.with_diagonals(model.features, x, diagonals)
+    traces = jax.vmap(model.hessian_traces)(x, jax.random.split(key, len(x)))
+    return exponential.with_traces(model.features, x, traces)
 
 
 def _approximate(model, key, x):
-    diagonals = jax.vmap(model.hessian_diagonals)(x)
-    return exponential.with_diagonals(model.features, x, diagonals)
+    traces = jax.vmap(model.hessian_traces)(x)
+    return exponential.with_traces(model.features, x, traces)
 
 
 def _exact(model, key, x):
@@ -93,11 +94,10 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
     model = DeepKernelExponentialFamily.create(key_model, train_rows[chosen])
     optimizer = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(1e-2))
 
-    def step(carry, key):
+    def step(rows, carry, key):
         model, state = carry
         key_rows, key_noise, key_a, key_b = jax.random.split(key, 4)
-        rows = jax.random.choice(key_rows, len(train_rows), (2 * BATCH,), replace=False)
-        x = train_rows[rows]
+        x = jax.random.choice(key_rows, rows, (2 * BATCH,), replace=False)
         x = x + NOISE * jax.random.normal(key_noise, x.shape)
 
         def loss(model):
@@ -107,15 +107,17 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
         updates, state = optimizer.update(jax.grad(loss)(model), state, model)
         return (optax.apply_updates(model, updates), state), None
 
-    @jax.jit
-    def advance(model, state, key):
-        (model, state), _ = jax.lax.scan(step, (model, state), jax.random.split(key, CHECK))
-        alpha = form(model, key_held, train_rows[:1000]).solve(jnp.exp(model.log_ridge))
-        return model, state, jnp.mean(form(model, key_held, validation).losses(alpha))
+    @jax.jit  # the rows are arguments: as constants they would be folded, for minutes
+    def advance(model, state, keys, rows, held):
+        each = jax.random.split(keys[0], CHECK)
+        (model, state), _ = jax.lax.scan(partial(step, rows), (model, state), each)
+        alpha = form(model, keys[1], rows[:1000]).solve(jnp.exp(model.log_ridge))
+        return model, state, jnp.mean(form(model, keys[1], held).losses(alpha))
 
     best, state, least, waited = model, optimizer.init(model), np.inf, 0
     for i in range(0, options.steps, CHECK):
-        model, state, held = advance(model, state, jax.random.fold_in(key_steps, i))
+        keys = jax.random.fold_in(key_steps, i), key_held
+        model, state, held = advance(model, state, keys, train_rows, validation)
         waited = 0 if held < least else waited + 1
         if held < least:
             best, least = model, float(held)
@@ -127,14 +129,14 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
 def _last_ridge(form, model, train_rows, validation, key):
     """alpha of all training rows with the ridge that validates best."""
 
-    @jax.jit  # the rows are arguments: as constants they would be folded, for minutes
-    def run(model, train_rows, validation, ridges):
+    @jax.jit
+    def run(model, key, train_rows, validation, ridges):
         whole, held = form(model, key, train_rows), form(model, key, validation)
         alphas = jax.lax.map(whole.solve, ridges)
         losses = jax.lax.map(lambda alpha: jnp.mean(held.losses(alpha)), alphas)
         return alphas, losses
 
-    alphas, losses = run(model, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
+    alphas, losses = run(model, key, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
     return alphas[jnp.nanargmin(losses)]
 
 
@@ -189,6 +191,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
     parser.add_argument("--file", type=Path, required=True, help="CSV with a header, `,` or `;`")
     parser.add_argument("--without", default="", help="columns to leave out, like the label")
     parser.add_argument("--objectives", default="sm,ssm,ssm_vr,dsm,cp,approx_bp")
+    parser.add_argument("--unique", action="store_true", help="leave out rows that repeat others")
     parser.add_argument("--seeds", type=int, default=3, help="random splits")
     parser.add_argument("--steps", type=int, default=1000, help="of training, at most")
     parser.add_argument("--points", type=int, default=200, help="inducing points")
@@ -201,6 +204,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
         options.temperatures = 100
     numbers = read_table(options.file).without([n for n in options.without.split(",") if n])
     values, results = informative(numbers).values, {"gaussian": []}
+    if options.unique:
+        values = np.unique(values, axis=0)
     for seed in range(options.seeds):
         data = split(dequantize(values, seed), seed)
         results["gaussian"].append((*gaussian(data), 0.0))
@@ -211,6 +216,8 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
             seconds = time.perf_counter() - began
             found = assess(model, alpha, data.test, jax.random.key(seed + 1), options.temperatures)
             results.setdefault(name, []).append((*found, seconds))
+            line = f"split {seed}, {name}: loss {found[0]:.4g}, log-likelihood {found[1]:.4g}"
+            print(f"{line}, {seconds:.0f} s", flush=True)
     kind = "reduced: " if options.quick else ""
     note = f"{kind}{options.seeds} split(s), {len(values)} rows of {values.shape[1]} columns"
     print(table(results, note))
