@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from score_sde.data.tables import Split, dequantize, informative, read_table, split
 from score_sde.likelihood import AnnealedImportanceSampling
 from score_sde.networks.kernel_exponential import DeepKernelExponentialFamily
-from score_sde.objectives import exponential
+from score_sde.objectives import (
+    DenoisingScoreMatching,
+    ExactScoreMatching,
+    SlicedScoreMatching,
+    UniformIndex,
+    exponential,
+)
 from score_sde.objectives.exponential import QuadraticForm
-from score_sde.objectives.projections import directions, standard
+from score_sde.parameterize import EnergyScore
+from score_sde.sde import DiscreteChain
 
 NOISE = 0.05
 BATCH = 100
@@ -43,23 +51,52 @@ CHECK = 50
 PATIENCE = 4
 """Validations without gain, after which training ends."""
 RIDGES = np.geomspace(1e-6, 1.0, 25)
-Form = Callable[[DeepKernelExponentialFamily, jax.Array, jax.Array], QuadraticForm]
+Family = DeepKernelExponentialFamily
 
 
-def _sliced(reduced: bool) -> Form:
+class Method(NamedTuple):
+    """form: (family, key, rows) -> what alpha minimizes. losses: of each row, at a given alpha.
+
+    Both are the same objective. The form needs derivatives of all kernels, the losses those of
+    their sum alone.
+    """
+
+    form: Callable[[Family, jax.Array, jax.Array], QuadraticForm]
+    losses: Callable[[Family, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _by(objective, form) -> Method:
+    """An objective of score functions."""
+
+    def losses(model, alpha, key, x):
+        return objective(key, EnergyScore(lambda x, t: model.log_density(alpha, x)), x)
+
+    return Method(form, losses)
+
+
+def _with(form) -> Method:
+    """An objective that is known as a quadratic form alone."""
+    return Method(form, lambda model, alpha, key, x: form(model, key, x).losses(alpha))
+
+
+def _sliced(reduced: bool) -> Method:
+    objective = SlicedScoreMatching(1, "rademacher", reduced)
+
     def form(model, key, x):
-        v = directions(standard(key, x, 1), "rademacher")
-        return exponential.sliced(model.features, x, v, reduced)
+        return exponential.sliced(model.features, x, objective.draw(key, x), reduced)
 
-    return form
+    return _by(objective, form)
 
 
-def _denoising(sigma: float) -> Form:
+def _denoising(sigma: float) -> Method:
+    chain = DiscreteChain(np.ones(1), np.asarray([sigma]))
+    objective = DenoisingScoreMatching(chain, UniformIndex(chain), jnp.ones_like, "sum")
+
     def form(model, key, x):
         z = jax.random.normal(key, x.shape, x.dtype)
         return exponential.denoising(model.features, x, z, sigma)
 
-    return form
+    return _by(objective, form)
 
 
 def _propagated(model, key, x):
@@ -72,21 +109,17 @@ def _approximate(model, key, x):
     return exponential.with_traces(model.features, x, traces)
 
 
-def _exact(model, key, x):
-    return exponential.exact(model.features, x)
-
-
-OBJECTIVES: dict[str, Form] = {
-    "sm": _exact,
+METHODS = {
+    "sm": _by(ExactScoreMatching(), lambda model, key, x: exponential.exact(model.features, x)),
     "ssm": _sliced(False),
     "ssm_vr": _sliced(True),
-    "cp": _propagated,
-    "approx_bp": _approximate,
+    "cp": _with(_propagated),
+    "approx_bp": _with(_approximate),
 }
 """dsm has a noise level, and is made with it."""
 
 
-def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
+def train(method: Method, data: Split, key: jax.Array, options: argparse.Namespace):
     """The model and alpha of the best validation, both trained by one objective."""
     train_rows, validation = (jnp.asarray(a, jnp.float32) for a in (data.train, data.validation))
     key_points, key_model, key_steps, key_held = jax.random.split(key, 4)
@@ -101,8 +134,8 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
         x = x + NOISE * jax.random.normal(key_noise, x.shape)
 
         def loss(model):
-            fitted = form(model, key_a, x[:BATCH]).solve(jnp.exp(model.log_ridge))
-            return jnp.mean(form(model, key_b, x[BATCH:]).losses(fitted))
+            alpha = method.form(model, key_a, x[:BATCH]).solve(jnp.exp(model.log_ridge))
+            return jnp.mean(method.losses(model, alpha, key_b, x[BATCH:]))
 
         updates, state = optimizer.update(jax.grad(loss)(model), state, model)
         return (optax.apply_updates(model, updates), state), None
@@ -111,8 +144,8 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
     def advance(model, state, keys, rows, held):
         each = jax.random.split(keys[0], CHECK)
         (model, state), _ = jax.lax.scan(partial(step, rows), (model, state), each)
-        alpha = form(model, keys[1], rows[:1000]).solve(jnp.exp(model.log_ridge))
-        return model, state, jnp.mean(form(model, keys[1], held).losses(alpha))
+        alpha = method.form(model, keys[1], rows[:1000]).solve(jnp.exp(model.log_ridge))
+        return model, state, jnp.mean(method.losses(model, alpha, keys[1], held))
 
     best, state, least, waited = model, optimizer.init(model), np.inf, 0
     for i in range(0, options.steps, CHECK):
@@ -123,17 +156,18 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
             best, least = model, float(held)
         if waited >= PATIENCE:
             break
-    return best, _last_ridge(form, best, train_rows, validation, key_held)
+    return best, _last_ridge(method, best, train_rows, validation, key_held)
 
 
-def _last_ridge(form, model, train_rows, validation, key):
+def _last_ridge(method, model, train_rows, validation, key):
     """alpha of all training rows with the ridge that validates best."""
 
     @jax.jit
     def run(model, key, train_rows, validation, ridges):
-        whole, held = form(model, key, train_rows), form(model, key, validation)
-        alphas = jax.lax.map(whole.solve, ridges)
-        losses = jax.lax.map(lambda alpha: jnp.mean(held.losses(alpha)), alphas)
+        alphas = jax.lax.map(method.form(model, key, train_rows).solve, ridges)
+        losses = jax.lax.map(
+            lambda alpha: jnp.mean(method.losses(model, alpha, key, validation)), alphas
+        )
         return alphas, losses
 
     alphas, losses = run(model, key, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
@@ -210,9 +244,9 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
         data = split(dequantize(values, seed), seed)
         results["gaussian"].append((*gaussian(data), 0.0))
         for name in options.objectives.split(","):
-            form = _denoising(options.sigma) if name == "dsm" else OBJECTIVES[name]
+            method = _denoising(options.sigma) if name == "dsm" else METHODS[name]
             began = time.perf_counter()
-            model, alpha = train(form, data, jax.random.key(seed), options)
+            model, alpha = train(method, data, jax.random.key(seed), options)
             seconds = time.perf_counter() - began
             found = assess(model, alpha, data.test, jax.random.key(seed + 1), options.temperatures)
             results.setdefault(name, []).append((*found, seconds))
