@@ -206,14 +206,14 @@ def gaussian(data: Split) -> tuple[float, float]:
 
 def table(results: dict[str, list[tuple[float, float, float]]], note: str) -> str:
     """Mean and standard error over splits of each method."""
-    lines = [f"{'':<12}{'test SM loss':>20}{'log-likelihood':>20}{'seconds':>10}  published"]
+    lines = [f"{'':<12}{'test SM loss':>24}{'log-likelihood':>24}{'seconds':>10}  published"]
     for name, rows in results.items():
         values = np.asarray(rows)
         count = len(values)
         errors = values.std(axis=0, ddof=1) / count**0.5 if count > 1 else [np.nan] * 3
         cells = [f"{m:.4g} +- {e:.2g}" for m, e in zip(values.mean(axis=0), errors, strict=True)]
         seconds = f"{values[:, 2].mean():.0f}"
-        lines.append(f"{name:<12}{cells[0]:>20}{cells[1]:>20}{seconds:>10}  a figure, no numbers")
+        lines.append(f"{name:<12}{cells[0]:>24}{cells[1]:>24}{seconds:>10}  a figure, no numbers")
     return "\n".join([*lines, note])
 
 
@@ -252,8 +252,9 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
             results.setdefault(name, []).append((*found, seconds))
             line = f"split {seed}, {name}: loss {found[0]:.4g}, log-likelihood {found[1]:.4g}"
             print(f"{line}, {seconds:.0f} s", flush=True)
-    kind = "reduced: " if options.quick else ""
+    kind = "reduced: " if options.quick or options.steps < 1000 else ""
     note = f"{kind}{options.seeds} split(s), {len(values)} rows of {values.shape[1]} columns"
+    note += f", at most {options.steps} steps"
     print(table(results, note))
     return results
 
