@@ -5,11 +5,12 @@
 
 The first line measures the deep kernel exponential family on N(0, I): one training step, that is
 alpha of 100 examples, the loss of 100 others, and the gradient of all but alpha. The second line
-measures training steps of a recipe, by denoising and by sliced score matching. What each number
-means: README.md.
+measures training steps of a recipe, by denoising and by sliced score matching. With `--repeats 0`
+operations are counted, and nothing is compiled or run. What each number means: README.md.
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -100,8 +101,8 @@ def given_alpha(name: str):
     return jax.grad(loss)
 
 
-def compiled_steps(d: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Name -> (compiled step, its arguments), on standard normal rows."""
+def lowered_steps(d: int, options: argparse.Namespace) -> tuple[dict[str, Any], tuple]:
+    """Name -> step that is ready to be compiled, and its arguments: standard normal rows."""
     key = jax.random.key(d)
     x = jax.random.normal(jax.random.fold_in(key, 0), (options.points + 2 * BATCH, d))
     model = DeepKernelExponentialFamily.create(jax.random.fold_in(key, 1), x[: options.points])
@@ -113,27 +114,28 @@ def compiled_steps(d: int, options: argparse.Namespace) -> dict[str, Any]:
         if name in ("ssm", "sm", "ssm_vr", "dsm"):
             made[" alone"] = given_alpha(name)
         for suffix, step in made.items():
-            compiled = jax.jit(step).lower(*arguments).compile()
-            steps[name + suffix] = partial(compiled, *arguments), compiled
-    return steps
+            steps[name + suffix] = jax.jit(step).lower(*arguments)
+    return steps, arguments
 
 
 def against_dimension(options: argparse.Namespace) -> dict[str, Any]:
     """Rows of the table, printed; the slopes of exact against sliced score matching at the end."""
     dims, found = [int(d) for d in options.dims.split(",")], {}
     for d in dims:
-        steps = compiled_steps(d, options)
-        seconds = measured({name: step for name, (step, _) in steps.items()}, options.repeats)
-        for name, (_, compiled) in steps.items():
-            found[f"{name} {d}"] = {
-                "seconds": seconds[name].tolist(),
-                "flops": flops(compiled),
-                "bytes": compiled.memory_analysis().temp_size_in_bytes,
-            }
+        lowered, arguments = lowered_steps(d, options)
+        if options.repeats:
+            steps = {name: step.compile() for name, step in lowered.items()}
+            calls = {name: partial(step, *arguments) for name, step in steps.items()}
+            seconds = measured(calls, options.repeats)
+        for name, step in lowered.items():
+            row = found[f"{name} {d}"] = {"flops": flops(step)}
+            if options.repeats:
+                memory = steps[name].memory_analysis().temp_size_in_bytes
+                row |= {"seconds": seconds[name].tolist(), "bytes": memory}
             base = "ssm alone" if name.endswith("alone") else "ssm"
-            print(f"D {d:<5} {line(name, found[f'{name} {d}'], found[f'{base} {d}'])}", flush=True)
+            print(f"D {d:<5} {line(name, row, found[f'{base} {d}'])}", flush=True)
     for suffix in ("", " alone"):
-        for quantity in ("flops", "seconds"):
+        for quantity in ("flops", "seconds") if options.repeats else ("flops",):
             both = [
                 [np.min(found[f"{name}{suffix} {d}"][quantity]) for d in dims]
                 for name in ("sm", "ssm")
@@ -145,18 +147,21 @@ def against_dimension(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def line(name: str, values: dict[str, Any], base: dict[str, Any]) -> str:
-    """Times, operations and memory of a row, and both beside those of the base."""
-    ms = 1e3 * np.median(values["seconds"])
-    ratios = common.ratio(np.asarray(values["seconds"]), np.asarray(base["seconds"]))
-    text = f"{name:<14}{ms:>9.1f} ms (fastest {1e3 * min(values['seconds']):.1f})"
-    text += f"{values['flops'] / 1e9:>9.2f} GFLOP {common.mebibytes(values['bytes']):>10}"
-    times = f"{ratios['median']:.2f} x (fastest {ratios['fastest']:.2f} x)"
-    return f"{text}   time {times}, operations {values['flops'] / base['flops']:.2f} x"
+    """Operations, times and memory of a row, and both beside those of the base."""
+    text = f"{name:<14}{values['flops'] / 1e9:>9.2f} GFLOP"
+    text += f" {values['flops'] / base['flops']:>7.2f} x"
+    if "seconds" not in values:
+        return text
+    seconds = np.asarray(values["seconds"])
+    ratios = common.ratio(seconds, np.asarray(base["seconds"]))
+    text += f"{1e3 * np.median(seconds):>10.1f} ms (fastest {1e3 * seconds.min():.1f})"
+    text += f" {ratios['median']:.2f} x (fastest {ratios['fastest']:.2f} x)"
+    return f"{text}{common.mebibytes(values['bytes']):>12}"
 
 
-def flops(compiled) -> float:
-    """Operations of a compiled program, as XLA counts them."""
-    return float(compiled.cost_analysis()["flops"])
+def flops(step: Any) -> float:
+    """Operations, as XLA counts them: before it optimizes a step that is not compiled."""
+    return float(step.cost_analysis()["flops"])
 
 
 def measured(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
@@ -184,7 +189,12 @@ class Recipe:
         )
         self.state = initialize(self.task, self.key, experiment.shape)
         steps = jax.jit(experiment.trainer.steps, donate_argnums=1)
-        self.compiled = steps.lower(self.task, self.state, self.key, some).compile()
+        self.lowered = steps.lower(self.task, self.state, self.key, some)
+
+    @functools.cached_property
+    def compiled(self):
+        """The step as a program."""
+        return self.lowered.compile()
 
     def __call__(self):
         """One step."""
@@ -196,14 +206,13 @@ def of_images(options: argparse.Namespace) -> dict[str, Any]:
     """Rows of the objectives of a recipe, printed."""
     names = ["denoising", "sliced_vr", "sliced"]
     steps = {name: Recipe(options.config, name, options.batch) for name in names}
-    seconds, found = measured(dict(steps), options.repeats), {}
-    for name, step in steps.items():
-        found[name] = {
-            "seconds": seconds[name].tolist(),
-            "flops": flops(step.compiled),
-            "bytes": step.compiled.memory_analysis().temp_size_in_bytes,
-        }
-        print(line(name, found[name], found["denoising"]), flush=True)
+    found: dict[str, Any] = {name: {"flops": flops(step.lowered)} for name, step in steps.items()}
+    if options.repeats:
+        for name, seconds in measured(dict(steps), options.repeats).items():
+            memory = steps[name].compiled.memory_analysis().temp_size_in_bytes
+            found[name] |= {"seconds": seconds.tolist(), "bytes": memory}
+    for name, row in found.items():
+        print(line(name, row, found["denoising"]), flush=True)
     return found
 
 
@@ -215,7 +224,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--dims", default="50,100,200,400")
     parser.add_argument("--objectives", default=",".join(FORMS), help="ssm and sm must be there")
     parser.add_argument("--points", type=int, default=200, help="inducing points")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; 0 counts alone")
     parser.add_argument("--config", help="a recipe: measure that in place of the kernels")
     parser.add_argument("--batch", type=int, help="images; default as the recipe says")
     options = parser.parse_args(arguments)
