@@ -184,21 +184,23 @@ class Recipe:
         some = jax.tree.map(lambda row: np.asarray(row)[None], next(batches))
         some, self.task = run.place.put_part(some, axis=1), experiment.task
         self.key, self.some = run.keys()["train"], some
-        initialize = jax.jit(
-            experiment.trainer.init, static_argnums=2, out_shardings=run.place.whole
+        self.initialize = jax.jit(
+            partial(experiment.trainer.init, shape=experiment.shape), out_shardings=run.place.whole
         )
-        self.state = initialize(self.task, self.key, experiment.shape)
+        like = jax.eval_shape(self.initialize, self.task, self.key)
         steps = jax.jit(experiment.trainer.steps, donate_argnums=1)
-        self.lowered = steps.lower(self.task, self.state, self.key, some)
+        self.lowered = steps.lower(self.task, like, self.key, some)
 
     @functools.cached_property
     def compiled(self):
-        """The step as a program."""
+        """The step as a program; begins with fresh weights."""
+        self.state = self.initialize(self.task, self.key)
         return self.lowered.compile()
 
     def __call__(self):
         """One step."""
-        self.state, metrics = self.compiled(self.task, self.state, self.key, self.some)
+        step = self.compiled
+        self.state, metrics = step(self.task, self.state, self.key, self.some)
         return metrics
 
 
