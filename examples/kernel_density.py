@@ -19,7 +19,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from score_sde.data.tables import Split, dequantize, informative, read_table, split
 from score_sde.likelihood import AnnealedImportanceSampling
 from score_sde.networks.kernel_exponential import DeepKernelExponentialFamily
-from score_sde.objectives import exponential
+from score_sde.objectives import (
+    DenoisingScoreMatching,
+    ExactScoreMatching,
+    SlicedScoreMatching,
+    UniformIndex,
+    exponential,
+)
 from score_sde.objectives.exponential import QuadraticForm
-from score_sde.objectives.projections import directions, standard
+from score_sde.parameterize import EnergyScore
+from score_sde.sde import DiscreteChain
 
 NOISE = 0.05
 BATCH = 100
@@ -42,50 +51,75 @@ CHECK = 50
 PATIENCE = 4
 """Validations without gain, after which training ends."""
 RIDGES = np.geomspace(1e-6, 1.0, 25)
-Form = Callable[[DeepKernelExponentialFamily, jax.Array, jax.Array], QuadraticForm]
+Family = DeepKernelExponentialFamily
 
 
-def _sliced(reduced: bool) -> Form:
+class Method(NamedTuple):
+    """form: (family, key, rows) -> what alpha minimizes. losses: of each row, at a given alpha.
+
+    Both are the same objective. The form needs derivatives of all kernels, the losses those of
+    their sum alone.
+    """
+
+    form: Callable[[Family, jax.Array, jax.Array], QuadraticForm]
+    losses: Callable[[Family, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _by(objective, form) -> Method:
+    """An objective of score functions."""
+
+    def losses(model, alpha, key, x):
+        return objective(key, EnergyScore(lambda x, t: model.log_density(alpha, x)), x)
+
+    return Method(form, losses)
+
+
+def _with(form) -> Method:
+    """An objective that is known as a quadratic form alone."""
+    return Method(form, lambda model, alpha, key, x: form(model, key, x).losses(alpha))
+
+
+def _sliced(reduced: bool) -> Method:
+    objective = SlicedScoreMatching(1, "rademacher", reduced)
+
     def form(model, key, x):
-        v = directions(standard(key, x, 1), "rademacher")
-        return exponential.sliced(model.features, x, v, reduced)
+        return exponential.sliced(model.features, x, objective.draw(key, x), reduced)
 
-    return form
+    return _by(objective, form)
 
 
-def _denoising(sigma: float) -> Form:
+def _denoising(sigma: float) -> Method:
+    chain = DiscreteChain(np.ones(1), np.asarray([sigma]))
+    objective = DenoisingScoreMatching(chain, UniformIndex(chain), jnp.ones_like, "sum")
+
     def form(model, key, x):
         z = jax.random.normal(key, x.shape, x.dtype)
         return exponential.denoising(model.features, x, z, sigma)
 
-    return form
+    return _by(objective, form)
 
 
 def _propagated(model, key, x):
-    diagonals = jax.vmap(model.hessian_diagonals)(x, jax.random.split(key, len(x)))
-    return exponential.with_diagonals(model.features, x, diagonals)
+    traces = jax.vmap(model.hessian_traces)(x, jax.random.split(key, len(x)))
+    return exponential.with_traces(model.features, x, traces)
 
 
 def _approximate(model, key, x):
-    diagonals = jax.vmap(model.hessian_diagonals)(x)
-    return exponential.with_diagonals(model.features, x, diagonals)
+    traces = jax.vmap(model.hessian_traces)(x)
+    return exponential.with_traces(model.features, x, traces)
 
 
-def _exact(model, key, x):
-    return exponential.exact(model.features, x)
-
-
-OBJECTIVES: dict[str, Form] = {
-    "sm": _exact,
+METHODS = {
+    "sm": _by(ExactScoreMatching(), lambda model, key, x: exponential.exact(model.features, x)),
     "ssm": _sliced(False),
     "ssm_vr": _sliced(True),
-    "cp": _propagated,
-    "approx_bp": _approximate,
+    "cp": _with(_propagated),
+    "approx_bp": _with(_approximate),
 }
 """dsm has a noise level, and is made with it."""
 
 
-def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
+def train(method: Method, data: Split, key: jax.Array, options: argparse.Namespace):
     """The model and alpha of the best validation, both trained by one objective."""
     train_rows, validation = (jnp.asarray(a, jnp.float32) for a in (data.train, data.validation))
     key_points, key_model, key_steps, key_held = jax.random.split(key, 4)
@@ -93,48 +127,50 @@ def train(form: Form, data: Split, key: jax.Array, options: argparse.Namespace):
     model = DeepKernelExponentialFamily.create(key_model, train_rows[chosen])
     optimizer = optax.chain(optax.clip_by_global_norm(100.0), optax.adam(1e-2))
 
-    def step(carry, key):
+    def step(rows, carry, key):
         model, state = carry
         key_rows, key_noise, key_a, key_b = jax.random.split(key, 4)
-        rows = jax.random.choice(key_rows, len(train_rows), (2 * BATCH,), replace=False)
-        x = train_rows[rows]
+        x = jax.random.choice(key_rows, rows, (2 * BATCH,), replace=False)
         x = x + NOISE * jax.random.normal(key_noise, x.shape)
 
         def loss(model):
-            fitted = form(model, key_a, x[:BATCH]).solve(jnp.exp(model.log_ridge))
-            return jnp.mean(form(model, key_b, x[BATCH:]).losses(fitted))
+            alpha = method.form(model, key_a, x[:BATCH]).solve(jnp.exp(model.log_ridge))
+            return jnp.mean(method.losses(model, alpha, key_b, x[BATCH:]))
 
         updates, state = optimizer.update(jax.grad(loss)(model), state, model)
         return (optax.apply_updates(model, updates), state), None
 
-    @jax.jit
-    def advance(model, state, key):
-        (model, state), _ = jax.lax.scan(step, (model, state), jax.random.split(key, CHECK))
-        alpha = form(model, key_held, train_rows[:1000]).solve(jnp.exp(model.log_ridge))
-        return model, state, jnp.mean(form(model, key_held, validation).losses(alpha))
+    @jax.jit  # the rows are arguments: as constants they would be folded, for minutes
+    def advance(model, state, keys, rows, held):
+        each = jax.random.split(keys[0], CHECK)
+        (model, state), _ = jax.lax.scan(partial(step, rows), (model, state), each)
+        alpha = method.form(model, keys[1], rows[:1000]).solve(jnp.exp(model.log_ridge))
+        return model, state, jnp.mean(method.losses(model, alpha, keys[1], held))
 
     best, state, least, waited = model, optimizer.init(model), np.inf, 0
     for i in range(0, options.steps, CHECK):
-        model, state, held = advance(model, state, jax.random.fold_in(key_steps, i))
+        keys = jax.random.fold_in(key_steps, i), key_held
+        model, state, held = advance(model, state, keys, train_rows, validation)
         waited = 0 if held < least else waited + 1
         if held < least:
             best, least = model, float(held)
         if waited >= PATIENCE:
             break
-    return best, _last_ridge(form, best, train_rows, validation, key_held)
+    return best, _last_ridge(method, best, train_rows, validation, key_held)
 
 
-def _last_ridge(form, model, train_rows, validation, key):
+def _last_ridge(method, model, train_rows, validation, key):
     """alpha of all training rows with the ridge that validates best."""
 
-    @jax.jit  # the rows are arguments: as constants they would be folded, for minutes
-    def run(model, train_rows, validation, ridges):
-        whole, held = form(model, key, train_rows), form(model, key, validation)
-        alphas = jax.lax.map(whole.solve, ridges)
-        losses = jax.lax.map(lambda alpha: jnp.mean(held.losses(alpha)), alphas)
+    @jax.jit
+    def run(model, key, train_rows, validation, ridges):
+        alphas = jax.lax.map(method.form(model, key, train_rows).solve, ridges)
+        losses = jax.lax.map(
+            lambda alpha: jnp.mean(method.losses(model, alpha, key, validation)), alphas
+        )
         return alphas, losses
 
-    alphas, losses = run(model, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
+    alphas, losses = run(model, key, train_rows, validation, jnp.asarray(RIDGES, jnp.float32))
     return alphas[jnp.nanargmin(losses)]
 
 
@@ -170,14 +206,14 @@ def gaussian(data: Split) -> tuple[float, float]:
 
 def table(results: dict[str, list[tuple[float, float, float]]], note: str) -> str:
     """Mean and standard error over splits of each method."""
-    lines = [f"{'':<12}{'test SM loss':>20}{'log-likelihood':>20}{'seconds':>10}  published"]
+    lines = [f"{'':<12}{'test SM loss':>24}{'log-likelihood':>24}{'seconds':>10}  published"]
     for name, rows in results.items():
         values = np.asarray(rows)
         count = len(values)
         errors = values.std(axis=0, ddof=1) / count**0.5 if count > 1 else [np.nan] * 3
         cells = [f"{m:.4g} +- {e:.2g}" for m, e in zip(values.mean(axis=0), errors, strict=True)]
         seconds = f"{values[:, 2].mean():.0f}"
-        lines.append(f"{name:<12}{cells[0]:>20}{cells[1]:>20}{seconds:>10}  a figure, no numbers")
+        lines.append(f"{name:<12}{cells[0]:>24}{cells[1]:>24}{seconds:>10}  a figure, no numbers")
     return "\n".join([*lines, note])
 
 
@@ -189,6 +225,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
     parser.add_argument("--file", type=Path, required=True, help="CSV with a header, `,` or `;`")
     parser.add_argument("--without", default="", help="columns to leave out, like the label")
     parser.add_argument("--objectives", default="sm,ssm,ssm_vr,dsm,cp,approx_bp")
+    parser.add_argument("--unique", action="store_true", help="leave out rows that repeat others")
     parser.add_argument("--seeds", type=int, default=3, help="random splits")
     parser.add_argument("--steps", type=int, default=1000, help="of training, at most")
     parser.add_argument("--points", type=int, default=200, help="inducing points")
@@ -201,18 +238,23 @@ def main(arguments: list[str] | None = None) -> dict[str, list[tuple[float, floa
         options.temperatures = 100
     numbers = read_table(options.file).without([n for n in options.without.split(",") if n])
     values, results = informative(numbers).values, {"gaussian": []}
+    if options.unique:
+        values = np.unique(values, axis=0)
     for seed in range(options.seeds):
         data = split(dequantize(values, seed), seed)
         results["gaussian"].append((*gaussian(data), 0.0))
         for name in options.objectives.split(","):
-            form = _denoising(options.sigma) if name == "dsm" else OBJECTIVES[name]
+            method = _denoising(options.sigma) if name == "dsm" else METHODS[name]
             began = time.perf_counter()
-            model, alpha = train(form, data, jax.random.key(seed), options)
+            model, alpha = train(method, data, jax.random.key(seed), options)
             seconds = time.perf_counter() - began
             found = assess(model, alpha, data.test, jax.random.key(seed + 1), options.temperatures)
             results.setdefault(name, []).append((*found, seconds))
-    kind = "reduced: " if options.quick else ""
+            line = f"split {seed}, {name}: loss {found[0]:.4g}, log-likelihood {found[1]:.4g}"
+            print(f"{line}, {seconds:.0f} s", flush=True)
+    kind = "reduced: " if options.quick or options.steps < 1000 else ""
     note = f"{kind}{options.seeds} split(s), {len(values)} rows of {values.shape[1]} columns"
+    note += f", at most {options.steps} steps"
     print(table(results, note))
     return results
 

@@ -116,7 +116,7 @@ class Skip(flax.struct.PyTreeNode):
         return evaluate(self.layers, x) + self.weight @ x
 
     def back(self, x, g, h):
-        (ga, ha), (gb, hb) = _back(self.layers, x, g, h), Linear(self.weight).back(x, g, h)
+        (ga, ha), (gb, hb) = back(self.layers, x, g, h), Linear(self.weight).back(x, g, h)
         return ga + gb, ha + hb
 
     def propagate(self, key, x, g, s):
@@ -155,7 +155,7 @@ class Coupling(flax.struct.PyTreeNode):
     def back(self, x, g, h):
         stay, _ = self._split(x)
         (ga, gb), (ha, hb) = self._split(g), self._split(h)
-        extra_g, extra_h = _back(self.layers, stay, gb, hb)
+        extra_g, extra_h = back(self.layers, stay, gb, hb)
         return self._join(ga + extra_g, gb), self._join(ha + extra_h, hb)
 
     def propagate(self, key, x, g, s):
@@ -205,7 +205,7 @@ def approximate_backpropagation(layers: Sequence[Layer], x: Vector) -> tuple[Vec
     one layer with f'' alone.
     """
     one = jnp.ones((1,), x.dtype)
-    return _back(layers, x, one, 0 * one)
+    return back(layers, x, one, 0 * one)
 
 
 def curvature_propagation(
@@ -230,7 +230,10 @@ def _inputs(layers, x):
     return inputs
 
 
-def _back(layers, x, g, h):
+def back(
+    layers: Sequence[Layer], x: Vector, g: Float[Array, "m"], h: Float[Array, "m"]
+) -> tuple[Vector, Vector]:
+    """(g, h) at the input x of layers from those at their output; linear in (g, h)."""
     for layer, entry in reversed(list(zip(layers, _inputs(layers, x), strict=True))):
         g, h = layer.back(entry, g, h)
     return g, h

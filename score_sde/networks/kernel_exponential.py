@@ -13,6 +13,7 @@ from score_sde.networks.curvature import (
     Linear,
     Skip,
     approximate_backpropagation,
+    back,
     curvature_propagation,
     evaluate,
     perceptron,
@@ -105,7 +106,8 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
     ) -> Float[Array, "features d"]:
         """Estimates of the diagonal of the Hessian of each of `features` at one point.
 
-        With a key by curvature propagation, without one by approximate back-propagation.
+        With a key by curvature propagation, without one by approximate back-propagation. All
+        features have the same signs inside a network, as one function of them would have.
         """
 
         def one(network, width, z, key):
@@ -114,10 +116,40 @@ class DeepKernelExponentialFamily(flax.struct.PyTreeNode):
                 return approximate_backpropagation(layers, x)[1]
             return curvature_propagation(key, layers, x)[1]
 
-        count = len(self.log_widths), len(self.points)
-        keys = None if key is None else jax.random.split(key, count)
-        axis = None if key is None else 0
-        every = jax.vmap(jax.vmap(one, (None, None, 0, axis)), (0, 0, None, axis))
+        keys = None if key is None else jax.random.split(key, len(self.log_widths))
+        every = jax.vmap(
+            jax.vmap(one, (None, None, 0, None)), (0, 0, None, None if key is None else 0)
+        )
         each = every(self.networks, jnp.exp(self.log_widths), self.points, keys)
         kernels = jnp.einsum("r,rld->ld", jax.nn.softmax(self.log_weights), each)
         return jnp.concatenate([kernels, jnp.full((1, len(x)), -1 / self.base_std**2, x.dtype)])
+
+    def hessian_traces(
+        self, x: Float[Array, "d"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "features"]:
+        """Sums of `hessian_diagonals`, for approximate back-propagation by a cheaper way.
+
+        What it sums is linear in (g, h) at the network's output, with the same coefficients for all
+        kernels. So one pass through a network does for all of them.
+        """
+        if key is not None:
+            return jnp.sum(self.hessian_diagonals(x, key), axis=1)
+
+        def kernels(network, width):
+            at = evaluate(network, x)
+
+            def total(g, h):
+                return jnp.sum(back(network, x, g, h)[1])
+
+            along_g, along_h = jax.grad(total, (0, 1))(0 * at, 0 * at)
+            one = jnp.ones((1,), x.dtype)
+
+            def trace(z):
+                g, h = GaussianBump(evaluate(network, z), width).back(at, one, 0 * one)
+                return g @ along_g + h @ along_h
+
+            return jax.vmap(trace)(self.points)
+
+        each = jax.vmap(kernels)(self.networks, jnp.exp(self.log_widths))
+        base = jnp.full((), -len(x) / self.base_std**2, x.dtype)
+        return jnp.append(jax.nn.softmax(self.log_weights) @ each, base)

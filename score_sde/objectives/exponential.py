@@ -41,13 +41,20 @@ class QuadraticForm(flax.struct.PyTreeNode):
     def solve(self, ridge: Float[Array, ""]) -> Float[Array, "l"]:
         """-(G + ridge I)^-1 b: the alpha with the least mean loss + ridge |alpha|^2/2.
 
-        G = mean rows^T rows over alpha's features, b its gradient at alpha = 0. By Cholesky.
+        G = mean rows^T rows over alpha's features, b its gradient at alpha = 0. By Cholesky. The
+        derivative is that of the solution, a second solution with the same factor: through the
+        Cholesky factor itself it takes 20 times longer on a CPU.
         """
         n, flat = len(self.rows), self.rows.reshape(-1, self.rows.shape[-1])
         gram = flat.T @ flat / n
         b = gram[:-1, -1] + jnp.mean(self.slopes, axis=0)[:-1]
         matrix = gram[:-1, :-1] + ridge * jnp.eye(len(b), dtype=b.dtype)
-        return -jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), b)
+        factor = jax.scipy.linalg.cho_factor(jax.lax.stop_gradient(matrix))
+
+        def back(_, b):
+            return jax.scipy.linalg.cho_solve(factor, b)
+
+        return -jax.lax.custom_linear_solve(lambda a: matrix @ a, b, back, symmetric=True)
 
 
 def solve_alpha(form: QuadraticForm, ridge: Float[Array, ""]) -> Float[Array, "l"]:
@@ -92,11 +99,11 @@ def denoising(
     return QuadraticForm(rows, jnp.zeros_like(rows[:, 0]))
 
 
-def with_diagonals(
-    features: Features, x: Float[Array, "batch d"], diagonals: Float[Array, "batch features d"]
+def with_traces(
+    features: Features, x: Float[Array, "batch d"], traces: Float[Array, "batch features"]
 ) -> QuadraticForm:
-    """Score matching with given estimates of the Hessian's diagonal, of each feature."""
-    return QuadraticForm(gradients(features, x), jnp.sum(diagonals, axis=2))
+    """Score matching with given estimates of the Hessian's trace, of each feature."""
+    return QuadraticForm(gradients(features, x), traces)
 
 
 def gradients(features: Features, x: Float[Array, "batch d"]) -> Float[Array, "batch d features"]:

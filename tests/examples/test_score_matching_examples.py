@@ -1,6 +1,7 @@
-"""Figure 3.1 and table 3.1 at a size that shows that the programs run and what they print."""
+"""Figures 3.1, 3.2 and table 3.1 at a size that shows that the programs run and what they print."""
 
 import importlib.util
+import sys
 
 import jax
 import numpy as np
@@ -11,8 +12,8 @@ from golden import REPOSITORY
 pytestmark = pytest.mark.slow
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "examples" / f"{name}.py")
+def load(name, folder="examples"):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -24,8 +25,8 @@ def test_kernel_density(tmp_path, capsys):
     values = rng.normal(size=(600, 2)) @ np.asarray([[1.0, 0.4], [0.0, 0.7]])
     lines = ["a,b,label", *(f"{a:.6f},{b:.6f},{i % 2}" for i, (a, b) in enumerate(values))]
     path = tmp_path / "table.csv"
-    path.write_text("\n".join(lines))
-    flags = ["--file", str(path), "--without", "label", "--steps", "100", "--quick"]
+    path.write_text("\n".join(lines + lines[1:101]))
+    flags = ["--file", str(path), "--without", "label", "--steps", "100", "--quick", "--unique"]
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         results = example.main([*flags, "--objectives", "sm,ssm_vr"])
     (loss, likelihood, _) = results["gaussian"][0]
@@ -48,3 +49,15 @@ def test_flow_score_matching(capsys):
     assert results["mle"][0, 1] > results["ssm_vr"][0, 1]
     text = capsys.readouterr().out
     assert "not comparable" in text and "-8054, -3355" in text
+
+
+def test_cost_against_dimension(capsys, monkeypatch):
+    """Operations are counted, so they may be asserted: those of exact score matching grow as D."""
+    monkeypatch.setattr(sys, "path", [str(REPOSITORY / "benchmarks"), *sys.path])
+    benchmark = load("score_matching", "benchmarks")
+    flags = ["--dims", "16,64", "--points", "10", "--repeats", "0", "--objectives", "ssm,sm,ssm_vr"]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        found = benchmark.main(flags)
+    assert 0.2 < found["slope flops"] < 1.3 and 0.6 < found["slope alone flops"] < 1.3
+    assert found["ssm_vr alone 64"]["flops"] < 1.2 * found["ssm alone 64"]["flops"]
+    assert "slope in log D by flops" in capsys.readouterr().out

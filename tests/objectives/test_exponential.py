@@ -93,13 +93,15 @@ def test_baselines_are_quadratic_too(family, estimate):
 
     @jax.jit
     def forms(x, keys):
-        diagonals = jax.vmap(made.hessian_diagonals)(*((x,) if keys is None else (x, keys)))
-        form = exponential.with_diagonals(made.features, x, diagonals)
+        given = (x,) if keys is None else (x, keys)
+        diagonals = jax.vmap(made.hessian_diagonals)(*given)
+        form = exponential.with_traces(made.features, x, jax.vmap(made.hessian_traces)(*given))
         best = exponential.solve_alpha(form, jnp.asarray(0.1))
         gradient = jax.grad(lambda a: jnp.mean(form.losses(a)) + 0.05 * a @ a)(best)
-        return form, exponential.exact(made.features, x), gradient
+        return form, exponential.exact(made.features, x), gradient, jnp.sum(diagonals, axis=2)
 
-    form, exact, gradient = forms(x, keys)
+    form, exact, gradient, traces = forms(x, keys)
+    assert_close(form.slopes, traces, 1e-12)
     np.testing.assert_allclose(gradient, 0, atol=1e-9)
     assert_close(form.rows, exact.rows, 1e-12)
     if estimate == "propagated":
