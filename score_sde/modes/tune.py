@@ -74,7 +74,9 @@ def main(
     done = _read(folder, objective)
     while len(done) < trials:
         values = _proposed(optuna, run.settings, entries, done)
-        found = _tried(run, given, which, values, Wanted("tune", folder / "trial", copies))
+        found = _tried(
+            run, given, which, values, Wanted("tune", folder / "trial", copies, quiet=True)
+        )
         done.append(Trial(values, None if found is None else found[objective]))
         _keep(folder, run.settings, done, objective)
         say(f"trial {len(done)}/{trials}: {_told(values)}: {objective} {_number(done[-1])}")

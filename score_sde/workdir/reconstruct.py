@@ -41,13 +41,15 @@ class NotFinite(UserError):
 class Wanted(NamedTuple):
     """mode: names the folder, MODE_step_N. output: another folder.
 
-    copies: samples of each image. shard: (i, n), the images i, i + n, i + 2n, ... alone.
+    copies: samples of each image. shard: (i, n), the images i, i + n, i + 2n, ... alone. quiet: say
+    nothing at the end.
     """
 
     mode: str
     output: Path | None
     copies: int
     shard: tuple[int, int] = (0, 1)
+    quiet: bool = False
 
 
 def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wanted) -> Path:
@@ -92,7 +94,9 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
         say(f"shard {share[0]}/{share[1]} done; when all are, the command without --shard joins it")
     elif leads():
         with writing(folder):
-            say(save(folder, _found(run, given, store), run.settings.inverse, how))
+            told = save(folder, _found(run, given, store), run.settings.inverse, how)
+        if not wanted.quiet:
+            say(told)
         shutil.rmtree(store.folder)
     return folder
 
