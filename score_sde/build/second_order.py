@@ -45,8 +45,8 @@ def build_second_order(
     """The task of fitting config.second_order's network to a score model, and its trainer.
 
     `params` are the score model's, or those it begins with where config.second_order.gamma > 0
-    trains it on. The optimizer is the score model's too, but for the rate `lr`,
-    and so is the first average.
+    trains it on. The optimizer is the score model's too, but for the rate `lr`, and so is the first
+    average.
 
     Raises:
         UserError: noise levels that the process has not, whole matrices of too many pixels, or a

@@ -172,10 +172,13 @@ def _ranges(text: str) -> dict[str, tuple[float, float, bool]]:
     return found
 
 
+OBJECTIVES = ("psnr_of_mean", "ssim_of_mean", "psnr")
+"""Columns of metrics.parquet whose mean over images `tune` can make as large as possible."""
+
+
 def _objective(text: str) -> str:
-    known = ("psnr_of_mean", "ssim_of_mean", "psnr")
-    if text not in known:
-        raise UserError(f"--objective must be {', '.join(known)}; got {text!r}")
+    if text not in OBJECTIVES:
+        raise UserError(f"--objective must be {', '.join(OBJECTIVES)}; got {text!r}")
     return text
 
 

@@ -14,6 +14,7 @@ from score_sde.build.settings import Settings, depends, to_dict
 from score_sde.devices import leads, say, wait_for_all
 from score_sde.errors import UserError, command, quoted
 from score_sde.files import write_json, writing
+from score_sde.modes.table import OBJECTIVES
 from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import claim
 from score_sde.workdir.folder import result_folder
@@ -21,9 +22,6 @@ from score_sde.workdir.measured import Measured, measured
 from score_sde.workdir.reconstruct import NotFinite, Wanted, reconstruct
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, in_name, record_of
-
-OBJECTIVES = ("psnr_of_mean", "ssim_of_mean", "psnr")
-"""Columns of metrics.parquet whose mean over images can be made as large as possible."""
 
 
 class Trial(NamedTuple):

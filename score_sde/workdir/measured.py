@@ -77,8 +77,7 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
 
     `input`: as `read_given` takes it, or one npz file with `y`; by default the first images of
     config.eval.split. `mask`: known pixels of the task inpaint, by default the left half, or points
-    of k-space where config.inverse.kspace=mask. Noise
-    depends on the seed and an image's number.
+    of k-space where config.inverse.kspace=mask. Noise depends on the seed and an image's number.
 
     Raises:
         UserError: a mask for another task, what `build_operator` refuses, or a file that does not
