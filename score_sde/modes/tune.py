@@ -48,8 +48,9 @@ def main(
     those of config.eval.split stay for the table, or of `input`. `mask`, `copies`: as `reconstruct`
     takes them. `ranges`: by entry its ends, and whether in logarithms. All trials have the same
     measurements and random draws. trials.json keeps what is done, and the same command goes on as
-    if never interrupted; more `trials` add to them. config.json has the best. (Dissertation,
-    section B.6.4: 100 steps of Bayesian optimization.)
+    if never interrupted; more `trials` add to them. config.json has all settings with the best, for
+    `run_lib`; the command line takes the flags that are told at the end. (Dissertation, section
+    B.6.4: 100 steps of Bayesian optimization.)
 
     Raises:
         UserError: optuna is missing, the folder is of other settings, no trial was finite, and
@@ -209,12 +210,21 @@ def _tell(run: Run, folder: Path, done: Sequence[Trial], objective: str) -> None
             f"none of {len(done)} trials gave finite samples; take other --ranges, or more "
             "config.sampling.steps"
         )
-    file = quoted(folder / "config.json")
-    use = command(f"--mode reconstruct --workdir {quoted(run.folder)} --config {file}")
+    use = command(f"--mode reconstruct --workdir {quoted(run.folder)} {_flags(run, best)}")
     say(
         f"best of {len(done)} trials: {_told(best.values)}: {objective} {_number(best)}; as "
         f"configured {_number(done[0])}. Use it: {use}"
     )
+
+
+def _flags(run: Run, best: Trial) -> str:
+    """What changes the run's own configuration into the best one, as the command line takes it.
+
+    A mode that takes checkpoints has the settings of the run, whatever --config names.
+    """
+    own = configurations.load_json(run.folder / "config.json")
+    found = configurations.differences(own, _changed(run.settings, best.values))
+    return " ".join(quoted(f"--config.{name}={value}") for name, (_, value) in found.items())
 
 
 def _told(values: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from runs import call, random_run
 
 from score_sde.arrays import sample_keys
+from score_sde.build.second_order import build_second_order
 from score_sde.modes.report import uncertainties
 from score_sde.report import Report, uncertainty_section
 from score_sde.steppers import Ozaki, chain, noise_level_step
@@ -77,6 +78,20 @@ def test_it_goes_on_as_if_never_interrupted(trained: Path, untrained: Path, tmp_
         np.testing.assert_array_equal(one, other)
     about = json.loads((trained / "second_order" / "settings.json").read_text())
     assert about["score_checkpoint"] == 2 and about["form"] == "full"
+
+
+@pytest.mark.parametrize("target", ["residual", "noise"])
+def test_entries_reach_the_objective(untrained: Path, target: str) -> None:
+    settings = load_json(untrained / "config.json")
+    assert settings.second_order.target == "residual" and not settings.second_order.gamma
+    changed = settings.change("second_order", target=target, gamma=0.3, variance_reduced=True)
+    task, _ = build_second_order(Run.of(changed, untrained).experiment, params=())
+    joint = task.objective
+    assert (joint.gamma, joint.second.target, joint.second.variance_reduced) == (0.3, target, True)
+    t = jnp.asarray([0.2, 0.7])
+    _, sigma = joint.first.process.marginal(t)
+    np.testing.assert_allclose(joint.first.weight(t), sigma**2, rtol=1e-6)
+    np.testing.assert_allclose(joint.second.weight(t), 0.5 * sigma**4, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """--mode tune: options of a solver, found on training images, kept trial by trial."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -39,8 +40,14 @@ def test_it_goes_on_as_if_never_interrupted(trained: Path, tmp_path: Path, capsy
     assert kept.eval.split == load_json(trained / "config.json").eval.split  # only tune's is other
     assert f"psnr_of_mean {best['psnr_of_mean']:.4f}; as configured" in told
     assert not (tmp_path / "one" / "trial").exists()
-    # The number is that of reconstruct on training images.
-    again = values | best["values"] | {"eval.split": "train"}
+    # The command it tells has all that makes its number, but for the images.
+    command = told.split("Use it: ")[-1].split("\n")[0]
+    flags_told = [part for part in shlex.split(command) if part.startswith("--config.")]
+    again = dict(part.removeprefix("--config.").split("=") for part in flags_told)
+    assert again.keys() == {"inverse.task", "inverse.solver", "inverse.images", "inverse.std"} | {
+        "inverse.iterations"
+    }
+    again |= {"eval.split": "train"}
     call("reconstruct", trained, values=again, copies=2, output=tmp_path / "again")
     means = json.loads((tmp_path / "again" / "summary.json").read_text())["means"]
     assert means["psnr_of_mean"]["mean"] == pytest.approx(best["psnr_of_mean"], abs=1e-9)
