@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Complex, Float
 
 from score_sde import guidance, inverse
 from score_sde.build.baselines import BASELINES
@@ -20,10 +21,14 @@ from score_sde.inverse import Measurement, Operator
 from score_sde.inverse.ct import ParallelBeam, parallel_beam
 from score_sde.inverse.fan import FanBeam, fan_beam
 from score_sde.inverse.image_operators import Event
+from score_sde.inverse.metal import check_trace, metal_trace
+from score_sde.inverse.operators import Masked
 from score_sde.solvers import SOLVERS, Solver
 
 Known = Bool[np.ndarray, "h w 1"]
-"""True where a pixel, or a point of k-space, is known, of --mask."""
+"""True where a pixel, or a point of k-space, is known, of --mask; False where metal is."""
+Maps = Complex[np.ndarray, "..."]
+"""Sensitivities of coils, (coils, h, w) or (n, coils, h, w)."""
 
 
 def _blur(section: InverseSettings, event: Event, known: Known) -> Operator:
@@ -51,24 +56,39 @@ def _beam(section: InverseSettings, event: Event, known: Known) -> Operator:
     return fan_beam(event, section.views, section.rays == "curved")
 
 
-def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
+def _beam_past_metal(section: InverseSettings, event: Event, known: Known) -> Operator:
+    """Line integrals outside the trace of metal; what is inside is useless, and left out."""
+    beam = _beam(section, event, known)
+    metal = np.broadcast_to(~known, (1, *event))
+    trace = metal_trace(beam, jnp.asarray(metal))
+    check_trace(trace)
+    return Masked(beam, ~trace)
+
+
+def _kspace_mask(section: InverseSettings, event: Event, known: Known) -> Bool[np.ndarray, "h w"]:
     height, width = event[:2]
     if section.kspace == "mask":
         if section.acceleration != InverseSettings().acceleration:
             raise ValueError(
                 f"acceleration={section.acceleration:g} means nothing to kspace=mask; leave it out"
             )
-        mask = known[..., 0]
-    elif section.kspace == "published":
-        mask = inverse.published_equispaced(height, width, round(width / section.acceleration))
-    else:
-        columns = section.kspace in ("equispaced", "random")
-        # .08 of the columns at 4x and .04 at 8x are fastMRI's; a square of 8 points at 64 pixels
-        centre = 0.32 / section.acceleration if columns else min(8, min(height, width) // 8)
-        mask = KSPACE[section.kspace](height, width, section.acceleration, centre)
-    if section.coils == 1:
-        return inverse.single_coil(event, mask)
-    maps = inverse.birdcage_maps(section.coils, height, width)
+        return known[..., 0]
+    if section.kspace == "published":
+        return inverse.published_equispaced(height, width, round(width / section.acceleration))
+    columns = section.kspace in ("equispaced", "random")
+    # .08 of the columns at 4x and .04 at 8x are fastMRI's; a square of 8 points at 64 pixels
+    centre = 0.32 / section.acceleration if columns else min(8, min(height, width) // 8)
+    return KSPACE[section.kspace](height, width, section.acceleration, centre)
+
+
+def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
+    if section.coils > 1:
+        return _coils(section, event, known, inverse.birdcage_maps(section.coils, *event[:2]))
+    return inverse.single_coil(event, _kspace_mask(section, event, known))
+
+
+def _coils(section: InverseSettings, event: Event, known: Known, maps: Maps) -> Operator:
+    mask = _kspace_mask(section, event, known)
     return inverse.multi_coil(event, maps, mask, complex_images=False)
 
 
@@ -88,22 +108,41 @@ TASKS: dict[str, Callable[[InverseSettings, Event, Known], Operator]] = {
     "superresolve": _smaller,
     "deblur": _blur,
     "ct": _beam,
+    "mar": _beam_past_metal,
     "mri": _masked_fourier,
 }
 """By the name in config.inverse.task."""
 
 
-def build_operator(section: InverseSettings, event: Event, known: Known) -> Operator:
+def build_operator(
+    section: InverseSettings, event: Event, known: Known, maps: Maps | None = None
+) -> Operator:
     """The operator of config.inverse for images of shape `event`.
 
+    `maps`: sensitivities (coils, h, w), or (n, coils, h, w) of each image, in place of simulated
+    ones. Images are real, so the phase of an image belongs to its maps.
+
     Raises:
-        UserError: what an operator refuses, such as a scale that does not divide the image, or an
-            entry that means nothing to the task.
+        UserError: what an operator refuses, such as a scale that does not divide the image, an
+            entry that means nothing to the task, or maps of another number of coils.
     """
     make = choose("inverse.task", TASKS, section.task)
     _check_entries(section, "task", TASK_ENTRIES)
     with blame("inverse"):
-        return make(section, event, known)
+        if maps is None:
+            return make(section, event, known)
+        _check_maps(section, maps)
+        return _coils(section, event, known, maps)
+
+
+def _check_maps(section: InverseSettings, maps: Maps) -> None:
+    if section.task != "mri":
+        raise ValueError(f"maps of coils mean nothing to task={section.task}; leave them out")
+    if maps.ndim not in (3, 4) or maps.shape[-3] != section.coils:
+        raise ValueError(
+            f"coils={section.coils} is not the first axis of maps (coils, h, w), nor the second of "
+            f"(n, coils, h, w); their shape is {maps.shape}"
+        )
 
 
 def build_simulator(section: InverseSettings, operator: Operator) -> Operator:
@@ -113,7 +152,9 @@ def build_simulator(section: InverseSettings, operator: Operator) -> Operator:
     """
     if section.finer == 1:
         return operator
-    assert isinstance(operator, ParallelBeam | FanBeam)  # finer is an entry of task=ct alone
+    if isinstance(operator, Masked):
+        return Masked(build_simulator(section, operator.operator), operator.mask)
+    assert isinstance(operator, ParallelBeam | FanBeam)  # finer is an entry of ct and mar alone
     height, width, channels = operator.event
     event = (height * section.finer, width * section.finer, channels)
     return dataclasses.replace(operator, event=event, pixel=operator.pixel / section.finer)
@@ -135,8 +176,12 @@ def _check_entries(
 
 
 def takes_mask(section: InverseSettings) -> bool:
-    """Whether --mask says what is measured: pixels, or points of k-space."""
-    return section.task == "inpaint" or (section.task == "mri" and section.kspace == "mask")
+    """Whether --mask says what is measured: pixels, points of k-space, or rays that miss metal."""
+    return section.task in USUAL_MASKS or (section.task == "mri" and section.kspace == "mask")
+
+
+USUAL_MASKS = {"inpaint": "left", "mar": "implants"}
+"""By task: the mask where --mask names none."""
 
 
 TASK_ENTRIES: dict[str, tuple[str, ...]] = {
@@ -145,6 +190,7 @@ TASK_ENTRIES: dict[str, tuple[str, ...]] = {
     "superresolve": ("scale", "filter"),
     "deblur": ("kernel", "width", "angle", "edges"),
     "ct": ("rays", "views", "finer"),
+    "mar": ("rays", "views", "finer"),
     "mri": ("kspace", "acceleration", "coils"),
 }
 """By task: the entries of config.inverse that are its own."""
@@ -161,10 +207,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     "ddrm": {"eta": "eta"},
     "diffpir": {"weight": "weight", "zeta": "zeta"},
     "repaint": {"jump": "jump", "resample": "resample"},
-    "langevin_projection": {"strength": "strength"},
+    "langevin_projection": {"strength": "strength", "snr": "snr"},
     "score_sde": {"rate": "rate"},
-    "langevin": {"rate": "rate"},
+    "langevin": {"rate": "rate", "snr": "snr"},
     "fbp": {"window": ""},
+    "li": {"window": ""},
     "cgls": {"iterations": ""},
     "tv": {"tv_weight": ""},
 }
@@ -218,7 +265,7 @@ def build_solver(settings: Settings) -> Solver | Baseline:
     if section.solver in BASELINES:
         return functools.partial(make, section)
     options = {name: getattr(section, entry) for entry, name in own.items() if name}
-    options = {n: v for n, v in options.items() if v or n not in ("zeta", "rate")}
+    options = {n: v for n, v in options.items() if v or n not in ("zeta", "rate", "snr")}
     if section.solver in WITH_DATA_STD:
         options["data_std"] = settings.data.std
     with blame("inverse"):

@@ -28,6 +28,7 @@ RANGES: dict[str, Choices] = {
     "weight": Range(0.1, 100.0, log=True),
     "zeta": Range(0.05, 1.0),
     "rate": Range(0.1, 20.0, log=True),
+    "snr": Range(0.05, 0.8),
     "jump": Range(1, 20),
     "resample": Range(1, 20),
     "guided_below": Range(0.5, 50.0, log=True),
@@ -36,7 +37,7 @@ RANGES: dict[str, Choices] = {
     "tv_weight": Range(1e-4, 3.0, log=True),
     "window": ("ramp", "shepp-logan", "cosine", "hamming", "hann"),
 }
-"""By entry of config.inverse. Published are strength 0 .. 1 and rate 0.1 .. 20."""
+"""By entry of config.inverse. Published are strength 0 .. 1, rate 0.1 .. 20, snr 0.1 .. 0.8."""
 SNR = Range(0.05, 0.8)
 """Of the corrector, for solvers that leave the sampler as it is. Published: 0.1 .. 0.8."""
 

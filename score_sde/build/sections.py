@@ -85,23 +85,23 @@ class SecondOrderSettings:
 class InverseSettings:
     """What --mode reconstruct measures of an image, and how it draws images that fit."""
 
-    task: Literal["inpaint", "colorize", "superresolve", "deblur", "ct", "mri"] = entry(
+    task: Literal["inpaint", "colorize", "superresolve", "deblur", "ct", "mar", "mri"] = entry(
         "inpaint",
-        "what is measured: known pixels, grey, fewer pixels, a blurred image, line integrals, part "
-        "of the Fourier transform",
+        "what is measured: known pixels, grey, fewer pixels, a blurred image, line integrals, "
+        "those that pass metal by, part of the Fourier transform",
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
     images: int = count(8, "how many of config.eval.split are measured, where --input names none")
     rays: Literal["parallel", "flat", "curved"] = entry(
-        "parallel", "ct: parallel, or a fan on a flat or a curved detector"
+        "parallel", "ct, mar: parallel, or a fan on a flat or a curved detector"
     )
-    views: int = count(16, "ct: angles over half a turn; of a fan over a whole one")
+    views: int = count(16, "ct, mar: angles over half a turn; of a fan over a whole one")
     finer: int = count(
         1,
-        "ct: of so many times finer pictures; only phantoms can be drawn so, 1 is the images' grid",
+        "ct, mar: of so many times finer pictures, as phantoms can be drawn; 1: the images' grid",
     )
     window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = entry(
-        "ramp", "fbp: the filter"
+        "ramp", "fbp, li: the filter"
     )
     kspace: Literal[
         "equispaced", "random", "variable_density", "poisson_disc", "published", "mask"
@@ -134,6 +134,9 @@ class InverseSettings:
     resample: int = count(10, "repaint: how often a stretch is made")
     rate: float = entry(
         0.0, "score_sde, langevin: noise of the data in units of sigma; 0: published", least=0
+    )
+    snr: float = entry(
+        0.0, "langevin, langevin_projection: size of the updates; 0: published", least=0
     )
     iterations: int = count(30, "cgls: steps of conjugate gradients")
     tv_weight: float = entry(0.001, "tv: weight of the total variation", above=0)

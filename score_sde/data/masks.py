@@ -9,7 +9,7 @@ from score_sde.errors import UserError
 
 HALVES = ("left", "right", "top", "bottom")
 """The known half."""
-SHARES = {"box": 0.25, "random": 0.5, "scratches": 0.1}
+SHARES = {"box": 0.25, "random": 0.5, "scratches": 0.1, "implants": 0.02}
 """Masks that hide a share of the pixels, and the share unless another is given."""
 
 
@@ -18,8 +18,9 @@ def named_mask(text: str, height: int, width: int, seed: int = 0) -> Bool[np.nda
 
     left, right, top, bottom: that half is known; of an odd number the middle belongs to right and
     bottom. box: hides a centred box. random: hides pixels drawn without replacement. scratches:
-    hides straight lines, one after the other until the share is reached. `NAME:SHARE` hides
-    another share of the pixels than `SHARES` says.
+    hides straight lines, one after the other until the share is reached. implants: hides two
+    discs beside the middle, as metal in both hips. `NAME:SHARE` hides another share of the pixels
+    than `SHARES` says.
 
     Args:
         text: the name, say "left" or "random:0.7".
@@ -43,6 +44,11 @@ def named_mask(text: str, height: int, width: int, seed: int = 0) -> Bool[np.nda
         top, left = (height - sides[0]) // 2, (width - sides[1]) // 2
         rows, columns = row - top, column - left
         return (rows < 0) | (rows >= sides[0]) | (columns < 0) | (columns >= sides[1])
+    if name == "implants":
+        across = np.abs(column - (width - 1) / 2) - width / 5
+        distance = (row - (height - 1) / 2) ** 2 + across**2
+        order = np.argsort(distance, axis=None, kind="stable").argsort().reshape(height, width)
+        return order >= round(share * height * width)
     rng = np.random.default_rng(seed)
     if name == "random":
         order = rng.permutation(height * width).reshape(height, width)

@@ -257,8 +257,9 @@ FLAGS = (
     Flag(
         "mask",
         ("inpaint", "reconstruct", "compare", "tune", "measure"),
-        "Known pixels: left, right, top, bottom (the half), box, random or scratches (random:0.7 "
-        "hides 70 %), or an image file, white where known; default left.",
+        "Known pixels: left, right, top, bottom (the half), box, random, scratches or implants "
+        "(random:0.7 hides 70 %), or an image file, white where known; default left, of "
+        "config.inverse.task=mar implants.",
     ),
     Flag(
         "copies",

@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde.arrays import sample_keys
-from score_sde.build.inverse import TASK_ENTRIES, Known, build_operator, build_simulator, takes_mask
+from score_sde.build.inverse import (
+    TASK_ENTRIES,
+    USUAL_MASKS,
+    Known,
+    Maps,
+    build_operator,
+    build_simulator,
+    takes_mask,
+)
 from score_sde.build.sections import InverseSettings
 from score_sde.data import PhantomSource
 from score_sde.data.inputs import join, read_mask
@@ -27,8 +35,9 @@ from score_sde.workdir.run import Run
 class Measured:
     """What was measured of n images.
 
-    measurement: of images in [0, 1]. names: of the images. known: pixels, of the task inpaint.
-    originals: the images, or None where nobody knows them. about: for records.
+    measurement: of images in [0, 1]. names: of the images. known: what --mask says.
+    originals: the images, or None where nobody knows them. about: for records. maps: of coils,
+    where a file has them.
     """
 
     measurement: Measurement
@@ -36,6 +45,7 @@ class Measured:
     known: Known
     originals: Float[np.ndarray, "n h w c"] | None
     about: dict[str, Any]
+    maps: Maps | None = None
 
     def arrays(self, section: InverseSettings) -> dict[str, Any]:
         """As an npz file has them, which `measured` reads again."""
@@ -46,12 +56,14 @@ class Measured:
             "inverse": json.dumps(_entries(section)),
         }
         found |= {"known": self.known} if takes_mask(section) else {}
+        found |= {} if self.maps is None else {"maps": self.maps}
         return found if self.originals is None else found | {"originals": self.originals}
 
     def fingerprint(self) -> str:
         """Of what the samples depend on."""
         digest = hashlib.sha256(self.known.tobytes())
-        for array in (self.measurement.y, self.measurement.std):
+        maps = () if self.maps is None else (self.maps,)
+        for array in (self.measurement.y, self.measurement.std, *maps):
             digest.update(np.asarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -76,8 +88,9 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
     """The measurement of config.inverse of the images that `input` names, or a measurement's file.
 
     `input`: as `read_given` takes it, or one npz file with `y`; by default the first images of
-    config.eval.split. `mask`: known pixels of the task inpaint, by default the left half, or points
-    of k-space where config.inverse.kspace=mask. Noise depends on the seed and an image's number.
+    config.eval.split. `mask`: known pixels of the task inpaint, by default the left half; pixels
+    without metal of mar, by default all but implants; points of k-space where
+    config.inverse.kspace=mask. Noise depends on the seed and an image's number.
 
     Raises:
         UserError: a mask for another task, what `build_operator` refuses, or a file that does not
@@ -99,7 +112,8 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
             "config.inverse.kspace=mask needs --mask, an image file, white where k-space is "
             "measured, with frequency 0 in the middle"
         )
-    known = read_mask(mask or "left", shape)
+    mask = mask or USUAL_MASKS.get(section.task, "left")
+    known = read_mask(mask, shape)
     operator = build_operator(section, shape, known)
     if input and section.finer > 1:
         raise UserError(
@@ -114,7 +128,7 @@ def measured(run: Run, input: list[Path] | None, mask: str | None) -> Measured:
     simulator = build_simulator(section, operator)
     found = simulate(simulator, jnp.asarray(images), section.std, keys)
     found = Measurement(operator, found.y, found.std)
-    about = {"mask": mask or "left"} if takes_mask(section) else {}
+    about = {"mask": mask} if takes_mask(section) else {}
     unknown = input and section.task == "colorize" and _grey(originals)
     return Measured(found, given.names, known, None if unknown else originals, about)
 
@@ -154,6 +168,9 @@ def _read(run: Run, path: Path, mask: str | None) -> Measured:
     _check_entries(path, arrays, section)
     known = _known(path, arrays, mask, shape) if takes_mask(section) else None
     known = read_mask("left", shape) if known is None else known
+    maps = arrays.get("maps")
+    if maps is not None and maps.dtype.kind != "c":
+        raise UserError(f"`maps` in {path} must be complex numbers; they are {maps.dtype}")
     y, std = arrays["y"], arrays.get("y_std", np.asarray(section.std, np.float32))
     if y.dtype.kind not in "fiuc" or std.dtype.kind not in "fiu":
         raise UserError(
@@ -165,14 +182,14 @@ def _read(run: Run, path: Path, mask: str | None) -> Measured:
             f"config.inverse.std={section.std:g} is another; leave the entry out"
         )
     try:
-        found = measure(build_operator(section, shape, known), y, std)
+        found = measure(build_operator(section, shape, known, maps), y, std)
     except UserError as error:
         raise UserError(f"{path}, config.inverse.task={section.task}: {error}") from error
     names = arrays.get("names", np.zeros(0, str))
     if names.shape != y.shape[:1]:
         names = np.asarray([f"{path.stem}[{i}]" for i in range(len(y))])
-    about = {"measurements": path.name}
-    return Measured(found, list(map(str, names)), known, _originals(path, arrays, shape), about)
+    about, originals = {"measurements": path.name}, _originals(path, arrays, shape)
+    return Measured(found, list(map(str, names)), known, originals, about, maps)
 
 
 def _check_entries(path: Path, arrays: dict[str, np.ndarray], section: InverseSettings) -> None:

@@ -25,7 +25,10 @@ from score_sde.build.sampler import build_sampler
 from score_sde.build.sections import InverseSettings
 from score_sde.build.settings import Sampling
 from score_sde.data import PixelRange
+from score_sde.data.masks import named_mask
+from score_sde.errors import UserError
 from score_sde.sde import VP
+from score_sde.solvers import SOLVERS
 
 EVENT = (4, 4, 1)
 
@@ -63,6 +66,27 @@ def test_tomography_sees_half_a_turn() -> None:
     )
 
 
+@pytest.mark.parametrize("rays", ["parallel", "curved"])
+def test_rays_through_metal_are_left_out(rays: str) -> None:
+    """Whatever is where metal is, the data are the same; the other bins are those of the beam."""
+    section = InverseSettings(task="mar", views=5, rays=rays, finer=2)
+    known = named_mask("implants:0.1", 10, 12)[..., None]
+    operator = build_operator(section, (10, 12, 1), known)
+    x = np.random.default_rng(0).random((2, 10, 12, 1)).astype(np.float32)
+    y = np.asarray(operator.forward(jnp.asarray(x)))
+    other = np.asarray(operator.forward(jnp.asarray(np.where(known, x, 7))))
+    np.testing.assert_allclose(other, y, atol=1e-5)
+    seen = np.asarray(operator.operator.forward(jnp.asarray(~known[None], jnp.float32)))[0] > 0
+    assert 0.1 < seen.mean() < 0.9 and not y[:, seen].any()
+    whole = np.asarray(operator.operator.forward(jnp.asarray(x)))
+    np.testing.assert_allclose(y[:, ~seen], whole[:, ~seen], atol=1e-5)
+    fine = jnp.asarray(x.repeat(2, axis=1).repeat(2, axis=2))
+    finer = np.asarray(build_simulator(section, operator).forward(fine))
+    assert not finer[:, seen].any() and finer[:, ~seen].any()
+    with pytest.raises(UserError, match="views see metal in all bins"):
+        build_operator(section, (10, 12, 1), np.zeros((10, 12, 1), bool))
+
+
 @pytest.mark.parametrize("rays", ["flat", "curved"])
 def test_a_fan_sees_the_whole_image_in_a_whole_turn(rays: str) -> None:
     """Every pixel, the corners too, in each of the views; finer pixels are smaller."""
@@ -91,6 +115,28 @@ def test_coils_are_simulated() -> None:
     np.testing.assert_allclose(power, np.sum(x**2), rtol=1e-5)
 
 
+def test_coils_have_maps_of_their_own() -> None:
+    """F S_i x of each coil, maps of all images or of each; others are refused."""
+    section = InverseSettings(task="mri", kspace="mask", coils=2)
+    rng = np.random.default_rng(0)
+    known = rng.random((6, 8, 1)) < 0.5
+    maps = inverse.normalized_maps(rng.normal(size=(3, 2, 6, 8)) + 1j * rng.normal(size=(2, 6, 8)))
+    x = rng.random((3, 6, 8, 1))
+    for given in (maps[0], maps):
+        y = np.asarray(build_operator(section, (6, 8, 1), known, given).forward(jnp.asarray(x)))
+        images = np.fft.ifftshift(given * x[:, None, ..., 0], (2, 3))
+        k = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), (2, 3))
+        np.testing.assert_allclose(y[..., 0], k * known[..., 0], atol=1e-5)
+    for values, bad, message in (
+        ({"coils": 3}, maps[0], "coils=3 is not the first axis"),
+        ({"task": "ct", "kspace": "equispaced", "coils": 1}, maps[0], "mean nothing to task=ct"),
+        ({}, 2 * maps[0], "squared maps sum to 4"),
+    ):
+        other = dataclasses.replace(section, **values)
+        with pytest.raises(UserError, match=message):
+            build_operator(other, (6, 8, 1), known, bad)
+
+
 def test_baselines_take_their_entries() -> None:
     values = {"window": "hann", "iterations": 3, "tv_weight": 0.2}
     section = InverseSettings(task="ct", views=6, **values)
@@ -103,7 +149,7 @@ def test_baselines_take_their_entries() -> None:
         "cgls": inverse.cgls(operator, measured.y, 3),
         "tv": inverse.fista_tv(operator, measured.y, 0.2)[0],
     }
-    assert wanted.keys() == BASELINES.keys()
+    assert wanted.keys() == BASELINES.keys() - {"li"}
     for name, image in wanted.items():
         own = {entry: values[entry] for entry in OPTIONS.get(name, ())}
         one = InverseSettings(task="ct", views=6, solver=name, **own)
@@ -113,6 +159,23 @@ def test_baselines_take_their_entries() -> None:
         np.testing.assert_allclose(found, image, atol=1e-6)
         usual = BASELINES[name](InverseSettings(task="ct", views=6), measured)
         assert (name == "pinv") == bool(np.allclose(found, usual, atol=1e-4))
+
+
+def test_the_trace_of_metal_is_filled_by_lines() -> None:
+    """Only for metal; filtered back-projection alone would take the trace for zeros."""
+    known = named_mask("implants:0.1", 10, 12)[..., None]
+    section = InverseSettings(task="mar", views=6, solver="li", window="hann")
+    operator = build_operator(section, (10, 12, 1), known)
+    x = jax.random.uniform(jax.random.key(0), (2, 10, 12, 1))
+    measured = inverse.simulate(operator, x, 0.0, jax.random.key(1))
+    found = BASELINES["li"](section, measured)
+    trace = jnp.broadcast_to(~operator.mask, measured.y.shape)
+    filled = inverse.interpolate_trace(operator.operator.forward(x), trace)
+    np.testing.assert_allclose(found, inverse.fbp(operator.operator, filled, "hann"), atol=1e-5)
+    with pytest.raises(UserError, match=r"task=mar\. Take li"):
+        BASELINES["fbp"](section, measured)
+    with pytest.raises(UserError, match="fills the trace of metal"):
+        BASELINES["li"](InverseSettings(task="ct"), measured)
 
 
 def test_operators_are_those_of_their_entries() -> None:
@@ -152,3 +215,22 @@ def test_guidance_stops_above_a_noise_level(most: float) -> None:
     wanted = jnp.where(inside[:, None, None, None], whole, plain(x, t))
     np.testing.assert_allclose(found(x, t), wanted, rtol=1e-4, atol=1e-4)
     assert np.abs(whole - plain(x, t)).max(axis=(1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options"),
+    [
+        ("langevin", {"rate": 2.0, "snr": 0.3}, {"rate": 2.0, "snr": 0.3}),
+        ("langevin_projection", {"strength": 0.5, "snr": 0.0}, {"strength": 0.5}),
+        ("score_sde", {"rate": 0.0}, {}),
+        ("diffpir", {"weight": 3.0, "zeta": 0.0}, {"weight": 3.0}),
+    ],
+)
+def test_entries_reach_the_solver_and_zero_is_published(
+    name: str, values: dict, options: dict, monkeypatch
+) -> None:
+    seen = {}
+    monkeypatch.setitem(KINDS, name, lambda **given: seen.update(given) or SOLVERS[name](**given))
+    section = InverseSettings(solver=name, **values)
+    build_solver(runs.load("vp/ddpmpp_cont:digits").change("inverse", **vars(section)))
+    assert seen == options

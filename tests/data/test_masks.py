@@ -45,11 +45,21 @@ def test_scratches_are_thin_and_reach_the_share(size: tuple[int, int]) -> None:
     assert 0 <= inside.sum() < 0.5 * hidden.sum()
 
 
+def test_implants_are_two_discs_beside_the_middle() -> None:
+    hidden = ~named_mask("implants:0.05", 40, 60)
+    assert hidden.sum() == 120 and not hidden[:, 25:35].any()
+    for half, centre in ((hidden[:, :30], 17.5), (hidden[:, 30:], 11.5)):
+        rows, columns = np.nonzero(half)
+        assert (rows.mean(), columns.mean()) == pytest.approx((19.5, centre), abs=0.1)
+        distance = np.hypot(rows - 19.5, columns - centre)
+        assert distance.max() == pytest.approx(np.sqrt(60 / np.pi), abs=0.5)
+
+
 @pytest.mark.parametrize("name", SHARES)
 def test_drawn_masks_follow_the_seed_and_defaults_are_what_they_say(name: str) -> None:
     masks = [named_mask(name, 24, 24, seed) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(masks[0], masks[1])
-    assert (masks[0] != masks[2]).any() == (name != "box")
+    assert (masks[0] != masks[2]).any() == (name in ("random", "scratches"))
     assert (~masks[0]).mean() == pytest.approx(SHARES[name], abs=0.06)
     np.testing.assert_array_equal(named_mask(f"{name}:{SHARES[name]}", 24, 24), masks[0])
 

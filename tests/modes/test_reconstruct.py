@@ -17,7 +17,9 @@ from score_sde.build.baselines import BASELINES
 from score_sde.build.inverse import OPTIONS, build_operator
 from score_sde.build.sections import InverseSettings
 from score_sde.data import digits, take
+from score_sde.data.masks import named_mask
 from score_sde.devices import Placement
+from score_sde.inverse import normalized_maps
 from score_sde.solvers import SOLVERS
 from score_sde.workdir.store import RowStore
 
@@ -261,6 +263,8 @@ def test_colours_for_grey_images(tmp_path: Path, capsys) -> None:
         ("mri", "tv", {"inverse.tv_weight": 1e-3, "inverse.kspace": "poisson_disc"}, 0.01),
         ("mri", "pinv", {"inverse.kspace": "published"}, 1e-5),
         ("ct", "fbp", {"inverse.views": 32, "inverse.rays": "curved"}, 0.5),
+        ("mar", "li", {"inverse.views": 32}, 0.5),
+        ("mar", "ddnm", {"inverse.views": 4}, 1e-3),
         ("mri", "cgls", {"inverse.coils": 4, "inverse.acceleration": 2.0}, 0.05),
     ],
 )
@@ -277,12 +281,32 @@ def test_scans(
     assert all(row["residual"] <= most for row in found["rows"])
     assert all((row["evaluations"] == 0) == alone for row in found["rows"])
     section = InverseSettings(**{n.partition(".")[2]: v for n, v in values.items() if "inv" in n})
-    operator = build_operator(section, (8, 8, 1), np.ones((8, 8, 1), bool))
+    operator = build_operator(section, (8, 8, 1), named_mask("implants", 8, 8)[..., None])
     np.testing.assert_allclose(
         found["y"], operator.forward(jnp.asarray(found["originals"])), atol=1e-4
     )
     if solver in ("cgls", "tv"):
         assert found["means"]["psnr_of_mean"]["mean"] > 10
+
+
+def test_coils_of_a_file(trained: Path, tmp_path: Path) -> None:
+    """Maps beside y say what the coils see; the result has them, so it can be read again."""
+    rng, x = np.random.default_rng(0), take(digits("test"), np.arange(2))["image"] / 16
+    maps = normalized_maps(rng.normal(size=(3, 8, 8)) + 1j * rng.normal(size=(3, 8, 8)))
+    images = np.fft.ifftshift(maps * x[:, None, ..., 0], (2, 3))
+    y = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), (2, 3))[..., None]
+    arrays = {"y": y, "known": np.ones((8, 8, 1), bool), "maps": maps}
+    np.savez(tmp_path / "coils.npz", **arrays)
+    values = {"inverse.task": "mri", "inverse.kspace": "mask", "inverse.solver": "cgls"}
+    values["inverse.coils"] = 3
+    found = reconstructed(trained, tmp_path / "a", values, input=tmp_path / "coils.npz")
+    np.testing.assert_allclose(found["images"][:, 0], x, atol=1e-4)
+    again = tmp_path / "a" / "reconstruction.npz"
+    again = reconstructed(trained, tmp_path / "b", values, input=again)
+    np.testing.assert_array_equal(again["images"], found["images"])
+    np.savez(tmp_path / "coils.npz", **arrays | {"maps": maps.real})
+    flags = {"values": FAST | values, "input": tmp_path / "coils.npz"}
+    refused("`maps` in .* must be complex numbers", "reconstruct", trained, **flags)
 
 
 def test_points_of_kspace_from_a_file(trained: Path, tmp_path: Path) -> None:
