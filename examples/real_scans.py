@@ -22,6 +22,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -42,7 +43,7 @@ def spine(folder: Path, size: int) -> dict[str, np.ndarray]:
     beam = parallel_beam((size, size, 1), VIEWS)
     fine = dataclasses.replace(beam, event=image.shape[1:], pixel=beam.pixel / factor)
     blocks = image.reshape(1, size, factor, size, factor, 1).mean(axis=(2, 4))
-    return {"y": np.asarray(fine.forward(image)), "originals": blocks}
+    return {"y": np.asarray(fine.forward(jnp.asarray(image))), "originals": blocks}
 
 
 def transformed(image: np.ndarray, back: bool = False) -> np.ndarray:
