@@ -182,8 +182,10 @@ def show(results: dict[str, np.ndarray], options: argparse.Namespace) -> None:
     head = ("test SM loss", "log-likelihood", "seconds", "published SM loss, LL")
     print(f"{'':<10}{head[0]:>22}{head[1]:>22}{head[2]:>9}{head[3]:>24}")
     for name, rows in results.items():
-        error = rows.std(axis=0, ddof=1) / len(rows) ** 0.5 if len(rows) > 1 else [np.nan] * 3
-        cells = [f"{m:.5g} +- {e:.2g}" for m, e in zip(rows.mean(axis=0), error, strict=True)]
+        cells = [f"{mean:.5g}" for mean in rows.mean(axis=0)]
+        if len(rows) > 1:
+            errors = rows.std(axis=0, ddof=1) / len(rows) ** 0.5
+            cells = [f"{m} +- {e:.2g}" for m, e in zip(cells, errors, strict=True)]
         published = "{}, {}".format(*PUBLISHED[name])
         seconds = rows[:, 2].mean()
         print(f"{name:<10}{cells[0]:>22}{cells[1]:>22}{seconds:>9.0f}{published:>24}")

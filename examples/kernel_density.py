@@ -209,9 +209,10 @@ def table(results: dict[str, list[tuple[float, float, float]]], note: str) -> st
     lines = [f"{'':<12}{'test SM loss':>24}{'log-likelihood':>24}{'seconds':>10}  published"]
     for name, rows in results.items():
         values = np.asarray(rows)
-        count = len(values)
-        errors = values.std(axis=0, ddof=1) / count**0.5 if count > 1 else [np.nan] * 3
-        cells = [f"{m:.4g} +- {e:.2g}" for m, e in zip(values.mean(axis=0), errors, strict=True)]
+        cells = [f"{mean:.4g}" for mean in values.mean(axis=0)]
+        if len(values) > 1:
+            errors = values.std(axis=0, ddof=1) / len(values) ** 0.5
+            cells = [f"{m} +- {e:.2g}" for m, e in zip(cells, errors, strict=True)]
         seconds = f"{values[:, 2].mean():.0f}"
         lines.append(f"{name:<12}{cells[0]:>24}{cells[1]:>24}{seconds:>10}  a figure, no numbers")
     return "\n".join([*lines, note])
