@@ -137,7 +137,7 @@ def oracle(posteriors: list[GaussianMixture], n: int, budget: int):
 
     arrays = (
         padded([p.weights for p in posteriors], zeros),
-        padded([p.means for p in posteriors], zeros),
+        padded([p.means.reshape(len(p.means), -1) for p in posteriors], zeros),
         padded([p.variances for p in posteriors], lambda k, v: np.ones((k, v.shape[1]))),
         padded([p.rotations for p in posteriors], zeros),
     )
