@@ -75,7 +75,10 @@ def parse(mode: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{', '.join(flag.modes)}"
             )
         if flag.several:
-            one = MODES[mode].takes in ("fresh", "recipe") and flag.name in ("config", "workdir")
+            one = MODES[mode].takes in ("fresh", "named", "recipe") and flag.name in (
+                "config",
+                "workdir",
+            )
             found[flag.name] = [flag.parse(part) for part in (value if one else split_list(value))]
         else:
             found[flag.name] = flag.parse(value)

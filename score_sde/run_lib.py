@@ -19,6 +19,8 @@ from score_sde.workdir.run import Run
 def call(mode: str, given: Any, workdir: Path | str, *arguments: Any, **options: Any) -> Any:
     """One mode on one run: its configuration and working directory, then the mode's own."""
     settings, takes = configurations.of(given), MODES[mode].takes
+    if takes == "named":
+        return _module(mode).main(settings, Path(workdir), *arguments, **options)
     one = settings if takes == "settings" else Run.of(settings, Path(workdir))
     return _module(mode).main(one, *arguments, **options)
 
@@ -61,6 +63,7 @@ tune_steps = functools.partial(call, "tune_steps")
 suggest = functools.partial(call, "suggest")
 export = functools.partial(call, "export")
 report = functools.partial(call, "report")
+doctor = functools.partial(call, "doctor")
 dry_run = functools.partial(call, "dry_run")
 
 

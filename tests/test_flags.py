@@ -87,7 +87,7 @@ def test_overrides_are_taken_out_of_the_arguments() -> None:
 def test_a_mode_takes_the_flags_of_the_table(mode: str) -> None:
     """Its `main` has a keyword for each of them, with the flag's name."""
     main = importlib.import_module(f"score_sde.modes.{MODES[mode].module}").main
-    given = {"run", "settings", "checkpoint", "recipe", "overrides"}
+    given = {"run", "settings", "folder", "checkpoint", "recipe", "overrides"}
     found = set(inspect.signature(main).parameters) - given
     wanted = {flag.name for flag in FLAGS if mode in flag.modes} - {"config", "checkpoint"}
     assert found == wanted - ({"workdir"} if MODES[mode].takes != "recipe" else set())

@@ -12,7 +12,8 @@ class Mode(NamedTuple):
     """module: below `score_sde.modes`. takes: what it works on. does: one line for a user.
 
     takes: "fresh", one run that need not exist;
-    "settings" alone; "checkpoints" of existing runs; "runs" that exist;
+    "settings" alone; "named", settings and a folder, neither of which need be good;
+    "checkpoints" of existing runs; "runs" that exist;
     "recipe", what a run is to be made of; "nothing".
     """
 
@@ -60,6 +61,7 @@ MODES = {
     "import": Mode("import_checkpoint", "recipe", "makes a published checkpoint a run"),
     "export": Mode("export", "checkpoints", "writes a checkpoint for the PyTorch codes"),
     "report": Mode("report", "checkpoints", "writes report.html of a run"),
+    "doctor": Mode("doctor", "named", "looks for what is wrong with images and with a run"),
     "dry_run": Mode("dry_run", "fresh", "prints settings, costs and devices, and stops"),
 }
 
@@ -223,7 +225,7 @@ FLAGS = (
     ),
     Flag(
         "output",
-        (*INPUTS, "summarize", "export", "suggest", "fid", "prepare"),
+        (*INPUTS, "summarize", "export", "suggest", "fid", "prepare", "doctor"),
         "Folder for results; default: in the working directory. For export, suggest and fid the "
         "file, like model.pth, my.json or statistics.npz; for prepare a new folder.",
         _path,

@@ -205,6 +205,12 @@ def of_settings(module: ModuleType, asked: Asked) -> None:
     module.main(settings, **asked.options)
 
 
+def as_named(module: ModuleType, asked: Asked) -> None:
+    """A mode on settings and a folder, either of which may be what is wrong."""
+    settings, folder = _only_one(asked)
+    module.main(settings, folder, **asked.options)
+
+
 def _only_one(asked: Asked) -> tuple[Settings, Path]:
     named = pair_runs(asked.configs, asked.workdirs)
     if len(named) > 1:
@@ -286,6 +292,7 @@ def _each_checkpoint(module: ModuleType, asked: Asked, named: Named) -> None:
 TAKES: dict[str, Callable[[ModuleType, Asked], None]] = {
     "fresh": fresh,
     "settings": of_settings,
+    "named": as_named,
     "checkpoints": on_checkpoints,
     "runs": on_runs,
     "recipe": of_recipe,

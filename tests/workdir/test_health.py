@@ -1,0 +1,88 @@
+"""Planted faults of a run are found from its files; a sound run has none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runs
+
+from score_sde.workdir.health import (
+    average_findings,
+    level_findings,
+    loss_findings,
+    run_findings,
+    sample_findings,
+    settings_findings,
+    steps_of,
+)
+
+SETTINGS = runs.load("vp/ddpmpp_cont:digits")
+
+
+def rows(losses, heldout=()) -> list[dict]:
+    found = [{"step": 50 * (i + 1), "loss": float(v)} for i, v in enumerate(losses)]
+    return found + [{"step": 500 * (i + 1), "eval_loss": float(v)} for i, v in enumerate(heldout)]
+
+
+def test_losses() -> None:
+    falling = 10 / np.arange(1, 40) + 1
+    assert not list(loss_findings(rows(falling, falling[:8]), Path("r")))
+    spiked = falling.copy()
+    spiked[20] = 30
+    (one,) = loss_findings(rows(spiked), Path("r"))
+    assert one.name == "the loss has spikes" and "step 1050 it is 30" in one.what
+    (one,) = loss_findings(rows(falling, [5, 3, 2, 2.2, 2.3, 2.4]), Path("r"))
+    assert one.name == "the held-out loss rises" and "2 at step 1500" in one.what
+    assert "--mode select --workdir r" in one.do
+    assert not list(loss_findings(rows(falling, [5, 3, 2, 2.01, 2.02, 1.99]), Path("r")))
+
+
+def test_average_and_sampler() -> None:
+    slow = SETTINGS.change("training", ema_rate=0.9999)
+    (one,) = average_findings(slow, 2000)
+    assert "82% of the averaged" in one.what
+    assert not list(average_findings(slow, 40_000))
+    assert list(settings_findings(SETTINGS.change("sampling", steps=50)))
+    assert not list(settings_findings(SETTINGS.change("sampling", steps=1000)))
+    unipc = {"predictor": "unipc", "corrector": "none", "grid": "log_snr", "steps": 10}
+    assert not list(settings_findings(SETTINGS.change("sampling", **unipc)))
+
+
+def test_noise_levels() -> None:
+    def level(sigma, train, heldout):
+        return {
+            "sigma": sigma,
+            "train": {"mean": train, "low": 0.9 * train, "high": 1.1 * train},
+            "heldout": {"mean": heldout, "low": 0.9 * heldout, "high": 1.1 * heldout},
+        }
+
+    good = [level(0.1, 1.0, 1.1), level(1.0, 0.5, 0.5)]
+    assert not list(level_findings({"levels": good})) and not list(level_findings(None))
+    (one,) = level_findings({"levels": [*good, level(0.3, 0.5, 0.75)]})
+    assert "at 1 noise levels" in one.what and "by 50% at sigma 0.3" in one.what
+
+
+@pytest.mark.parametrize("copied", [0, 40])
+def test_memorized_samples(tmp_path: Path, copied: int) -> None:
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (300, 8, 8, 1)).astype(np.uint8)
+    samples = rng.integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
+    samples[:copied] = train[:copied] ^ 1
+    (tmp_path / "samples" / "step_10").mkdir(parents=True)
+    np.savez(tmp_path / "samples" / "step_10" / "samples.npz", images=samples)
+    found = list(sample_findings(tmp_path, 10, train))
+    assert bool(found) == bool(copied)
+    assert not found or "40% of 100 samples" in found[0].what
+
+
+def test_the_files_of_a_run(tmp_path: Path) -> None:
+    assert steps_of(tmp_path) == []
+    for step in (100, 20):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    assert steps_of(tmp_path) == [20, 100]
+    lines = [json.dumps(row) for row in rows([9, 5, 4, 3, 3, 40, 3, 3])]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    slow = SETTINGS.change("training", ema_rate=0.9999)
+    names = [one.name for one in run_findings(slow, tmp_path, np.zeros((4, 8, 8, 1), np.uint8))]
+    assert names == ["the loss has spikes", "the average is too slow"]
