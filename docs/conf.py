@@ -139,14 +139,19 @@ def _signature(app, what, name, obj, options, arguments, returns):
 
 
 def _is_field(app, what, name, obj, skip, options):
-    """Fields of a NamedTuple are in its docstring."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+    """Fields of a class are in its docstring, also those that hold a function."""
+    function = what == "class" and "." not in getattr(obj, "__qualname__", ".")
+    return True if function or type(obj).__name__ == "_tuplegetter" else None
 
 
 def _elsewhere(app, env, node, content):
     """A class of another module, where one alone has the name."""
     target, domain = node.get("reftarget", ""), env.get_domain("py")
-    found = [name for name in domain.objects if name.endswith("." + target)]
+    found = [
+        name
+        for name, entry in domain.objects.items()
+        if name.endswith("." + target) and not entry.aliased
+    ]
     if node.get("refdomain") != "py" or not target[:1].isupper() or len(found) != 1:
         return None
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)

@@ -11,6 +11,7 @@ from golden import REPOSITORY
 WRITTEN = {"build", "dist", "runs"}
 """Folders that commands of this repository write."""
 BUILT_IN = {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "score_sde", "setup.py"}
+BUILT_IN |= {"PKG-INFO", "setup.cfg"}
 """What setuptools takes into a source archive by itself."""
 
 

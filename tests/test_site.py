@@ -137,6 +137,8 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "docs/index.html" in (site / "index.html").read_text()
     processes = (site / "docs" / "api" / "processes.html").read_text()
     assert "x_t = alpha(t) x_0 + sigma(t) z" in processes
+    inverse = (site / "docs" / "api" / "inverse.html").read_text()
+    assert 'sampling.html#score_sde.steppers.Ancestral"' in inverse
     for page in site.rglob("*.html"):
         assert not re.search(
             r'<(?:script|link|img)[^>]* (?:src|href)="(?:https?:)?//', page.read_text()
