@@ -15,7 +15,7 @@ FAST := --config.sampling.predictor=unipc --config.sampling.corrector=none \
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo bench smoke lint typecheck test test-all test-lowest test-newest format settings lock clean
+.PHONY: help venv demo bench smoke lint typecheck test test-all test-lowest test-newest format settings docs dist lock clean
 
 help:  ## show this list
 	@echo "make TARGET, with TARGET one of"
@@ -96,6 +96,20 @@ else
 	.venv-newest/bin/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 endif
 
+# Sphinx and what a release needs stay out of the lock file: own environments, as above.
+docs: venv  ## build the documentation site into build/site, in its own environment
+	@$(BIN)/python -m venv .venv-docs
+	$(BIN)/uv pip install --quiet --python .venv-docs -e '.[docs]'
+	.venv-docs/bin/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
+	@echo "open build/site/index.html"
+
+dist: venv  ## build wheel and source archive into dist/ and check them
+	@$(BIN)/python -m venv .venv-dist
+	$(BIN)/uv pip install --quiet --python .venv-dist build twine
+	rm -rf dist
+	.venv-dist/bin/python -m build --quiet
+	.venv-dist/bin/python -m twine check --strict dist/*
+
 # One file for every platform and Python from 3.11 on, readable by pip alone.
 lock: venv  ## resolve all versions anew into the lock file
 	{ echo "# Made by 'make lock' from pyproject.toml with its dev extra; do not edit."; \
@@ -104,5 +118,5 @@ lock: venv  ## resolve all versions anew into the lock file
 	mv $(LOCK).new $(LOCK)
 
 clean:  ## remove environments and caches; runs/ stays
-	rm -rf .venv .venv-lowest .venv-newest .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-lowest .venv-newest .venv-docs .venv-dist .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,7 +25,9 @@ from score_sde.recipes import RECIPES as KNOWN
 
 DOCS = REPOSITORY / "docs"
 GUIDE = [page for part in ("guide", "launch") for page in sorted((DOCS / part).glob("*.md"))]
-PAGES = read(REPOSITORY / "README.md", DOCS / "checkpoints.md", *GUIDE)
+FIRST = [DOCS / name for name in ("index.md", "start.md", "coming_from.md")]
+"""Pages of the site, for those who come to it. `test_site.py` asks that the index has all pages."""
+PAGES = read(REPOSITORY / "README.md", DOCS / "checkpoints.md", *GUIDE, *FIRST)
 COMMANDS = [(page, command) for page, text in PAGES.items() for command in commands(text)]
 RECIPES = ("ve/ncsnpp_cont", "vp/ddpmpp_cont:digits", "ncsnv2/ncsnv2:digits")
 """Together they have every entry that the pages speak of."""
@@ -140,7 +142,9 @@ def test_entries_flags_and_modes_in_sentences_exist(page: str) -> None:
 
 def test_the_readme_has_every_page_mode_and_recipe() -> None:
     readme = PAGES["README.md"]
-    assert set(re.findall(r"\]\((docs/(?:\w+/)?\w+\.md)\)", readme)) >= set(PAGES) - {"README.md"}
+    linked = set(re.findall(r"\]\((docs/(?:\w+/)?\w+\.md)\)", readme))
+    assert "docs/index.md" in linked
+    assert linked >= set(PAGES) - {"README.md", *read(*FIRST)}
     first_cells = re.findall(r"^\| (`.*?) \|", readme, flags=re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
     recipes = {name.partition("/")[2] for name in KNOWN}
