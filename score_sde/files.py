@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +17,28 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
+
+KINDS = {
+    stat.S_ISDIR: "a folder, not a file",
+    stat.S_ISFIFO: "a named pipe, not a file",
+    stat.S_ISSOCK: "a socket, not a file",
+    stat.S_ISCHR: "a device, not a file",
+    stat.S_ISBLK: "a device, not a file",
+}
+
+
+def kind_of(path: Path) -> str:
+    """What `path` is where it is no file that can be read to its end; "" for a file.
+
+    Opening a pipe can wait for ever, and a device can have no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to a file that does not exist" if path.is_symlink() else "missing"
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        return f"not to be read: {getattr(error, 'strerror', None) or error}"
+    return next((text for test, text in KINDS.items() if test(mode)), "")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -1,5 +1,6 @@
 """Folders of your own images as sources: which files can be used, and their pixels."""
 
+import copy
 import functools
 import hashlib
 import os
@@ -8,26 +9,25 @@ import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from score_sde.data.image_files import EXTENSIONS, ScannedFile, check_file, read_image
 from score_sde.data.sources import NO_NETWORK, Example, Shape, check_split, threads
 from score_sde.data.transforms import crop_resize
 from score_sde.errors import UserError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 PASS_FOLDER = f"Pass the folder of your images with --config.data.path=DIR. {NO_NETWORK}"
 
 
 class FolderSource:
-    """Your own images: every png, jpg, jpeg, webp, bmp and gif below a folder, in sorted order.
+    """Your own images: every PNG, JPEG, WebP, BMP, GIF and TIFF file below a folder, sorted.
 
-    Of a gif the first frame counts. Hidden files and folders (names that begin with a dot) are left
-    out. Pixels: the EXIF orientation is applied; transparency is composited onto white, since the
-    colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
-    16-bit and floating-point images count as unusable: convert them to 8 bits first.
+    Of several frames the first counts. Hidden files and folders (names that begin with a dot) are
+    left out. Pixels: the EXIF orientation is applied; transparency is composited onto white, since
+    the colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
+    Files of 16 bits a channel are read in full: the values are the levels. Floating-point images
+    and other depths are unusable, and so are files of another depth than most.
 
     All files are checked once before any work (cached while the process lives and the files do not
     change): PNG files by their checksums, the others by decoding them, JPEG at reduced resolution.
@@ -52,13 +52,12 @@ class FolderSource:
         files: the paths of this split, in the order of the examples.
         class_names: of the classes, in the order of their labels; empty where there are none.
         classes: how many they are.
+        levels: of a pixel, 256 or 65,536 by the depth of the files; `with_levels` gives others.
 
     Raises:
         UserError: no such folder, no images in it, unusable images (named; `UnusableImages`), an
             empty split, impossible arguments.
     """
-
-    levels = 256
 
     def __init__(
         self,
@@ -98,7 +97,32 @@ class FolderSource:
         self._image_size = image_size
         height, width = usable[0].size if image_size is None else (image_size, image_size)
         self.shape: Shape | None = (height, width, self._channels)
+        self.levels = 256 if usable[0].bits == 8 else 65_536
         self.name = root.name or "folder"
+        self._root, self._brightest = root, max(usable, key=lambda f: f.brightest)
+
+    def with_levels(self, levels: int) -> "FolderSource":
+        """The same images of 16 bits, with so many levels: 4,096 for values of 12 bits.
+
+        Raises UserError, which names a file, for 8-bit levels and for values that are no level.
+        """
+        name, brightest = self._brightest.name, self._brightest.brightest
+        if not max(256, brightest) < levels <= 65_536:
+            raise UserError(
+                f"{self._root / name} has 16 bits a channel with values up to {brightest}, but "
+                f"data.levels={levels}. Set data.levels={1 << max(9, brightest.bit_length())} (the "
+                "values are the levels), or convert the images to 8 bits"
+            )
+        if 8 * brightest < levels:
+            warnings.warn(
+                f"the brightest value in {self._root} is {brightest} of {levels - 1}, so the "
+                f"images are dark. If they have fewer bits, say so: "
+                f"data.levels={1 << max(9, brightest.bit_length())}",
+                stacklevel=2,
+            )
+        other = copy.copy(self)
+        other.levels = levels
+        return other
 
     def __len__(self) -> int:
         return len(self.files)
@@ -112,7 +136,7 @@ class FolderSource:
                 "was checked. Start again to check the folder anew"
             ) from error
         if self._image_size is not None:
-            image = crop_resize(image, self._image_size)
+            image = crop_resize(image, self._image_size, levels=self.levels)
         return {"image": image, "label": np.int32(self._labels[i]), "index": np.int32(i)}
 
 
@@ -122,15 +146,6 @@ class UnusableImages(UserError):
     def __init__(self, problems: str, advice: str) -> None:
         super().__init__(f"{problems}\n{advice}")
         self.problems = problems
-
-
-class ScannedFile(NamedTuple):
-    """What the check of one file found."""
-
-    name: str  # relative to the folder, with forward slashes
-    size: tuple[int, int]  # (height, width) after the EXIF orientation
-    grey: bool
-    problem: str  # "" for a good file
 
 
 def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...]:
@@ -178,42 +193,6 @@ def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[Scanne
         return tuple(pool.map(lambda entry: check_file(root, entry[0]), listing))
 
 
-def check_file(root: Path, name: str) -> ScannedFile:
-    """Check one file: 8 bits a channel, and readable as far as can be told.
-
-    A PNG is not decoded: its checksums tell.
-    """
-    file = root / name
-    try:
-        if not file.exists():
-            return ScannedFile(name, (0, 0), False, "a link to a file that does not exist")
-        if file.stat().st_size == 0:
-            return ScannedFile(name, (0, 0), False, "empty (0 bytes)")
-        with Image.open(file) as image:
-            image.verify()
-        with Image.open(file) as image:  # verify() uses the file up
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the axes
-                width, height = height, width
-            mode = image.mode
-            grey = mode in ("1", "L", "LA", "La")
-            if mode == "F" or mode.startswith("I"):
-                return ScannedFile(name, (height, width), grey, f"not an 8-bit image (mode {mode})")
-            if image.format != "PNG":  # verify() has checked the checksums of a PNG
-                image.draft(image.mode, (image.width // 8, image.height // 8))
-                image.load()
-    except (
-        Exception
-    ) as error:  # decoders raise many types on damaged input; whatever it is, the file is unusable
-        reason = (
-            "not a readable image"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else f"broken: {error}"
-        )
-        return ScannedFile(name, (0, 0), False, reason)
-    return ScannedFile(name, (height, width), grey, "")
-
-
 def _class_names(files: list[ScannedFile]) -> tuple[str, ...]:
     """The sub-folders that images lie in, sorted; none where an image lies in no sub-folder."""
     if any("/" not in file.name for file in files):
@@ -259,6 +238,10 @@ def _usable(
             if f.size != size
         ]
         good = [f for f in good if f.size == size]
+    usual = Counter(f.bits for f in good).most_common(1)[0][0] if good else 8
+    others = [f for f in good if f.bits != usual]
+    bad += [(f.name, f"{f.bits} bits a channel, the others have {usual}") for f in others]
+    good = [f for f in good if f.bits == usual]
     if not bad and not odd:
         return good
     problems = sorted(bad + odd)
@@ -301,17 +284,3 @@ def _place(name: str) -> float:
         )
         / 2**48
     )
-
-
-def read_image(file: Path, channels: int) -> np.ndarray:
-    """Pixels (height, width, channels) uint8, upright, on white where transparent.
-
-    With channels=1 colour becomes grey by its luma.
-    """
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[..., None] if channels == 1 else pixels

@@ -95,13 +95,19 @@ def open_images(path: Path) -> ImageSet:
     if path.is_dir():
         scan_folder(path.absolute(), "Name the folder that holds your images")
         try:
-            whole = source_set(FolderSource(path, split="all"))
+            source = FolderSource(path, split="all")
         except UnusableImages as error:
             raise UserError(
                 f"{error.problems}\nRemove these files or make them 8-bit images of one size; "
                 "statistics are of images as they are, not resized."
             ) from error
-        return dataclasses.replace(whole, name=str(path))
+        if source.levels > 256:
+            raise UserError(
+                f"{source.files[0]} and the others in {path} have 16 bits a channel, and measures "
+                "are of 8 bits. Convert them, or write their values as `images` of an npz file "
+                "with their number in an entry `levels`: np.savez(FILE, images=..., levels=65536)"
+            )
+        return dataclasses.replace(source_set(source), name=str(path))
     if path.suffix.lower() != ".npz":
         raise UserError(
             f"{path} is neither a folder of images nor an npz file"
