@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.deep import chunk, png, tiff
-from PIL import Image
+from PIL import Image, ImageFile
 
 from score_sde.build.data import open_source
 from score_sde.build.settings import Data
@@ -133,3 +133,56 @@ def test_one_transparent_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
     png(tmp_path / "a.png", DEEP[..., :3], chunk(b"tRNS", bytes(6)))
     with pytest.raises(UserError, match=r"a\.png: 16 bits a channel with one colour"):
         FolderSource(tmp_path)
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+def others(folder: Path) -> None:
+    """x.png of formats that are not promised."""
+    image = Image.fromarray(DEEP[..., :3].astype(np.uint8))
+    for kind in ("PPM", "TGA", "ICO", "PCX", "SGI"):
+        image.save(folder / f"{kind}.png", kind)
+    (folder / "PS.png").write_bytes(POSTSCRIPT)
+
+
+def test_formats_are_told_by_content_and_the_others_never_decoded(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    others(tmp_path / "other")
+    for name in ("PPM", "TGA", "ICO", "PCX", "SGI", "PS"):
+        file = tmp_path / "other" / f"{name}.png"
+        assert "not a readable image" in check_file(file.parent, file.name).problem
+        with pytest.raises(UserError, match=rf"{name}\.png: not a readable image"):
+            read_inputs([file], (5, 7, 3), 256, ["images"])
+        with pytest.raises(UserError, match=f"--mask .*{name}.png: not a readable image"):
+            read_mask(str(file), (5, 7, 3))
+        with pytest.raises(UserError, match=rf"{name}\.png: not a readable image"):
+            open_images(tmp_path / "other")
+    pixels = DEEP[..., :3].astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "bitmap.png", "BMP")
+    np.testing.assert_array_equal(read_image(tmp_path / "bitmap.png", 3), pixels)
+
+
+def test_nothing_but_one_function_opens_images() -> None:
+    package = Path(__file__).parents[2] / "score_sde"
+    opening = [path.name for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
+    assert opening == ["image_files.py"]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(9_000, 9_000), (10_000, 10_000), (60_000, 60_000)])
+def test_bombs_are_refused_by_their_headers(
+    tmp_path: Path, size: tuple[int, int], monkeypatch
+) -> None:
+    """81 million pixels (ours), 100 million (Pillow warns), 3,600 million (Pillow raises)."""
+    png(tmp_path / "bomb.png", DEEP, size=size)
+    Image.new("1", (9_000, 9_000)).save(tmp_path / "bomb.tif", compression="tiff_deflate")
+    taken = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", lambda image: taken.append(image))
+    for name in ("bomb.png", "bomb.tif"):
+        assert "more pixels than the 80,000,000" in check_file(tmp_path, name).problem
+    with pytest.raises(UserError, match=r"bomb\.png: .*more pixels"):
+        read_inputs([tmp_path / "bomb.png"], (8, 8, 1), 256, ["images"])
+    with pytest.raises(UserError, match=r"bomb\.png: .*more pixels"):
+        FolderSource(tmp_path, image_size=8)
+    assert not taken
