@@ -7,15 +7,21 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from score_sde.data.image_files import EXTENSIONS, ScannedFile, check_file, read_image
+from score_sde.data.listing import folders_below
 from score_sde.data.sources import NO_NETWORK, Example, Shape, check_split, threads
 from score_sde.data.transforms import crop_resize
+from score_sde.devices import leads, say
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 PASS_FOLDER = f"Pass the folder of your images with --config.data.path=DIR. {NO_NETWORK}"
 
@@ -24,8 +30,10 @@ class FolderSource:
     """Your own images: every PNG, JPEG, WebP, BMP, GIF and TIFF file below a folder, sorted.
 
     Of several frames the first counts. Hidden files and folders (names that begin with a dot) are
-    left out. Pixels: the EXIF orientation is applied; transparency is composited onto white, since
-    the colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
+    left out, links to folders are followed. A line on standard output says what was used.
+
+    Pixels: the EXIF orientation is applied; transparency is composited onto white, since the
+    colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
     Files of 16 bits a channel are read in full: the values are the levels. Floating-point images
     and other depths are unusable, and so are files of another depth than most.
 
@@ -80,7 +88,9 @@ class FolderSource:
         if not 0.0 <= held_out < 1.0:
             raise UserError(f"held_out is a fraction in [0, 1); got held_out={held_out}")
         root = _image_folder(path)
-        usable = _usable(root, scan_folder(root), same_size=image_size is None, skip_bad=skip_bad)
+        scan = scan_folder(root)
+        usable = _usable(root, scan.files, same_size=image_size is None, skip_bad=skip_bad)
+        tell_used(root, scan, usable)
         chosen = _split_files(usable, split, held_out)
         if not chosen:
             raise UserError(
@@ -130,7 +140,7 @@ class FolderSource:
     def __getitem__(self, i: int) -> Example:
         try:
             image = read_image(self.files[i], self._channels)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except Exception as error:  # decoders raise many types on damaged input
             raise UserError(
                 f"cannot read {self.files[i]} any more ({error}); it was readable when the folder "
                 "was checked. Start again to check the folder anew"
@@ -148,8 +158,20 @@ class UnusableImages(UserError):
         self.problems = problems
 
 
-def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...]:
-    """Check every image file below `root`, sorted by name.
+class Scan(NamedTuple):
+    """What lies below a folder.
+
+    files: images, sorted by name. others: how many files are no images, by the ending of their
+    names. skipped: how many entries were left out, by reason.
+    """
+
+    files: tuple[ScannedFile, ...]
+    others: Counter[str]
+    skipped: Counter[str]
+
+
+def scan_folder(root: Path, advice: str = PASS_FOLDER) -> Scan:
+    """Check every image file below `root`. What takes long shows its progress.
 
     An unchanged folder is checked once per process.
 
@@ -160,37 +182,66 @@ def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...
     Raises:
         UserError: no image files, or a sub-folder that cannot be listed.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"cannot list {error.filename}: {error.strerror}. Check its permissions"
-        ) from error
-
-    listing = []
-    others = 0
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".")]
-        for name in (n for n in names if not n.startswith(".")):
-            if not name.lower().endswith(EXTENSIONS):
-                others += 1
-                continue
-            file = Path(folder, name)
-            stat = file.stat() if file.exists() else None
-            state = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
-            listing.append((file.relative_to(root).as_posix(), *state))
+    listing, others, skipped = [], Counter[str](), Counter[str]()
+    with _progress(f"looking through {root}") as bar:
+        for folder in folders_below(root):
+            skipped += folder.skipped
+            bar.update(len(folder.files))
+            for name in folder.files:
+                if not name.lower().endswith(EXTENSIONS):
+                    others[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                    continue
+                try:
+                    state = os.stat(folder.path / name)
+                    size, time = state.st_size, state.st_mtime_ns
+                except OSError:
+                    size, time = 0, 0
+                listing.append((f"{folder.name}/{name}".lstrip("/"), size, time))
     if not listing:
         raise UserError(
             f"image folder {root} holds no images: looked in it and in all its sub-folders for "
-            f"names that end in {', '.join(EXTENSIONS)} (any case) and found {others} other "
-            f"file(s). {advice}"
+            f"names that end in {', '.join(EXTENSIONS)} (any case) and found {others.total()} "
+            f"other file(s). {advice}"
         )
-    return _scan(root, tuple(sorted(listing)))
+    return Scan(_scan(root, tuple(sorted(listing))), others, skipped)
+
+
+def tell_used(root: Path, scan: Scan, used: Sequence[ScannedFile]) -> None:
+    """One line, once per process: how many images are used, of what kind, what is left out."""
+    sizes = sorted({file.size for file in used}, key=lambda size: (size[0] * size[1], size))
+    ends = " to ".join(f"{h} x {w}" for h, w in dict.fromkeys((sizes[0], sizes[-1])))
+    kinds = Counter("grey" if file.grey else "colour" for file in used)
+    colours = " and ".join(f"{n} {kind}" if len(kinds) > 1 else kind for kind, n in kinds.items())
+    bits = "8 or 16" if len({file.bits for file in used}) > 1 else used[0].bits
+    left = Counter({"unusable": len(scan.files) - len(used)}) + scan.skipped
+    parts = [f"{n} {reason}" for reason, n in left.items()]
+    if scan.others:
+        endings = ", ".join(f"{n} {ending}" for ending, n in scan.others.most_common(5))
+        parts.append(f"{scan.others.total()} with other endings ({endings})")
+    rest = f"; left out: {', '.join(parts)}" if parts else ""
+    _say_once(f"images of {root}: {len(used)} used ({ends} pixels, {colours}, {bits} bits){rest}")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text.encode(errors="backslashreplace").decode())
+
+
+def _progress(title: str, total: int | None = None) -> tqdm:
+    return tqdm(desc=title, total=total, unit=" files", delay=2, disable=not leads())
 
 
 @functools.lru_cache(maxsize=8)
 def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[ScannedFile, ...]:
-    with ThreadPoolExecutor(threads()) as pool:
-        return tuple(pool.map(lambda entry: check_file(root, entry[0]), listing))
+    title = f"checking images of {root}"
+    with ThreadPoolExecutor(threads()) as pool, _progress(title, len(listing)) as bar:
+
+        def check(entry: tuple[str, int, int]) -> ScannedFile:
+            found = check_file(root, entry[0])
+            bar.update()
+            return found
+
+        return tuple(pool.map(check, listing))
 
 
 def _class_names(files: list[ScannedFile]) -> tuple[str, ...]:
@@ -211,13 +262,14 @@ def _image_folder(path: str | os.PathLike) -> Path:
             f"--config.data.path=DIR. {NO_NETWORK}"
         )
     root = Path(path).expanduser().absolute()
-    if not root.exists():
+    if not os.path.exists(root):
         raise UserError(
             f"image folder {root} does not exist; pass the folder of your images with "
             f"--config.data.path=DIR. {NO_NETWORK}"
         )
     if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder; pass the folder that holds your images")
+        kind = (kind_of(root) or "a file").partition(",")[0]
+        raise UserError(f"{root} is {kind}, not a folder; pass the folder that holds your images")
     return root
 
 

@@ -93,7 +93,7 @@ def check_file(root: Path, name: str) -> ScannedFile:
             if turned and image.format != "TIFF":  # Pillow has swapped those
                 width, height = height, width
             if bits == 8 and image.format != "PNG":  # verify() has checked those of a PNG
-                image.draft(image.mode, (image.width // 8, image.height // 8))
+                image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
     except UserError as error:
         return ScannedFile(name, (0, 0), False, str(error))

@@ -1,5 +1,6 @@
 """Images and latents that a user hands to a trained model: image files, folders and npz files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -7,11 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Integer, Num
 
-from score_sde.data.folders import scan_folder
+from score_sde.data.folders import scan_folder, tell_used
 from score_sde.data.image_files import check_file, read_image
 from score_sde.data.masks import HALVES, SHARES, named_mask
 from score_sde.errors import UserError
-from score_sde.files import read_npz
+from score_sde.files import kind_of, read_npz
 
 Kind = Literal["images", "z"]
 KEYS = {"images": "integer pixel levels", "z": "latents"}
@@ -75,15 +76,17 @@ def read_inputs(
 def _read(
     path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None
 ) -> Inputs:
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"input {path} does not exist")
     if path.suffix.lower() == ".npz":
         return _read_npz(path, shape, levels, accept, prior_std)
     if "images" not in accept:
         raise UserError(f"input {path} is no npz file of latents; make one with --mode encode")
     if path.is_dir():
-        names = [f.name for f in scan_folder(path, "Name a folder of images with --input")]
-        return _read_files(path, names, shape, levels)
+        scan = scan_folder(path, "Name a folder of images with --input")
+        found = _read_files(path, [file.name for file in scan.files], shape, levels)
+        tell_used(path, scan, scan.files)
+        return found
     return _read_files(path.parent, [path.name], shape, levels)
 
 
@@ -99,9 +102,9 @@ def read_mask(text: str, shape: tuple[int, int, int], seed: int = 0) -> Bool[np.
     known = named_mask(text, height, width, seed)
     if known is None:
         path = Path(text).expanduser()
-        if not path.is_file():
+        if kind := kind_of(path):
             raise UserError(
-                f"--mask {text} is no file, and none of the words {', '.join((*HALVES, *SHARES))}"
+                f"--mask {text} is {kind}, and none of the words {', '.join((*HALVES, *SHARES))}"
             )
         try:
             pixels = _read_pixels(path.parent, path.name, (height, width, 3))

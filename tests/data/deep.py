@@ -50,7 +50,7 @@ def tiff(path: Path, values: np.ndarray, order: str = "<", **tags: int | list[in
     if channels == 4:
         entries[338] = [2]
     numbers = {"compression": 259, "photometric": 262, "orientation": 274}
-    numbers |= {"planar": 284, "format": 339, "bits": 258}
+    numbers |= {"width": 256, "height": 257, "planar": 284, "format": 339, "bits": 258}
     entries |= {numbers[name]: np.atleast_1d(value).tolist() for name, value in tags.items()}
     place = 8 + len(data) + len(data) % 2
     after = place + 2 + 12 * len(entries) + 4

@@ -176,7 +176,7 @@ def test_bombs_are_refused_by_their_headers(
 ) -> None:
     """81 million pixels (ours), 100 million (Pillow warns), 3,600 million (Pillow raises)."""
     png(tmp_path / "bomb.png", DEEP, size=size)
-    Image.new("1", (9_000, 9_000)).save(tmp_path / "bomb.tif", compression="tiff_deflate")
+    tiff(tmp_path / "bomb.tif", DEEP[..., :1], width=size[0], height=size[1])
     taken = []
     monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", lambda image: taken.append(image))
     for name in ("bomb.png", "bomb.tif"):
