@@ -17,7 +17,7 @@ from score_sde.data.folders import FolderSource, UnusableImages, scan_folder
 from score_sde.data.sources import Source, digits, in_memory, take
 from score_sde.data.tfds import TFDSSource
 from score_sde.errors import UserError
-from score_sde.files import reading
+from score_sde.files import HEADERS, check_npz, reading
 
 KEYS = ("images", "arr_0")
 """Entries of an npz file that are images.
@@ -90,7 +90,7 @@ def open_images(path: Path) -> ImageSet:
             folder; npz files without images, of another rank or type, outside their levels, or with
             samples that were marked as not finite.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist; name a folder of images or an npz file")
     if path.is_dir():
         scan_folder(path.absolute(), "Name the folder that holds your images")
@@ -117,6 +117,7 @@ def open_images(path: Path) -> ImageSet:
                 else ""
             )
         )
+    check_npz(path)
     with reading(path):
         return _open_npz(path)
 
@@ -160,14 +161,7 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Callable[[], np.nd
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what follows it
         file.seek(int(lengths.sum()), os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, fortran, dtype = header[version](file)
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
+        shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
         offset = file.tell()
     if not np.prod(shape):
         return lambda: np.zeros(shape, dtype)

@@ -92,6 +92,12 @@ D9 = np.eye(9)
     [
         ({"mu": np.full(9, np.nan)}, "is not finite"),
         ({"sigma": np.full((9, 9), np.inf)}, "is not finite"),
+        ({"mu": np.full(9, -1e300)}, "`mu` in .* beyond 1e.30"),
+        ({"sigma": 1e300 * D9}, "`sigma` in .* beyond 1e.30"),
+        ({"features": np.full((COUNT, 9), 1e35, np.float32)}, "203 of 203 .* beyond 1e.30"),
+        ({"scores_entropy": np.full(10, np.nan)}, "sums of the Inception score in .*s.npz"),
+        ({"scores_probability": np.zeros(10)}, "sums of the Inception score in .*s.npz"),
+        ({"scores_count": np.asarray(["x"] * 10)}, "sums of the Inception score in .*s.npz"),
         ({"sigma": D9 + np.triu(np.ones((9, 9)))}, "no covariance: it must be symmetric"),
         ({"sigma": -D9}, "no covariance"),
         ({"mu": np.zeros(8)}, r"shapes \(d,\) and \(d, d\); they have \(8,\) and \(9, 9\)"),
