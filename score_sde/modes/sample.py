@@ -1,5 +1,6 @@
 """Draw samples: samples.npz and grid.png; with frames reverse_diffusion.gif, intermediate.png."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from score_sde import viz
 from score_sde.arrays import sample_keys
 from score_sde.build.settings import to_dict
+from score_sde.build.sizes import check_fits
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
@@ -30,6 +32,7 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
     config.sampling.norm=batch it depends on its batch too; the last one is drawn to the end.
     """
     settings, number = run.settings.sampling, run.settings.sampling.num_samples
+    check_fits("sampling.num_samples", number, 8 * math.prod(run.experiment.shape))
     params, step = run.weights(checkpoint)
     if classes is None and (settings.guidance_scale or settings.guidance_interval):
         raise UserError(
