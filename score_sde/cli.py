@@ -1,5 +1,6 @@
 """The command line: absl's flags made of the table of `modes/table.py`, and one call of it."""
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,21 @@ def _join_processes() -> None:
         )
 
 
+def _check_devices() -> None:
+    """Raises UserError where JAX has not the devices that were asked for."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = (
+            str(error).partition("\n")[0] or "there are none of that kind, or no plugin for them"
+        )
+        raise UserError(
+            f"JAX cannot use its devices with JAX_PLATFORMS={asked!r}: {reason}. Leave "
+            "JAX_PLATFORMS out, set it to cpu, or install jax for your accelerator"
+        ) from error
+
+
 def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}")
@@ -121,11 +137,16 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
     if flags.FLAGS.distributed:
         _join_processes()
     try:
+        _check_devices()
         run(
             flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}, overrides
         )
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        sys.exit(f"error: the name is too long for this system: {error.filename}")
     except KeyboardInterrupt:
         again = "interrupted; what was written is kept. Start the same command again."
         print(f"\n{again}", file=sys.stderr)
@@ -134,6 +155,7 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
 
 def main() -> None:
     """The command `score-sde`."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own may not be installed here
     define_flags()
     _show_in_help()
     arguments, overrides = split_overrides(sys.argv)
