@@ -185,6 +185,7 @@ class Sampling:
     num_samples: int = count(64, "samples to draw")
     batch_size: int = count(64, "samples at a time, over all devices")
     frames: int = count(40, "pictures of the reverse diffusion; 0: none", 0)
+    files: Literal["npz", "png"] = entry("npz", "png: also a file for each sample")
 
 
 @dataclasses.dataclass(frozen=True)
