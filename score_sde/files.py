@@ -47,6 +47,8 @@ def kind_of(path: Path) -> str:
         return "a link to a file that does not exist" if path.is_symlink() else "missing"
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         return f"not to be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return ""
     return next((text for test, text in KINDS.items() if test(mode)), "")
 
 

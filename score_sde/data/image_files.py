@@ -1,10 +1,11 @@
 """Image files: the one place that opens them, and their pixels at the depth that the file has."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt
@@ -60,9 +61,9 @@ def open_image(file: Path) -> Iterator[ImageFile.ImageFile]:
         try:
             image = Image.open(stream, formats=FORMATS)
         except Image.UnidentifiedImageError as error:
-            raise UserError(
-                f"not a readable image: by its content none of {', '.join(FORMATS)}"
-            ) from error
+            empty = not os.fstat(stream.fileno()).st_size
+            other = f"not a readable image: by its content none of {', '.join(FORMATS)}"
+            raise UserError("empty (0 bytes)" if empty else other) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(large) from error
         with image:
@@ -72,20 +73,13 @@ def open_image(file: Path) -> Iterator[ImageFile.ImageFile]:
 
 
 def check_file(root: Path, name: str) -> ScannedFile:
-    """Check one file: a depth that can be read, and readable as far as can be told.
-
-    A PNG of 8 bits is not decoded: its checksums tell.
-    """
+    """Check one file: a depth that can be read, and readable as far as can be told."""
     file = root / name
     try:
-        if kind := kind_of(file):
-            return ScannedFile(name, (0, 0), False, kind)
-        if file.stat().st_size == 0:
-            return ScannedFile(name, (0, 0), False, "empty (0 bytes)")
         with open_image(file) as image:
             image.verify()
         with open_image(file) as image:  # verify() uses the file up
-            bits = depth(file, image)
+            bits = depth(image)
             grey = image.mode in ("1", "L", "LA") or (bits == 16 and _channels(image) <= 2)
             brightest = 255 if bits == 8 else int(_deep_pixels(file, image).max())
             width, height = image.size
@@ -111,7 +105,7 @@ def read_image(file: Path, channels: int) -> UInt[np.ndarray, "h w c"]:
         UserError: what is wrong with the file, without its name.
     """
     with open_image(file) as opened:
-        if depth(file, opened) == 16:
+        if depth(opened) == 16:
             pixels = _deep_pixels(file, opened)
             if channels == 1 and pixels.shape[-1] == 3:
                 return np.rint(pixels @ LUMA).astype(np.uint16)[..., None]
@@ -124,7 +118,7 @@ def read_image(file: Path, channels: int) -> UInt[np.ndarray, "h w c"]:
     return pixels[..., None] if channels == 1 else pixels
 
 
-def depth(file: Path, image: ImageFile.ImageFile) -> int:
+def depth(image: ImageFile.ImageFile) -> int:
     """Bits of a channel, 8 or 16, as the file says: Pillow decodes 16 bits of colour to 8.
 
     Files of 1, 2 and 4 bits and palettes count as 8, which they are decoded to.
@@ -134,8 +128,11 @@ def depth(file: Path, image: ImageFile.ImageFile) -> int:
     """
     bits: tuple[int, ...] = (8,)
     if image.format == "PNG":
-        with file.open("rb") as header:
-            start = header.read(25)
+        stream: Any = image.fp
+        place = stream.tell()
+        stream.seek(0)
+        start = stream.read(25)
+        stream.seek(place)
         if start[12:16] != b"IHDR":
             raise UserError("broken: a PNG file that does not begin with its header")
         bits = (start[24],)
