@@ -147,6 +147,8 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
         if error.errno != errno.ENAMETOOLONG:
             raise
         sys.exit(f"error: the name is too long for this system: {error.filename}")
+    except MemoryError as error:
+        sys.exit(f"error: out of memory: {error}. Ask for fewer or smaller images at a time")
     except KeyboardInterrupt:
         again = "interrupted; what was written is kept. Start the same command again."
         print(f"\n{again}", file=sys.stderr)

@@ -47,9 +47,16 @@ def test_long_names_are_refused(tmp_path: Path, monkeypatch) -> None:
         read_inputs([Path(name) for name in names], (4, 4, 1), 256, ["images"])
 
 
-def test_names_that_only_the_system_finds_too_long(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300), "name is too long .*aaaa"),
+        (MemoryError("Unable to allocate 8 TiB"), "out of memory: Unable to allocate 8 TiB"),
+    ],
+)
+def test_what_only_the_system_finds_too_long_or_large(monkeypatch, error, message) -> None:
     def fail(*_) -> None:
-        raise OSError(errno.ENAMETOOLONG, "File name too long", "a" * 300)
+        raise error
 
     values = flags.FlagValues()
     cli.define_flags(values)
@@ -58,5 +65,5 @@ def test_names_that_only_the_system_finds_too_long(monkeypatch) -> None:
     monkeypatch.setattr(cli.flags, "FLAGS", values)
     monkeypatch.setattr(cli, "run", fail)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as it is")
-    with pytest.raises(SystemExit, match=r"error: the name is too long .*aaaa"):
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
         cli._start([], ["score-sde"])
