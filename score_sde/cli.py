@@ -1,9 +1,10 @@
 """The command line: absl's flags made of the table of `modes/table.py`, and one call of it."""
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,24 @@ def run(mode: str, given: Mapping[str, Any], overrides: Sequence[tuple[str, str]
             "without a model"
         )
     runs = [options.pop(name, []) for name in ("config", "workdir", "checkpoint")]
-    run_lib.run(mode, runs[0], overrides, runs[1], runs[2], options)
+    _check_devices()
+    with _mendable():
+        run_lib.run(mode, runs[0], overrides, runs[1], runs[2], options)
+
+
+@contextlib.contextmanager
+def _mendable() -> Iterator[None]:
+    """Makes a UserError of what arguments can cause in any place."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory: {error}. Ask for fewer or smaller images at a time"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"the name is too long for this system: {error.filename}") from error
 
 
 def _join_processes() -> None:
@@ -137,18 +155,11 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
     if flags.FLAGS.distributed:
         _join_processes()
     try:
-        _check_devices()
         run(
             flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}, overrides
         )
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        sys.exit(f"error: the name is too long for this system: {error.filename}")
-    except MemoryError as error:
-        sys.exit(f"error: out of memory: {error}. Ask for fewer or smaller images at a time")
     except KeyboardInterrupt:
         again = "interrupted; what was written is kept. Start the same command again."
         print(f"\n{again}", file=sys.stderr)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
 
 from score_sde import cli
 from score_sde.data.inputs import read_inputs
@@ -58,12 +57,6 @@ def test_what_only_the_system_finds_too_long_or_large(monkeypatch, error, messag
     def fail(*_) -> None:
         raise error
 
-    values = flags.FlagValues()
-    cli.define_flags(values)
-    flags.DEFINE_integer("verbosity", 0, "as absl's", flag_values=values)
-    values(["score-sde", "--mode", "report"])
-    monkeypatch.setattr(cli.flags, "FLAGS", values)
-    monkeypatch.setattr(cli, "run", fail)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "as it is")
-    with pytest.raises(SystemExit, match=f"error: .*{message}"):
-        cli._start([], ["score-sde"])
+    monkeypatch.setattr(cli.run_lib, "run", fail)
+    with pytest.raises(UserError, match=message):
+        cli.run("report", {}, ())

@@ -104,7 +104,8 @@ def read_mask(text: str, shape: tuple[int, int, int], seed: int = 0) -> Bool[np.
         path = Path(text).expanduser()
         if kind := kind_of(path):
             raise UserError(
-                f"--mask {text} is {kind}, and none of the words {', '.join((*HALVES, *SHARES))}"
+                f"--mask {text} is no file ({kind}), and none of the words "
+                f"{', '.join((*HALVES, *SHARES))}"
             )
         try:
             pixels = _read_pixels(path.parent, path.name, (height, width, 3))

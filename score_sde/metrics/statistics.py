@@ -106,7 +106,7 @@ def _ours(path: Path, entries: dict[str, np.ndarray], score_names: list[str]) ->
         provenance, n = json.loads(str(entries["provenance"])), int(entries["n"])
         if not isinstance(provenance, dict) or n < 2:
             raise ValueError(f"n={n}, provenance {provenance}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} has a damaged `provenance` or `n` ({error}); make it anew"
         ) from error

@@ -20,11 +20,12 @@ from score_sde.errors import UserError
         "sampling.steps=1000000000000",
         "training.batch_size=1000000000000",
         "data.image_size=1000000000",
+        "sde.n=1000000000000",
     ],
 )
 def test_sizes_are_refused_before_anything_is_traced(override: str) -> None:
     """The message names the entry that was changed, or the one beside it."""
-    wanted = settings("ve", override)
+    wanted = settings("ddpm" if override.startswith("sde") else "ve", override)
     start = time.process_time()
     with pytest.raises(UserError, match=override.partition("=")[0] + "|config.model.nf"):
         build(wanted)

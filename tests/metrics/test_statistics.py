@@ -103,6 +103,8 @@ D9 = np.eye(9)
         ({"mu": np.zeros(8)}, r"shapes \(d,\) and \(d, d\); they have \(8,\) and \(9, 9\)"),
         ({"sigma": np.full((9, 9), "x")}, "must be numbers"),
         ({"n": np.asarray(1)}, "damaged `provenance` or `n`"),
+        ({"n": np.asarray(np.inf)}, "damaged `provenance` or `n`"),
+        ({"provenance": np.asarray("[" * 100_000)}, "damaged `provenance` or `n`"),
         ({"n": None}, "lacks n; make it anew"),
         ({"provenance": np.asarray("{")}, "damaged `provenance` or `n`"),
         ({"provenance": np.asarray("[]")}, "damaged `provenance` or `n`"),
