@@ -1,8 +1,10 @@
 """The command line: absl's flags made of the table of `modes/table.py`, and one call of it."""
 
+import contextlib
+import errno
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,24 @@ def run(mode: str, given: Mapping[str, Any], overrides: Sequence[tuple[str, str]
             "without a model"
         )
     runs = [options.pop(name, []) for name in ("config", "workdir", "checkpoint")]
-    run_lib.run(mode, runs[0], overrides, runs[1], runs[2], options)
+    _check_devices()
+    with _mendable():
+        run_lib.run(mode, runs[0], overrides, runs[1], runs[2], options)
+
+
+@contextlib.contextmanager
+def _mendable() -> Iterator[None]:
+    """Makes a UserError of what arguments can cause in any place."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(
+            f"out of memory: {error}. Ask for fewer or smaller images at a time"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"the name is too long for this system: {error.filename}") from error
 
 
 def _join_processes() -> None:
@@ -111,6 +130,21 @@ def _join_processes() -> None:
             "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) "
             "for each process."
         )
+
+
+def _check_devices() -> None:
+    """Raises UserError where JAX has not the devices that were asked for."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = (
+            str(error).partition("\n")[0] or "there are none of that kind, or no plugin for them"
+        )
+        raise UserError(
+            f"JAX cannot use its devices with JAX_PLATFORMS={asked!r}: {reason}. Leave "
+            "JAX_PLATFORMS out, set it to cpu, or install jax for your accelerator"
+        ) from error
 
 
 def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
@@ -137,6 +171,7 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
 
 def main() -> None:
     """The command `score-sde`."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's own may not be installed here
     define_flags()
     _show_in_help()
     arguments, overrides = split_overrides(sys.argv)

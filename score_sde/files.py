@@ -5,8 +5,11 @@ Where writing fails, OSError comes through: `writing` makes a message for the us
 
 import contextlib
 import json
+import lzma
 import math
 import os
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +19,37 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
+
+KINDS = {
+    stat.S_ISDIR: "a folder, not a file",
+    stat.S_ISFIFO: "a named pipe, not a file",
+    stat.S_ISSOCK: "a socket, not a file",
+    stat.S_ISCHR: "a device, not a file",
+    stat.S_ISBLK: "a device, not a file",
+}
+MOST_UNPACKED, LARGEST_RATIO = 2**30, 100
+"""An npz file of more bytes than this is refused where it is so many times smaller: a bomb."""
+HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+"""By the version of the npy format."""
+
+
+def kind_of(path: Path) -> str:
+    """What `path` is where it is no file that can be read to its end; "" for a file.
+
+    Opening a pipe can wait for ever, and a device can have no end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to a file that does not exist" if path.is_symlink() else "missing"
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        return f"not to be read: {getattr(error, 'strerror', None) or error}"
+    if stat.S_ISREG(mode):
+        return ""
+    return next((text for test, text in KINDS.items() if test(mode)), "")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -91,19 +125,65 @@ def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
 
     That may show here, or where its arrays are read.
     """
-    if not path.is_file():
+    check_npz(path)
+    with reading(path), np.load(path, allow_pickle=False) as file:
+        yield file
+
+
+def check_npz(path: Path) -> None:
+    """Raises UserError for what is no npz file, or holds other arrays than its headers promise.
+
+    Only headers are read. So nothing can wait for ever, and no memory is taken for arrays of lying
+    shapes, for more than this machine has, or for what unpacks to far more than the file.
+    """
+    if kind := kind_of(path):
         raise UserError(
-            f"{path} {'is a folder, not an npz file' if path.is_dir() else 'does not exist'}"
+            f"{path} does not exist" if kind == "missing" else f"{path} is {kind}: no npz file"
         )
     with reading(path):
         with path.open("rb") as start:
-            if not start.read(6).startswith((b"PK", b"\x93NUMPY")):
-                raise ValueError("it does not begin as one")
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
+            first = start.read(6)
+        if first == b"\x93NUMPY":
             raise ValueError("one array without a name; write it with np.savez")
-        with file:
-            yield file
+        if not first.startswith(b"PK"):
+            raise ValueError("it does not begin as one")
+        with zipfile.ZipFile(path) as archive:
+            packed = sum(entry.compress_size for entry in archive.infolist())
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MOST_UNPACKED and size > LARGEST_RATIO * packed:
+                raise ValueError(
+                    f"{packed:,} bytes that unpack to {size:,}; write it anew with np.savez"
+                )
+            for entry in archive.infolist():
+                _check_entry(archive, entry)
+
+
+def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Raises ValueError where an array is not as long as its header says, or of objects."""
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in HEADERS:
+            raise ValueError(f"`{entry.filename}` has the unknown version {version}")
+        shape, _, dtype = HEADERS[version](stream)
+        header = stream.tell()
+    if dtype.hasobject:
+        raise ValueError(f"`{entry.filename}` holds Python objects")
+    need = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or need != entry.file_size - header:
+        raise ValueError(
+            f"`{entry.filename}` says that it is {dtype} of shape {shape}, {need:,} bytes, but it "
+            f"has {entry.file_size - header:,}"
+        )
+    if entry.compress_type != zipfile.ZIP_STORED and need > memory():
+        raise ValueError(f"`{entry.filename}` needs {need:,} bytes, more than this machine has")
+
+
+def memory() -> int:
+    """Bytes of this machine's memory; where the system does not say, no bound."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63
 
 
 @contextlib.contextmanager
@@ -112,12 +192,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (
-        OSError,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
+        *(OSError, ValueError, EOFError, TypeError, KeyError, OverflowError, MemoryError),
+        *(RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     ) as error:
         if isinstance(error, UserError):
             raise

@@ -1,14 +1,25 @@
 """Files are written whole or not at all."""
 
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from score_sde import files
+from score_sde.convert import read_file
+from score_sde.data.image_sets import open_images
+from score_sde.data.inputs import read_inputs, read_mask
+from score_sde.data.scans import read_nifti
+from score_sde.data.tables import read_table
 from score_sde.errors import UserError
+from score_sde.exchange.find import read_json
 from score_sde.files import npz_names, read_npz, write_bytes, write_json, write_npz, writing
+from score_sde.metrics.statistics import load_statistics
+from score_sde.metrics.weights import sha256
 
 
 def test_a_file_comes_back(tmp_path) -> None:
@@ -75,3 +86,60 @@ def test_a_single_array_is_none(tmp_path) -> None:
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"no readable npz file: .*one array without a name"):
         read_npz(tmp_path / "a.npz")
+
+
+def lying(path: Path, header: dict, data: bytes, method: int = zipfile.ZIP_STORED) -> Path:
+    """An npz file whose one array says `header` of itself."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("images.npy", stream.getvalue() + data)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**62, 2**62), (3,), (-1, 8), (0, 2**62)])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_shapes_that_lie_are_refused_before_memory_is_taken(tmp_path, shape, method) -> None:
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    path = lying(tmp_path / "a.npz", header, bytes(64), method)
+    for read in (read_npz, open_images):
+        with pytest.raises(UserError, match=r"a\.npz is no readable npz file: .*images"):
+            read(path)
+
+
+def test_a_bomb_of_3_gb_is_refused_unread(tmp_path, monkeypatch) -> None:
+    """3 MB that say 3 GB, as zipfile would unpack them."""
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, images=np.zeros((1, 1000, 1000, 3), np.uint8))
+    infolist = zipfile.ZipFile.infolist
+
+    def promised(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = infolist(archive)
+        for entry in entries:
+            entry.file_size *= 1000
+        return entries
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", promised)
+    for read in (read_npz, open_images, load_statistics):
+        with pytest.raises(UserError, match=r"bomb\.npz .*unpack to 3,000,128,000"):
+            read(path)
+
+
+def test_what_is_no_file_is_never_opened(tmp_path) -> None:
+    """A pipe without a writer would wait for ever."""
+    pipe = tmp_path / "a.npz"
+    os.mkfifo(pipe)
+    readers = [read_npz, open_images, load_statistics, read_file, sha256, read_json, read_table]
+    readers += [lambda path: read_inputs([path], (4, 4, 1), 256, ["images"]), read_nifti]
+    readers += [lambda path: read_mask(str(path), (4, 4, 1))]
+    for read in readers:
+        with pytest.raises(UserError, match=r"a\.npz.*a named pipe"):
+            read(pipe)
+    (tmp_path / "b.npz").symlink_to("/dev/zero")
+    for read in readers:
+        with pytest.raises(UserError, match=r"b\.npz.*a device"):
+            read(tmp_path / "b.npz")
+    for name in ("a" * 300, "a" * 300 + ".npz", "a\0b.npz"):
+        for read in readers:
+            with pytest.raises(UserError, match=r"aaaa|a.b"):
+                read(tmp_path / name)

@@ -13,6 +13,7 @@ from score_sde.build.objective import check_size
 from score_sde.build.process import build_process
 from score_sde.build.sampler import build_sampler
 from score_sde.build.settings import Settings, Training
+from score_sde.build.sizes import check_sizes
 from score_sde.build.task import build_task, build_trainer
 from score_sde.errors import UserError
 from score_sde.sde import GaussianSDE
@@ -32,6 +33,7 @@ def build(settings: Settings, shape: tuple[int, int, int] | None = None) -> Expe
             "config.data: images need at least 1 pixel and 1 channel; got (height, width, "
             f"channels) = {shape}. Set config.data.image_size and config.data.channels"
         )
+    check_sizes(settings, shape)
     check_size(settings, shape)
     process = build_process(settings.sde)
     network = build_network(settings.model, process)

@@ -35,7 +35,8 @@ def _folder(section: Data, split: str) -> Source:
     if not section.path:
         raise UserError("config.data.path is empty; name your image folder: --config.data.path=DIR")
     size, channels = section.image_size or None, section.channels or None
-    return FolderSource(section.path, size, channels, split, skip_bad=section.skip_bad)
+    source = FolderSource(section.path, size, channels, split, skip_bad=section.skip_bad)
+    return source if source.levels == 256 else source.with_levels(section.levels)
 
 
 def _tfds(section: Data, split: str) -> Source:

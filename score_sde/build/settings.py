@@ -185,6 +185,7 @@ class Sampling:
     num_samples: int = count(64, "samples to draw")
     batch_size: int = count(64, "samples at a time, over all devices")
     frames: int = count(40, "pictures of the reverse diffusion; 0: none", 0)
+    files: Literal["npz", "png"] = entry("npz", "png: also a file for each sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,7 +367,7 @@ def _open(section: str, given: Mapping[str, Any]) -> Section:
             + {"sde": "ve, vp or subvp", "model": "ncsnpp or ddpm"}[section]
         )
     for name, value in given.items():
-        _check_finite(f"config.{section}.{name}", value)
+        _check_number(f"config.{section}.{name}", value)
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return Section(values)
 
@@ -380,7 +381,7 @@ def _section(section: str, given: Mapping[str, Any]) -> Any:
         field, about = known[name]
         place = f"config.{section}.{name}"
         values[field.name] = value = typed(place, field.default, value)
-        _check_finite(place, value)
+        _check_number(place, value)
         if not about.holds(value):
             raise UserError(
                 f"{place} must be {about.range}; got {value!r}. It is the {about.meaning}"
@@ -408,9 +409,11 @@ def typed(place: str, default: Any, value: Any) -> Any:
     return value
 
 
-def _check_finite(place: str, value: Any) -> None:
+def _check_number(place: str, value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{place} must be a finite number; got {value}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"{place} must be a number of at most 64 bits; got {value:.3e}")
 
 
 def check_names(place: str, given: Iterable[str], known: Iterable[str]) -> None:

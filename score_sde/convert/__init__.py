@@ -10,6 +10,7 @@ from typing import Any, Literal
 from score_sde.convert.msgpack_files import read_msgpack
 from score_sde.convert.torch_files import read_torch, write_torch
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 __all__ = ["read_file", "read_msgpack", "read_torch", "write_torch"]
 
@@ -62,6 +63,8 @@ def read_file(path: str | os.PathLike) -> tuple[Container, Any]:
 def _recognize(path: Path) -> Container:
     if path.is_dir():
         raise UserError(_folder(path))
+    if (kind := kind_of(path)) not in ("", "missing"):
+        raise UserError(f"it is {kind}; name the file")
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:

@@ -1,33 +1,41 @@
 """Folders of your own images as sources: which files can be used, and their pixels."""
 
+import copy
 import functools
 import hashlib
 import os
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from tqdm import tqdm
 
+from score_sde.data.image_files import EXTENSIONS, ScannedFile, check_file, read_image
+from score_sde.data.listing import folders_below
 from score_sde.data.sources import NO_NETWORK, Example, Shape, check_split, threads
 from score_sde.data.transforms import crop_resize
+from score_sde.devices import leads, say
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 PASS_FOLDER = f"Pass the folder of your images with --config.data.path=DIR. {NO_NETWORK}"
 
 
 class FolderSource:
-    """Your own images: every png, jpg, jpeg, webp, bmp and gif below a folder, in sorted order.
+    """Your own images: every PNG, JPEG, WebP, BMP, GIF and TIFF file below a folder, sorted.
 
-    Of a gif the first frame counts. Hidden files and folders (names that begin with a dot) are left
-    out. Pixels: the EXIF orientation is applied; transparency is composited onto white, since the
+    Of several frames the first counts. Hidden files and folders (names that begin with a dot) are
+    left out, links to folders are followed. A line on standard output says what was used.
+
+    Pixels: the EXIF orientation is applied; transparency is composited onto white, since the
     colour under a transparent pixel means nothing; colour becomes grey by the ITU-R 601 luma.
-    16-bit and floating-point images count as unusable: convert them to 8 bits first.
+    Files of 16 bits a channel are read in full: the values are the levels. Floating-point images
+    and other depths are unusable, and so are files of another depth than most.
 
     All files are checked once before any work (cached while the process lives and the files do not
     change): PNG files by their checksums, the others by decoding them, JPEG at reduced resolution.
@@ -52,13 +60,12 @@ class FolderSource:
         files: the paths of this split, in the order of the examples.
         class_names: of the classes, in the order of their labels; empty where there are none.
         classes: how many they are.
+        levels: of a pixel, 256 or 65,536 by the depth of the files; `with_levels` gives others.
 
     Raises:
         UserError: no such folder, no images in it, unusable images (named; `UnusableImages`), an
             empty split, impossible arguments.
     """
-
-    levels = 256
 
     def __init__(
         self,
@@ -81,7 +88,9 @@ class FolderSource:
         if not 0.0 <= held_out < 1.0:
             raise UserError(f"held_out is a fraction in [0, 1); got held_out={held_out}")
         root = _image_folder(path)
-        usable = _usable(root, scan_folder(root), same_size=image_size is None, skip_bad=skip_bad)
+        scan = scan_folder(root)
+        usable = _usable(root, scan.files, same_size=image_size is None, skip_bad=skip_bad)
+        tell_used(root, scan, usable)
         chosen = _split_files(usable, split, held_out)
         if not chosen:
             raise UserError(
@@ -98,7 +107,32 @@ class FolderSource:
         self._image_size = image_size
         height, width = usable[0].size if image_size is None else (image_size, image_size)
         self.shape: Shape | None = (height, width, self._channels)
+        self.levels = 256 if usable[0].bits == 8 else 65_536
         self.name = root.name or "folder"
+        self._root, self._brightest = root, max(usable, key=lambda f: f.brightest)
+
+    def with_levels(self, levels: int) -> "FolderSource":
+        """The same images of 16 bits, with so many levels: 4,096 for values of 12 bits.
+
+        Raises UserError, which names a file, for 8-bit levels and for values that are no level.
+        """
+        name, brightest = self._brightest.name, self._brightest.brightest
+        if not max(256, brightest) < levels <= 65_536:
+            raise UserError(
+                f"{self._root / name} has 16 bits a channel with values up to {brightest}, but "
+                f"data.levels={levels}. Set data.levels={1 << max(9, brightest.bit_length())} (the "
+                "values are the levels), or convert the images to 8 bits"
+            )
+        if 8 * brightest < levels:
+            warnings.warn(
+                f"the brightest value in {self._root} is {brightest} of {levels - 1}, so the "
+                f"images are dark. If they have fewer bits, say so: "
+                f"data.levels={1 << max(9, brightest.bit_length())}",
+                stacklevel=2,
+            )
+        other = copy.copy(self)
+        other.levels = levels
+        return other
 
     def __len__(self) -> int:
         return len(self.files)
@@ -106,13 +140,13 @@ class FolderSource:
     def __getitem__(self, i: int) -> Example:
         try:
             image = read_image(self.files[i], self._channels)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except Exception as error:  # decoders raise many types on damaged input
             raise UserError(
                 f"cannot read {self.files[i]} any more ({error}); it was readable when the folder "
                 "was checked. Start again to check the folder anew"
             ) from error
         if self._image_size is not None:
-            image = crop_resize(image, self._image_size)
+            image = crop_resize(image, self._image_size, levels=self.levels)
         return {"image": image, "label": np.int32(self._labels[i]), "index": np.int32(i)}
 
 
@@ -124,17 +158,20 @@ class UnusableImages(UserError):
         self.problems = problems
 
 
-class ScannedFile(NamedTuple):
-    """What the check of one file found."""
+class Scan(NamedTuple):
+    """What lies below a folder.
 
-    name: str  # relative to the folder, with forward slashes
-    size: tuple[int, int]  # (height, width) after the EXIF orientation
-    grey: bool
-    problem: str  # "" for a good file
+    files: images, sorted by name. others: how many files are no images, by the ending of their
+    names. skipped: how many entries were left out, by reason.
+    """
+
+    files: tuple[ScannedFile, ...]
+    others: Counter[str]
+    skipped: Counter[str]
 
 
-def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...]:
-    """Check every image file below `root`, sorted by name.
+def scan_folder(root: Path, advice: str = PASS_FOLDER) -> Scan:
+    """Check every image file below `root`. What takes long shows its progress.
 
     An unchanged folder is checked once per process.
 
@@ -145,73 +182,66 @@ def scan_folder(root: Path, advice: str = PASS_FOLDER) -> tuple[ScannedFile, ...
     Raises:
         UserError: no image files, or a sub-folder that cannot be listed.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"cannot list {error.filename}: {error.strerror}. Check its permissions"
-        ) from error
-
-    listing = []
-    others = 0
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".")]
-        for name in (n for n in names if not n.startswith(".")):
-            if not name.lower().endswith(EXTENSIONS):
-                others += 1
-                continue
-            file = Path(folder, name)
-            stat = file.stat() if file.exists() else None
-            state = (stat.st_size, stat.st_mtime_ns) if stat else (0, 0)
-            listing.append((file.relative_to(root).as_posix(), *state))
+    listing, others, skipped = [], Counter[str](), Counter[str]()
+    with _progress(f"looking through {root}") as bar:
+        for folder in folders_below(root):
+            skipped += folder.skipped
+            bar.update(len(folder.files))
+            for name in folder.files:
+                if not name.lower().endswith(EXTENSIONS):
+                    others[os.path.splitext(name)[1].lower() or "no ending"] += 1
+                    continue
+                try:
+                    state = os.stat(folder.path / name)
+                    size, time = state.st_size, state.st_mtime_ns
+                except OSError:
+                    size, time = 0, 0
+                listing.append((f"{folder.name}/{name}".lstrip("/"), size, time))
     if not listing:
         raise UserError(
             f"image folder {root} holds no images: looked in it and in all its sub-folders for "
-            f"names that end in {', '.join(EXTENSIONS)} (any case) and found {others} other "
-            f"file(s). {advice}"
+            f"names that end in {', '.join(EXTENSIONS)} (any case) and found {others.total()} "
+            f"other file(s). {advice}"
         )
-    return _scan(root, tuple(sorted(listing)))
+    return Scan(_scan(root, tuple(sorted(listing))), others, skipped)
+
+
+def tell_used(root: Path, scan: Scan, used: Sequence[ScannedFile]) -> None:
+    """One line, once per process: how many images are used, of what kind, what is left out."""
+    sizes = sorted({file.size for file in used}, key=lambda size: (size[0] * size[1], size))
+    ends = " to ".join(f"{h} x {w}" for h, w in dict.fromkeys((sizes[0], sizes[-1])))
+    kinds = Counter("grey" if file.grey else "colour" for file in used)
+    colours = " and ".join(f"{n} {kind}" if len(kinds) > 1 else kind for kind, n in kinds.items())
+    bits = "8 or 16" if len({file.bits for file in used}) > 1 else used[0].bits
+    left = Counter({"unusable": len(scan.files) - len(used)}) + scan.skipped
+    parts = [f"{n} {reason}" for reason, n in left.items()]
+    if scan.others:
+        endings = ", ".join(f"{n} {ending}" for ending, n in scan.others.most_common(5))
+        parts.append(f"{scan.others.total()} with other endings ({endings})")
+    rest = f"; left out: {', '.join(parts)}" if parts else ""
+    _say_once(f"images of {root}: {len(used)} used ({ends} pixels, {colours}, {bits} bits){rest}")
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text.encode(errors="backslashreplace").decode())
+
+
+def _progress(title: str, total: int | None = None) -> tqdm:
+    return tqdm(desc=title, total=total, unit=" files", delay=2, disable=not leads())
 
 
 @functools.lru_cache(maxsize=8)
 def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[ScannedFile, ...]:
-    with ThreadPoolExecutor(threads()) as pool:
-        return tuple(pool.map(lambda entry: check_file(root, entry[0]), listing))
+    title = f"checking images of {root}"
+    with ThreadPoolExecutor(threads()) as pool, _progress(title, len(listing)) as bar:
 
+        def check(entry: tuple[str, int, int]) -> ScannedFile:
+            found = check_file(root, entry[0])
+            bar.update()
+            return found
 
-def check_file(root: Path, name: str) -> ScannedFile:
-    """Check one file: 8 bits a channel, and readable as far as can be told.
-
-    A PNG is not decoded: its checksums tell.
-    """
-    file = root / name
-    try:
-        if not file.exists():
-            return ScannedFile(name, (0, 0), False, "a link to a file that does not exist")
-        if file.stat().st_size == 0:
-            return ScannedFile(name, (0, 0), False, "empty (0 bytes)")
-        with Image.open(file) as image:
-            image.verify()
-        with Image.open(file) as image:  # verify() uses the file up
-            width, height = image.size
-            if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the axes
-                width, height = height, width
-            mode = image.mode
-            grey = mode in ("1", "L", "LA", "La")
-            if mode == "F" or mode.startswith("I"):
-                return ScannedFile(name, (height, width), grey, f"not an 8-bit image (mode {mode})")
-            if image.format != "PNG":  # verify() has checked the checksums of a PNG
-                image.draft(image.mode, (image.width // 8, image.height // 8))
-                image.load()
-    except (
-        Exception
-    ) as error:  # decoders raise many types on damaged input; whatever it is, the file is unusable
-        reason = (
-            "not a readable image"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else f"broken: {error}"
-        )
-        return ScannedFile(name, (0, 0), False, reason)
-    return ScannedFile(name, (height, width), grey, "")
+        return tuple(pool.map(check, listing))
 
 
 def _class_names(files: list[ScannedFile]) -> tuple[str, ...]:
@@ -232,13 +262,14 @@ def _image_folder(path: str | os.PathLike) -> Path:
             f"--config.data.path=DIR. {NO_NETWORK}"
         )
     root = Path(path).expanduser().absolute()
-    if not root.exists():
+    if not os.path.exists(root):
         raise UserError(
             f"image folder {root} does not exist; pass the folder of your images with "
             f"--config.data.path=DIR. {NO_NETWORK}"
         )
     if not root.is_dir():
-        raise UserError(f"{root} is a file, not a folder; pass the folder that holds your images")
+        kind = (kind_of(root) or "a file").partition(",")[0]
+        raise UserError(f"{root} is {kind}, not a folder; pass the folder that holds your images")
     return root
 
 
@@ -259,6 +290,10 @@ def _usable(
             if f.size != size
         ]
         good = [f for f in good if f.size == size]
+    usual = Counter(f.bits for f in good).most_common(1)[0][0] if good else 8
+    others = [f for f in good if f.bits != usual]
+    bad += [(f.name, f"{f.bits} bits a channel, the others have {usual}") for f in others]
+    good = [f for f in good if f.bits == usual]
     if not bad and not odd:
         return good
     problems = sorted(bad + odd)
@@ -301,17 +336,3 @@ def _place(name: str) -> float:
         )
         / 2**48
     )
-
-
-def read_image(file: Path, channels: int) -> np.ndarray:
-    """Pixels (height, width, channels) uint8, upright, on white where transparent.
-
-    With channels=1 colour becomes grey by its luma.
-    """
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[..., None] if channels == 1 else pixels

@@ -17,7 +17,7 @@ from score_sde.data.folders import FolderSource, UnusableImages, scan_folder
 from score_sde.data.sources import Source, digits, in_memory, take
 from score_sde.data.tfds import TFDSSource
 from score_sde.errors import UserError
-from score_sde.files import reading
+from score_sde.files import HEADERS, check_npz, reading
 
 KEYS = ("images", "arr_0")
 """Entries of an npz file that are images.
@@ -90,18 +90,24 @@ def open_images(path: Path) -> ImageSet:
             folder; npz files without images, of another rank or type, outside their levels, or with
             samples that were marked as not finite.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path} does not exist; name a folder of images or an npz file")
     if path.is_dir():
         scan_folder(path.absolute(), "Name the folder that holds your images")
         try:
-            whole = source_set(FolderSource(path, split="all"))
+            source = FolderSource(path, split="all")
         except UnusableImages as error:
             raise UserError(
                 f"{error.problems}\nRemove these files or make them 8-bit images of one size; "
                 "statistics are of images as they are, not resized."
             ) from error
-        return dataclasses.replace(whole, name=str(path))
+        if source.levels > 256:
+            raise UserError(
+                f"{source.files[0]} and the others in {path} have 16 bits a channel, and measures "
+                "are of 8 bits. Convert them, or write their values as `images` of an npz file "
+                "with their number in an entry `levels`: np.savez(FILE, images=..., levels=65536)"
+            )
+        return dataclasses.replace(source_set(source), name=str(path))
     if path.suffix.lower() != ".npz":
         raise UserError(
             f"{path} is neither a folder of images nor an npz file"
@@ -111,6 +117,7 @@ def open_images(path: Path) -> ImageSet:
                 else ""
             )
         )
+    check_npz(path)
     with reading(path):
         return _open_npz(path)
 
@@ -154,14 +161,7 @@ def _array(path: Path, archive: zipfile.ZipFile, key: str) -> Callable[[], np.nd
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")  # of the name and of what follows it
         file.seek(int(lengths.sum()), os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, fortran, dtype = header[version](file)
-        if dtype.hasobject:
-            raise ValueError("an array of Python objects")
+        shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
         offset = file.tell()
     if not np.prod(shape):
         return lambda: np.zeros(shape, dtype)

@@ -1,5 +1,6 @@
 """Images and latents that a user hands to a trained model: image files, folders and npz files."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -7,10 +8,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Integer, Num
 
-from score_sde.data.folders import check_file, read_image, scan_folder
+from score_sde.data.folders import scan_folder, tell_used
+from score_sde.data.image_files import check_file, read_image
 from score_sde.data.masks import HALVES, SHARES, named_mask
 from score_sde.errors import UserError
-from score_sde.files import read_npz
+from score_sde.files import kind_of, read_npz
 
 Kind = Literal["images", "z"]
 KEYS = {"images": "integer pixel levels", "z": "latents"}
@@ -51,7 +53,8 @@ def read_inputs(
 ) -> list[Inputs]:
     """Read image files, folders of images and npz files, in the order given.
 
-    A file's 8-bit value v becomes level round(v (levels - 1)/255). Images are never cropped,
+    A file's 8-bit value v becomes level round(v (levels - 1)/255). Values of 16 bits are levels as
+    they are, of models with more than 256. Images are never cropped,
     resized or made grey: what goes in shall be what the model maps. Transparency is composited onto
     white, palettes are looked up.
 
@@ -63,7 +66,7 @@ def read_inputs(
         prior_std: of the model; latents that name another are refused.
 
     Raises:
-        UserError: missing, unreadable or empty inputs, another size, channels or range, 16-bit or
+        UserError: missing, unreadable or empty inputs, another size, channels, depth or range,
             floating-point images, npz files without the entry, with other shapes or types, or
             values that are not finite. Files are named.
     """
@@ -73,15 +76,17 @@ def read_inputs(
 def _read(
     path: Path, shape, levels: int, accept: Sequence[Kind], prior_std: float | None
 ) -> Inputs:
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"input {path} does not exist")
     if path.suffix.lower() == ".npz":
         return _read_npz(path, shape, levels, accept, prior_std)
     if "images" not in accept:
         raise UserError(f"input {path} is no npz file of latents; make one with --mode encode")
     if path.is_dir():
-        names = [f.name for f in scan_folder(path, "Name a folder of images with --input")]
-        return _read_files(path, names, shape, levels)
+        scan = scan_folder(path, "Name a folder of images with --input")
+        found = _read_files(path, [file.name for file in scan.files], shape, levels)
+        tell_used(path, scan, scan.files)
+        return found
     return _read_files(path.parent, [path.name], shape, levels)
 
 
@@ -97,18 +102,20 @@ def read_mask(text: str, shape: tuple[int, int, int], seed: int = 0) -> Bool[np.
     known = named_mask(text, height, width, seed)
     if known is None:
         path = Path(text).expanduser()
-        if not path.is_file():
+        if kind := kind_of(path):
             raise UserError(
-                f"--mask {text} is no file, and none of the words {', '.join((*HALVES, *SHARES))}"
+                f"--mask {text} is no file ({kind}), and none of the words "
+                f"{', '.join((*HALVES, *SHARES))}"
             )
         try:
-            known = _read_pixels(path.parent, path.name, (height, width, 3)).mean(axis=-1) >= 128
+            pixels = _read_pixels(path.parent, path.name, (height, width, 3))
+            known = pixels.mean(axis=-1) >= (np.iinfo(pixels.dtype).max + 1) / 2
         except UserError as error:
             raise UserError(f"--mask {text}: {error}") from error
     if known.all() or not known.any():
         raise UserError(
             f"--mask {text} says that {'everything' if known.all() else 'nothing'} is known; known "
-            "pixels are white (128 .. 255), those to fill in are black"
+            "pixels are white (128 .. 255 of 255), those to fill in are black"
         )
     return known[..., None]
 
@@ -118,6 +125,7 @@ def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], level
     for name in names:
         try:
             pixels.append(_read_pixels(root, name, shape))
+            _check_depth(pixels[-1], levels)
         except UserError as error:
             problems.append(f"\n  {name}: {error}")
     if problems:
@@ -125,18 +133,28 @@ def _read_files(root: Path, names: list[str], shape: tuple[int, int, int], level
         raise UserError(
             f"{len(problems)} of {len(names)} images in {root} cannot be "
             f"used:{''.join(problems[:10])}{more}\n"
-            f"The model takes 8-bit images of shape {shape} (height, width, channels). Convert or "
-            "remove them."
+            f"The model takes images of shape {shape} (height, width, channels) with {levels} "
+            "levels. Convert or remove them."
         )
-    values = np.stack(pixels)
+    values = np.stack([image.astype(np.uint16) for image in pixels])
+    eight = np.asarray([image.dtype == np.uint8 for image in pixels])
     if levels < 256 and 0 < values.max() < levels:
         raise UserError(
             f"the brightest pixel in {root} is {values.max()}: these look like levels 0 .. "
             f"{levels - 1}, but image files are read as 0 (black) .. 255 (white). Stretch them by "
             f"255/{levels - 1}, or pass levels as `images` of an npz file."
         )
-    scaled = np.rint(values * ((levels - 1) / 255)).astype(np.uint8 if levels <= 256 else np.uint16)
-    return Inputs(list(names), "images", scaled, np.zeros(len(names), np.int32), files=True)
+    values[eight] = np.rint(values[eight] * ((levels - 1) / 255))
+    values = values.astype(np.uint8 if levels <= 256 else np.uint16)
+    return Inputs(list(names), "images", values, np.zeros(len(names), np.int32), bool(eight.any()))
+
+
+def _check_depth(pixels: np.ndarray, levels: int) -> None:
+    if pixels.dtype == np.uint16 and (levels <= 256 or pixels.max() >= levels):
+        raise UserError(
+            f"16 bits a channel with values up to {pixels.max()}, and the model's levels are 0 .. "
+            f"{levels - 1}"
+        )
 
 
 def _read_pixels(root: Path, name: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -148,6 +166,8 @@ def _read_pixels(root: Path, name: str, shape: tuple[int, int, int]) -> np.ndarr
         raise UserError(f"{found.size[0]} x {found.size[1]} pixels, not {shape[0]} x {shape[1]}")
     try:
         pixels = read_image(root / name, 3)
+    except UserError:
+        raise
     except Exception as error:  # decoders raise many types on damaged input
         raise UserError(f"broken: {error}") from error
     if shape[2] == 3:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from score_sde.data.dicom import Series, find_series, read_dicom
+from score_sde.data.listing import folders_below
 from score_sde.data.pixels import PixelRange
 from score_sde.data.prepared import LEVELS, Volume
 from score_sde.data.scans import KSpace, Scan, Spacing, patient_hash, read_kspace, read_nifti
@@ -57,22 +58,13 @@ def places(collection: Collection, root: Path) -> list[Path]:
     Raises:
         UserError: no such folder, a folder that cannot be listed, or none in it.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "does not exist"
         raise UserError(f"--input {root} {what}; name the folder of the scans")
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"cannot list {error.filename}: {error.strerror}. Check its permissions"
-        ) from error
-
     found: list[Path] = []
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        files = [n for n in sorted(names) if not n.startswith(".")]
-        files = [n for n in files if n.lower().endswith(collection.endings)]
-        here = Path(folder)
-        found += [here / n for n in files] if collection.kind == "files" else [here] * bool(files)
+    for here in folders_below(root):
+        files = [here.path / n for n in here.files if n.lower().endswith(collection.endings)]
+        found += files if collection.kind == "files" else [here.path] * bool(files)
     if not found:
         raise UserError(
             f"--input {root} holds no files that end in {', '.join(collection.endings)}"

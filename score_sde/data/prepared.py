@@ -22,7 +22,7 @@ from score_sde.data.pixels import PixelRange
 from score_sde.data.scans import Spacing
 from score_sde.data.sources import Example, Shape, check_split
 from score_sde.errors import UserError
-from score_sde.files import write_json, write_whole
+from score_sde.files import kind_of, write_json, write_whole
 
 LEVELS = 65_536
 HELD_OUT = 0.1
@@ -239,6 +239,8 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
 
 def _read_slices(path: Path, count: int) -> np.ndarray:
     try:
+        if kind := kind_of(path):
+            raise ValueError(f"it is {kind}")
         slices = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 Spacing = tuple[float, float, float]
 """Millimetres between slices, rows and columns; nan where a file does not say."""
@@ -220,8 +221,8 @@ def _text(value: Any) -> str:
 
 
 def _check_there(path: Path) -> None:
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+    if kind := kind_of(path):
+        what = "does not exist" if kind == "missing" else f"is {kind}"
         raise UserError(f"{path} {what}; name a file")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 Rows = Float[np.ndarray, "rows columns"]
 LARGEST_CORRELATION = 0.98
@@ -50,6 +51,8 @@ def read_table(path: Path | str) -> Table:
     """
     path = Path(path)
     try:
+        if (kind := kind_of(path)) not in ("", "missing"):
+            raise OSError(0, f"it is {kind}")
         text = path.read_text()
     except OSError as error:
         raise UserError(f"cannot read the table {path}: {error.strerror}") from error

@@ -20,6 +20,7 @@ from score_sde.build.settings import OPEN, SECTIONS, Settings
 from score_sde.convert.originals import translate
 from score_sde.convert.published import Published
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 from score_sde.recipes import DATASETS, RECIPES
 from score_sde.workdir import config as configurations
 from score_sde.workdir.jobs import Overrides
@@ -102,6 +103,8 @@ def _read_original(path: Path, published: Published) -> tuple[Settings, str]:
 def read_json(path: Path) -> dict[str, Any]:
     """The sections of a JSON file that others wrote; raises UserError for anything else."""
     try:
+        if kind := kind_of(path):
+            raise ValueError(f"it is {kind}")
         values = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(

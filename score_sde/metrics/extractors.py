@@ -1,6 +1,7 @@
 """Feature extractors by name."""
 
 import hashlib
+import os
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,7 @@ def _pixels(images) -> Features:
 
 def _users(path: Path, name: str) -> Extractor:
     """The user's own function."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"extractor file {path} does not exist")
     source = path.read_bytes()
     module = types.ModuleType(path.stem)

@@ -15,6 +15,8 @@ from score_sde.metrics.inception_score import ScoreSums, split_of
 
 STATISTICS_KEYS = ("mu", "pool_3", "feats")
 """Entries of npz files that are statistics or features; see `load_statistics`."""
+LARGEST = 1e30
+"""No feature is larger. Squares of larger ones leave float32, and products float64."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +106,14 @@ def _ours(path: Path, entries: dict[str, np.ndarray], score_names: list[str]) ->
         provenance, n = json.loads(str(entries["provenance"])), int(entries["n"])
         if not isinstance(provenance, dict) or n < 2:
             raise ValueError(f"n={n}, provenance {provenance}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} has a damaged `provenance` or `n` ({error}); make it anew"
         ) from error
     moments = _moments(path, entries["mu"], entries["sigma"], n)
     scores = None
     if set(score_names) <= entries.keys():
-        scores = ScoreSums(*(entries[name] for name in score_names))
+        scores = _scores(path, [entries[name] for name in score_names])
     features = entries.get("features")
     if features is not None:
         features = _features(path, features, "features").astype(np.float32)
@@ -134,10 +136,12 @@ def _moments(path: Path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Moments:
             f"`mu` and `sigma` in {path} must be numbers; they are {mu.dtype} and {sigma.dtype}"
         )
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise UserError(
-            f"`mu` or `sigma` in {path} is not finite: the file is damaged, or was made of NaN"
-        )
+    for name, values in (("mu", mu), ("sigma", sigma)):
+        if not (np.abs(values) <= LARGEST).all():  # also NaN
+            raise UserError(
+                f"`{name}` in {path} is not finite, or beyond {LARGEST:g}: the file is damaged, or "
+                "was made of such features. Make it anew"
+            )
     scale = np.abs(sigma).max()
     if np.abs(sigma - sigma.T).max() > 1e-5 * scale or (np.diag(sigma) < -1e-5 * scale).any():
         raise UserError(
@@ -145,6 +149,21 @@ def _moments(path: Path, mu: np.ndarray, sigma: np.ndarray, n: int) -> Moments:
             "diagonal"
         )
     return Moments(n, mu, (sigma + sigma.T) * ((n - 1) / 2))
+
+
+def _scores(path: Path, sums: list[np.ndarray]) -> ScoreSums:
+    count, probability, entropy = sums
+    splits = count.shape
+    shapes = len(splits) == 1 and probability.shape[:1] == splits == entropy.shape
+    numbers = all(array.dtype.kind in "fiu" for array in sums)
+    if not (shapes and probability.ndim == 2 and numbers) or not all(
+        ((array >= 0) & (array <= LARGEST)).all() for array in sums
+    ):
+        raise UserError(
+            f"the sums of the Inception score in {path} are no such sums: numbers of 0 or more, "
+            "(splits,), (splits, classes) and (splits,). Make the file anew"
+        )
+    return ScoreSums(*(array.astype(np.float64) for array in sums))
 
 
 def _features(path: Path, features: np.ndarray, name: str = "features") -> np.ndarray:
@@ -158,7 +177,10 @@ def _features(path: Path, features: np.ndarray, name: str = "features") -> np.nd
             f"{name} in {path} must be floating-point (n, d) with n of 2 or more; they are "
             f"{features.dtype} {features.shape}"
         )
-    bad = int((~np.isfinite(features)).any(axis=1).sum())
+    bad = int((~(np.abs(features) <= LARGEST)).any(axis=1).sum())
     if bad:
-        raise UserError(f"{name} of {bad} of {len(features)} images in {path} are not finite")
+        raise UserError(
+            f"{name} of {bad} of {len(features)} images in {path} are not finite, or beyond "
+            f"{LARGEST:g}. Make the file anew"
+        )
     return features

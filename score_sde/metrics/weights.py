@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 NAME = "pt_inception-2015-12-05-6726825d.pth"
 ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{NAME}"
@@ -51,6 +52,8 @@ def published(cache: Path | None = None) -> tuple[Path, str]:
 def sha256(path: Path) -> str:
     """Checksum of a file, in hexadecimal digits. Raises UserError where it cannot be read."""
     try:
+        if (kind := kind_of(path)) not in ("", "missing"):
+            raise OSError(f"it is {kind}")
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

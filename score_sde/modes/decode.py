@@ -1,5 +1,6 @@
 """Images of latents by the probability-flow ODE: samples.npz, grid.png and a PNG file for each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from score_sde import viz
+from score_sde.build.sizes import check_fits
 from score_sde.data.inputs import join
 from score_sde.devices import leads
 from score_sde.files import write_json, write_npz, writing
@@ -38,7 +40,9 @@ def main(
     if given:
         names, z = given.names, given.values
     else:
-        numbers = np.arange(run.settings.sampling.num_samples)
+        number = run.settings.sampling.num_samples
+        check_fits("sampling.num_samples", number, 8 * math.prod(run.experiment.shape))
+        numbers = np.arange(number)
         names = [f"sample {i}" for i in numbers]
         z = codec.prior(run.keys()["sample"], numbers, run.experiment.shape)
     z = np.float32(temperature) * z

@@ -1,5 +1,6 @@
 """Measures of the images `a` against `b`, without a model; `output` keeps the statistics of `a`."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def open_set(path: Path, metrics: tuple[str, ...], extractor: str) -> ImageSet |
 
     A file with both, as guided-diffusion has them, counts as statistics for FID with Inception.
     """
-    npz = path.is_file() and path.suffix.lower() == ".npz"
+    npz = os.path.isfile(path) and path.suffix.lower() == ".npz"
     names = set(npz_names(path)) if npz else set()
     if names and not names & {*IMAGE_KEYS, *STATISTICS_KEYS}:
         raise UserError(

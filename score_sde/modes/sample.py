@@ -1,5 +1,9 @@
-"""Draw samples: samples.npz and grid.png; with frames reverse_diffusion.gif, intermediate.png."""
+"""Draw samples: samples.npz, grid.png; with frames reverse_diffusion.gif, intermediate.png.
 
+With config.sampling.files=png also images/00000.png, ...
+"""
+
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 from score_sde import viz
 from score_sde.arrays import sample_keys
 from score_sde.build.settings import to_dict
+from score_sde.build.sizes import check_fits
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, write_npz, writing
@@ -30,6 +35,7 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
     config.sampling.norm=batch it depends on its batch too; the last one is drawn to the end.
     """
     settings, number = run.settings.sampling, run.settings.sampling.num_samples
+    check_fits("sampling.num_samples", number, 8 * math.prod(run.experiment.shape))
     params, step = run.weights(checkpoint)
     if classes is None and (settings.guidance_scale or settings.guidance_interval):
         raise UserError(
@@ -72,6 +78,12 @@ def _each(nfe: np.ndarray) -> str:
     return f"{least} to {most} evaluations, {nfe.mean():.1f} on average"
 
 
+def _for_files(images: np.ndarray, levels: int) -> np.ndarray:
+    """Levels from black to white: 16 bits for grey images of more than 256 levels, else 8."""
+    top = 65535 if levels > 256 and images.shape[-1] == 1 else 255
+    return np.rint(images * (top / (levels - 1))).astype(np.uint16 if top > 255 else np.uint8)
+
+
 def _save(
     run: Run, folder: Path, images: np.ndarray, frames: np.ndarray, more: dict[str, Any]
 ) -> None:
@@ -82,6 +94,10 @@ def _save(
         "levels": pixels.levels,
     }
     write_npz(folder / "samples.npz", arrays | more)
+    for old in (folder / "images").glob("[0-9]*.png"):
+        old.unlink()
+    if run.settings.sampling.files == "png":
+        viz.save_images(folder / "images", _for_files(arrays["images"], pixels.levels))
     classes = len(np.unique(more.get("label", ())))
     shown, columns = PREVIEW, None
     if 1 < classes <= 16:  # they come in turn, so each has its column

@@ -128,11 +128,13 @@ def save_images(folder: str | os.PathLike[str], images: ArrayLike) -> None:
 
     Args:
         folder: made where missing.
-        images: as `image_grid`.
+        images: as `image_grid`; or uint16 with one channel, whose 16 bits are kept.
     """
     from PIL import Image
 
-    pixels = to_uint8(images)
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint16 or pixels.shape[-1] != 1:
+        pixels = to_uint8(images)
     for number, image in enumerate(pixels):
         buffer = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG")

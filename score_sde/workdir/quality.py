@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from score_sde import __version__
 from score_sde.arrays import sample_keys
 from score_sde.build.metrics import extractor_of
 from score_sde.build.settings import Settings, depends
+from score_sde.build.sizes import check_fits
 from score_sde.data import Source, fingerprint
 from score_sde.data.image_sets import source_set, to_bytes
 from score_sde.devices import leads, say, wait_for_all
@@ -48,6 +50,8 @@ Measured = dict[str, dict[str, float]]
 """Of one set of samples: {"fid": {"value": 3.1}, "kid": {"value": ..., "standard_error": ...}}."""
 
 
+PACKED = 20
+"""Images take at least this part of their bytes on the disk."""
 FINGERPRINT = 1000
 """Training images that are compared with those a kept reference was made of."""
 
@@ -165,6 +169,9 @@ def measure_samples(
     """
     settings, experiment = run.settings, run.experiment
     count, seeds = settings.quality.num_samples, settings.quality.seeds
+    check_fits("quality.num_samples", count, 16)  # numbers and random keys
+    packed = math.prod(experiment.shape) / PACKED
+    check_fits("quality.num_samples", count, packed, shutil.disk_usage(run.folder).free)
     scores = with_curvature(run, in_turn(run, params, count), step)
     draw = make_generator(run, settings.sampling.batch_size, score_fn=scores.score_fn)
     how = depends(settings.sampling, "samples") | scores.about

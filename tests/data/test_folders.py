@@ -133,7 +133,7 @@ def test_folder_that_is_no_folder(tmp_path):
 def test_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(
-        UserError, match=r"holds no images: .*\.png, \.jpg, .*\.gif .* found 1 other file"
+        UserError, match=r"holds no images: .*\.png, \.jpg, .*\.tiff .* found 1 other file"
     ):
         FolderSource(tmp_path)
 
@@ -154,7 +154,7 @@ def spoil(folder):
     (folder / "empty.png").write_bytes(b"")
     (folder / "page.jpg").write_text("<html>not found</html>")
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(folder / "deep.tif")
     reasons = dict.fromkeys(["cut.png", "cut.jpg", "cut.bmp", "flipped.png"], "broken")
     reasons |= {
         "cut.webp": "",
@@ -163,7 +163,7 @@ def spoil(folder):
     }
     return reasons | {
         "gone.png": "a link to a file that does not exist",
-        "deep.png": "not an 8-bit image",
+        "deep.tif": "not an 8-bit or 16-bit image: 32 floating-point bits",
     }
 
 

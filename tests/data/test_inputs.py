@@ -79,14 +79,14 @@ def test_unusable_files_are_all_named(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "empty.jpg").write_bytes(b"")
     refused(
-        r"(?s)4 of 5 images.*broken.png.*deep.png: not an 8-bit image \(mode I;16\).*"
+        r"(?s)4 of 5 images.*broken.png.*deep.png: 16 bits a channel with values up to 255.*"
         r"empty.jpg: empty.*"
         r"large.png: 5 x 6 pixels, not 4 x 6.*shape \(4, 6, 1\)",
         tmp_path,
     )
     floating = tmp_path / "float.tiff"
     Image.fromarray(grey().astype(np.float32)).save(floating)
-    refused(r"float.tiff: not an 8-bit image \(mode F\)", floating)
+    refused(r"float.tiff: not an 8-bit or 16-bit image: 32 floating-point bits", floating)
 
 
 def test_levels_saved_as_they_are_would_be_black(tmp_path: Path) -> None:

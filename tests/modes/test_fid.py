@@ -232,6 +232,7 @@ def test_from_the_command_line(sets: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "images",
         "not",
         "fid",
         "precision",

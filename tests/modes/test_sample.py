@@ -7,6 +7,9 @@ from commands import refused
 from PIL import Image
 from runs import call
 
+from score_sde.data.inputs import read_inputs
+from score_sde.modes.sample import _for_files
+
 
 def drawn(workdir: Path, step: int) -> dict[str, np.ndarray]:
     with np.load(workdir / "samples" / f"step_{step}" / "samples.npz") as file:
@@ -26,9 +29,18 @@ def test_sample_writes_all_samples_of_any_checkpoint(trained: Path, capsys) -> N
     assert len({image.tobytes() for image in many}) == 19
     assert Image.open(folder / "grid.png").size > (8, 8)
     assert Image.open(folder / "reverse_diffusion.gif").n_frames >= 3
-    call("sample", trained)
+    assert not (folder / "images").exists()
+    call("sample", trained, values={"sampling.files": "png"})
     images = drawn(trained, 60)["images"]
     assert images.shape == (7, 8, 8, 1)
+    single = read_inputs([folder / "images"], (8, 8, 1), 17, ["images"])[0]
+    np.testing.assert_array_equal(single.values, images)
+    call("sample", trained)  # files of other samples do not stay
+    assert not list((folder / "images").iterdir())
+    np.testing.assert_array_equal(drawn(trained, 60)["images"], images)
+    for levels, channels, top in ((256, 3, 255), (17, 1, 255), (4096, 1, 65535), (4096, 3, 255)):
+        found = _for_files(np.full((1, 2, 2, channels), levels - 1), levels)
+        assert found.dtype == (np.uint16 if top > 255 else np.uint8) and (found == top).all()
     assert np.abs(images.astype(int) - many[:7]).max() <= 1
     call("sample", trained, checkpoint="20")
     found = drawn(trained, 20)

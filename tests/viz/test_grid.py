@@ -133,6 +133,15 @@ def test_single_images_are_files_of_their_own_size(tmp_path: Path, channels: int
         np.testing.assert_array_equal(read.reshape(image.shape), image)
 
 
+def test_single_grey_images_of_16_bits_keep_them(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 65536, (2, 4, 5, 1)).astype(np.uint16)
+    save_images(tmp_path, images)
+    for number, image in enumerate(images):
+        read = np.asarray(Image.open(tmp_path / f"{number:05d}.png"))
+        assert read.dtype == np.uint16
+        np.testing.assert_array_equal(read, image[..., 0])
+
+
 def test_neighbor_grid_shows_sample_gap_neighbors() -> None:
     neighbors = np.zeros((2, 2, 4, 4, 1), np.float32)
     neighbors[:, :, 1, 2, 0] = [[0.9, 0.6], [0.2, 0.4]]
