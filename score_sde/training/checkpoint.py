@@ -2,6 +2,9 @@
 
 The host's part is the position in the data. On disk the averages of the weights are a list,
 `averages`. Older checkpoints have one average, `ema_params`; they are read too.
+
+The folder of a checkpoint holds digests of its files, which are compared before it is believed.
+Older ones have none.
 """
 
 import math
@@ -14,7 +17,9 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
+from score_sde.devices import any_process, leads, say
 from score_sde.errors import UserError
+from score_sde.training.digests import damaged_file, write_digests
 from score_sde.training.state import TrainState
 
 QUALITY = "fid"
@@ -53,7 +58,7 @@ class Checkpoints:
         how: str = "",
         read_only: bool = False,
     ):
-        self._how = how
+        self._how, self._directory, self._saving = how, directory.resolve(), 0
         smallest = policies.BestN(
             get_metric_fn=self._measure,
             reverse=True,
@@ -70,13 +75,14 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=not read_only,
             create=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
         )
         handlers: Any = {
             "state": ocp.StandardCheckpointHandler(),
             "host": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(
-            directory.resolve(), options=options, item_handlers=handlers
+            self._directory, options=options, item_handlers=handlers
         )
         # Orbax warns where a measure is missing.
         self._unmeasured = {QUALITY: math.inf} if measured else None
@@ -100,7 +106,12 @@ class Checkpoints:
 
     def _measured(self) -> dict[int, dict[str, Any]]:
         """Step -> measure and how it was made, ascending."""
-        found = {step: self._manager.metrics(step) for step in self.steps()}
+        found = {}
+        for step in self.steps():
+            if file := damaged_file(self._directory / str(step), "metrics"):
+                say(f"{file} is damaged: the measure of checkpoint {step} does not count")
+            else:
+                found[step] = self._manager.metrics(step)
         return {step: v for step, v in found.items() if v and math.isfinite(v[QUALITY])}
 
     def save(self, state: TrainState, host: dict[str, Any], measure: float | None = None) -> None:
@@ -113,27 +124,54 @@ class Checkpoints:
             host=ocp.args.JsonSave({**host, "types": _types(state)}),
         )
         metrics = self._unmeasured if measure is None else {QUALITY: measure, "how": self._how}
+        self.wait()  # the one before is signed by its own step
+        self._saving = step
         self._manager.save(step, args=arguments, metrics=metrics)
+
+    def _sign(self) -> None:
+        """Write the digests: Orbax calls this in the background, before the folder is renamed."""
+        (folder,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_digests(folder)
 
     def restore(
         self, like: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
         """(state, host) of `step`, by default the last; arrays get shapes and shardings of `like`.
 
-        Raises UserError where there is no such checkpoint, or it cannot be read into `like`.
+        Raises UserError where there is no such checkpoint, it is not as it was written, or it
+        cannot be read into `like`.
         """
         step = self.choose(step)
+        self._check(step)
         try:
             return self._read(like, step)
         except Exception as error:  # Orbax raises many types for damaged or foreign files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             others = [other for other in self.steps() if other != step]
             raise UserError(
-                f"checkpoint {step} in {self._manager.directory} cannot be read "
+                f"checkpoint {step} in {self._directory} cannot be read "
                 f"({reason[0][:300]}). It is damaged, or of another network than the configuration "
                 f"describes. Other checkpoints: {others or 'none'}. If it is damaged, remove the "
                 f"folder {step}: the run then goes on from the one before."
             ) from error
+
+    def _check(self, step: int) -> None:
+        """Raises UserError, on all processes, where a checkpoint is not as it was written."""
+        file = damaged_file(self._directory / str(step)) if leads() else None
+        if not any_process(file is not None):
+            return
+        others = (s for s in reversed(self.steps()) if s != step)
+        sound = next((s for s in others if not damaged_file(self._directory / str(s))), None)
+        advice = "No other one is sound."
+        if sound is not None:
+            advice = (
+                f"The newest sound one is {sound}: use it by --checkpoint {sound}, or move the "
+                f"folder {step} away. --mode train goes on from the last sound one."
+            )
+        raise UserError(
+            f"checkpoint {step} in {self._directory} is damaged: {file or 'a file'} is not as it "
+            f"was written. {advice}"
+        )
 
     def _read(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         stored = self._manager.item_metadata(step)["state"]
@@ -162,12 +200,10 @@ class Checkpoints:
         """`step` if it exists, the last if it is None; raises UserError otherwise."""
         steps = self.steps()
         if not steps:
-            raise UserError(
-                f"no checkpoint in {self._manager.directory}; train first (--mode train)."
-            )
+            raise UserError(f"no checkpoint in {self._directory}; train first (--mode train).")
         if step is not None and step not in steps:
             raise UserError(
-                f"there is no checkpoint {step} in {self._manager.directory}; there are {steps}."
+                f"there is no checkpoint {step} in {self._directory}; there are {steps}."
             )
         return steps[-1] if step is None else step
 
@@ -178,6 +214,48 @@ class Checkpoints:
     def close(self) -> None:
         """Finish writing and let go of the directory."""
         self._manager.close()
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Move the last checkpoints, where they are damaged, out of the way of training, and say so.
+
+    They go to `damaged_checkpoints/` beside `directory`, up to the last that is sound.
+
+    Raises:
+        UserError: none is sound.
+    """
+    error = None
+    if leads() and directory.is_dir():
+        try:
+            _set_aside(directory)
+        except UserError as found:
+            error = found
+    if any_process(error is not None):  # the others wait here until that is done
+        raise error or UserError(f"no checkpoint in {directory} is as it was written")
+
+
+def _set_aside(directory: Path) -> None:
+    steps = sorted((int(p.name) for p in directory.iterdir() if p.name.isdecimal()), reverse=True)
+    damaged: dict[int, Path] = {}
+    for step in steps:
+        file = damaged_file(directory / str(step))
+        if file is None:
+            break
+        damaged[step] = file
+    if damaged and len(damaged) == len(steps):
+        raise UserError(
+            f"no checkpoint in {directory} is as it was written (damaged: "
+            f"{', '.join(map(str, damaged.values()))}). Move the folder away to train anew."
+        )
+    for step, file in damaged.items():
+        aside = directory.with_name("damaged_checkpoints")
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.glob(f"{step}*")))
+        (directory / str(step)).rename(aside / f"{step}{f'_{number}' if number else ''}")
+        say(
+            f"checkpoint {step} is damaged ({file} is not as it was written), and is now in {aside}"
+            "; training goes on from the one before"
+        )
 
 
 def _types(state: TrainState) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from score_sde.devices import Placement, leads, say
-from score_sde.training.checkpoint import QUALITY, Checkpoints
+from score_sde.training.checkpoint import QUALITY, Checkpoints, set_damaged_aside
 from score_sde.training.ema import Power
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
@@ -72,6 +72,9 @@ class Loop:
             key: of the fresh weights.
             shape: (height, width, channels) of an image.
             how: what the measure of samples depends on; see `Checkpoints`.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
         """
         like = jax.eval_shape(lambda: self.trainer.init(self.task, key, shape))
         placed = self.place.weights(like)
@@ -83,6 +86,7 @@ class Loop:
             compiler_options=RUN_ONCE if on_cpu else None,
         )
         self.state, self._window = make(self.task, key, shape), {}
+        set_damaged_aside(self.folder / "checkpoints")
         self._checkpoints = Checkpoints(
             self.folder / "checkpoints",
             self.settings["keep"],

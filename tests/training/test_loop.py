@@ -109,6 +109,19 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, steps_per_call: i
     assert losses[0] == losses[1]
 
 
+def test_goes_on_from_the_last_sound_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", steps=8)
+    for file in (tmp_path / "parts" / "checkpoints" / "8" / "state" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    run(tmp_path / "parts")
+    jax.tree.map(
+        np.testing.assert_array_equal, saved(tmp_path / "parts"), saved(tmp_path / "whole")
+    )
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert (tmp_path / "parts" / "damaged_checkpoints" / "8").is_dir()
+
+
 def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:
     """From weights split over 8 devices to 1 device, and from there to 2 x 2."""
     run(tmp_path / "whole")
