@@ -13,6 +13,7 @@ from typing import Any
 from score_sde.modes.table import MODES
 from score_sde.workdir import config as configurations
 from score_sde.workdir import jobs
+from score_sde.workdir.lock import released
 from score_sde.workdir.run import Run
 
 
@@ -20,7 +21,8 @@ def call(mode: str, given: Any, workdir: Path | str, *arguments: Any, **options:
     """One mode on one run: its configuration and working directory, then the mode's own."""
     settings, takes = configurations.of(given), MODES[mode].takes
     one = settings if takes == "settings" else Run.of(settings, Path(workdir))
-    return _module(mode).main(one, *arguments, **options)
+    with released():
+        return _module(mode).main(one, *arguments, **options)
 
 
 def fid(**options: Any) -> Any:
@@ -89,7 +91,8 @@ def run(
         UserError: whatever the user can mend.
     """
     asked = jobs.Asked(mode, configs, overrides, workdirs, checkpoints, dict(options or {}))
-    jobs.TAKES[MODES[mode].takes](_module(mode), asked)
+    with released():
+        jobs.TAKES[MODES[mode].takes](_module(mode), asked)
 
 
 def _module(mode: str) -> Any:

@@ -23,6 +23,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
 from score_sde.workdir.quality import small_sample_settings, train_measure
 from score_sde.workdir.run import Run, restore, state_like
@@ -37,6 +38,7 @@ def main(run: Run) -> None:
     run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
     fresh = not run.checkpoints().steps()
     given = weights_of(settings.training.from_run, run) if fresh else None
+    hold(run.folder, advice="choose another --workdir")
     claim(run.folder, settings)
 
     keys = run.keys()

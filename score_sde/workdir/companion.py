@@ -19,6 +19,8 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir.folder import IN_RUN
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run, restore, state_like
 
@@ -84,6 +86,7 @@ def train(
     run.place.check_divisible(f"config.{name}.batch_size", section.batch_size)
     run.place.check_divisible("config.eval.batch_size", run.settings.eval.batch_size)
     folder, keys = run.folder / name, run.keys(name)
+    hold(folder, advice=IN_RUN)
     claim(folder, mine, advice)
     batches = training_batches(run.experiment, sources[0], section.batch_size)
     loop = Loop(folder, trainer, task, loop_settings(section), batches, run.place)
