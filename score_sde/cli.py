@@ -1,8 +1,9 @@
 """The command line: absl's flags made of the table of `modes/table.py`, and one call of it."""
 
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 from absl import app, flags, logging
 
 from score_sde import run_lib
-from score_sde.errors import UserError
+from score_sde.errors import Stopped, UserError
 from score_sde.modes.table import FLAGS, MODES, flag_lines
 from score_sde.workdir.jobs import split_list
 
@@ -120,16 +121,33 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if flags.FLAGS.distributed:
         _join_processes()
+    mode, given = flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}
+    answered(mode, lambda: run(mode, given, overrides))
+
+
+def answered(mode: str, work: Callable[[], None]) -> None:
+    """Do `work`. A signal or an error that the user can mend ends in a message and an exit code.
+
+    That is 1, or 128 and the number of the signal. A second SIGTERM acts at once.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        run(
-            flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}, overrides
-        )
+        work()
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        again = "interrupted; what was written is kept. Start the same command again."
-        print(f"\n{again}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        if not stopped.told:
+            name = signal.Signals(stopped.number).name
+            print(f"\nstopped by {name}: {MODES[mode].kept}.", file=sys.stderr)
+        sys.exit(128 + stopped.number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

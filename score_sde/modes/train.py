@@ -30,7 +30,11 @@ from score_sde.workdir.run import Run, restore, state_like
 
 
 def main(run: Run) -> None:
-    """Until config.training.steps, or a signal; the same command then goes on."""
+    """Until config.training.steps.
+
+    Raises:
+        Stopped: by a signal; the same command then goes on.
+    """
     settings, experiment = run.settings, run.experiment
     source, heldout = run.source(train=True), run.source(train=False)
     run = dataclasses.replace(run, place=Placement.of(fsdp=settings.training.fsdp))
@@ -64,14 +68,14 @@ def main(run: Run) -> None:
         configurations.save(settings, run.folder / "config.json")
     losses: HeldoutLoss = heldout_loss(run, experiment.task, heldout)
     measure = train_measure(run) if settings.training.quality_every else None
-    if loop.run(
+    loop.run(
         keys["train"],
         lambda params: losses(params, keys["eval"]),
         _picture(run, keys["sample"]),
         measure,
-    ):
-        sample = command(f"--mode sample --workdir {quoted(run.folder)}")
-        say(f"trained for {loop.step} steps. Sample: {sample}")
+    )
+    sample = command(f"--mode sample --workdir {quoted(run.folder)}")
+    say(f"trained for {loop.step} steps. Sample: {sample}")
 
 
 def _begun(state: TrainState, given: TrainState) -> TrainState:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from score_sde.devices import Placement, leads, say
+from score_sde.errors import Stopped
 from score_sde.training.checkpoint import QUALITY, Checkpoints, set_damaged_aside
 from score_sde.training.ema import Power
 from score_sde.training.interrupt import Interrupt
@@ -110,8 +111,8 @@ class Loop:
         evaluate: Evaluate,
         picture: Picture | None = None,
         measure: Measure | None = None,
-    ) -> bool:
-        """Train to the end, or until a signal (then False); the state is saved in both cases.
+    ) -> None:
+        """Train to the end, or until a signal; the state is saved in both cases.
 
         Args:
             key: the run's; a step's own follows from it and the number of the step.
@@ -119,6 +120,9 @@ class Loop:
             picture: called every `sample_every` steps.
             measure: called every `quality_every` steps and in the end. What it measures is saved,
                 and the one with the smallest distance is kept.
+
+        Raises:
+            Stopped: by a signal.
         """
         settings, total = self.settings, self.settings["steps"]
         log = None
@@ -149,7 +153,7 @@ class Loop:
                 f"stopped by a signal at step {self.step}, saved; the same command goes on from "
                 "there."
             )
-        return self.step == total
+            raise Stopped(interrupt.number, told=True)
 
     def _advance(self, train: Callable, key: Key[Array, ""]) -> dict[str, Array]:
         """The steps of one call; their metrics."""

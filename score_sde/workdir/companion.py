@@ -69,11 +69,10 @@ def train(
     sources: tuple[Source, Source],
     mine: Mapping[str, Any],
     advice: str,
-) -> TrainState | None:
+) -> TrainState:
     """Train the companion `name` to the end, in its folder of the run; its last state.
 
-    None where a signal stopped it: the same call goes on from there. Where nothing is left to train
-    it says so.
+    Where nothing is left to train it says so.
 
     Args:
         run: of the score model; the section `name` has batch size, steps and intervals.
@@ -81,6 +80,9 @@ def train(
         fit: its task and trainer.
         sources: training and held-out images.
         mine, advice: see `claim`.
+
+    Raises:
+        Stopped: by a signal; the same call goes on from there.
     """
     (task, trainer), section = fit, getattr(run.settings, name)
     run.place.check_divisible(f"config.{name}.batch_size", section.batch_size)
@@ -97,8 +99,8 @@ def train(
         )
         return loop.state
     losses = heldout_loss(run, task, sources[1])
-    done = loop.run(keys["train"], lambda params: losses(params, keys["eval"]))
-    return loop.state if done else None
+    loop.run(keys["train"], lambda params: losses(params, keys["eval"]))
+    return loop.state
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:

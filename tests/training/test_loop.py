@@ -59,7 +59,7 @@ def run(
     settings, watch = SETTINGS | changes, Watch()
     loop = Loop(folder, SMALL, FIT, settings, pipeline.read(batches), place or Placement.of())
     assert loop.begin(KEY, SHAPE, how="this way")
-    assert loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
+    loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
     return loop, watch
 
 
