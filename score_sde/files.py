@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
+
+END, MANY = 22, 0xFFFF
+"""Bytes of the end of a zip file without comment; what it says where it has too many entries."""
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -61,6 +65,52 @@ def write_npz(path: Path, arrays: dict[str, Any], compress: bool = True) -> None
     write_whole(path, write)
 
 
+def checked_line(row: dict[str, Any]) -> str:
+    """A row of a log as a line of JSON. The 32 blanks at its end are the CRC-32 of the others.
+
+    A space is 0, a tab is 1: any reader of JSON lines finds the row alone.
+    """
+    text = json.dumps(row)
+    return f"{text}{_blanks(text)}\n"
+
+
+def _blanks(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):032b}".replace("0", " ").replace("1", "\t")
+
+
+def checked_lines(path: Path, text: str) -> list[tuple[int, str]]:
+    """(number of the line, text of a row) of the text of a log.
+
+    Rows without a check come as their line is: older versions wrote none, and the last may be torn.
+    A row may stand behind a torn one, or where an end of line is lost.
+
+    Raises:
+        UserError: a row is not as it was written.
+    """
+    found: list[tuple[int, str]] = []
+    checked = re.search("[ \t]{15}", text)  # some row has a check, and that may be damaged
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        parts = re.split("([ \t]{32})", line)
+        for row, check in zip(parts[:-1:2], parts[1::2], strict=True):
+            alike = [part for part in (row, row[row.rfind("{") :]) if _blanks(part) == check]
+            if not alike:
+                raise _damaged(path, number, row)
+            found.append((number, alike[0] + check))
+        if len(parts) == 1 and line.strip("\0 \t\r"):
+            if checked and number < len(lines) and not line.rstrip(" \t\r").endswith("}"):
+                raise _damaged(path, number, line)
+            found.append((number, line))
+    return found
+
+
+def _damaged(path: Path, number: int, line: str) -> UserError:
+    return UserError(
+        f"line {number} of {path} is not as it was written: {line[:60]!r}. Remove the line: the "
+        "other rows stay"
+    )
+
+
 @contextlib.contextmanager
 def writing(place: Path, advice: str = "choose another folder with --output") -> Iterator[None]:
     """Raises UserError, with advice, where something in this context cannot be written."""
@@ -103,7 +153,18 @@ def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("one array without a name; write it with np.savez")
         with file:
+            check_count(path, len(file.zip.infolist()))
             yield file
+
+
+def check_count(path: Path, found: int) -> None:
+    """Raises ValueError where an npz file says in its end that it has other than `found` arrays."""
+    with path.open("rb") as file:
+        file.seek(-END, os.SEEK_END)
+        end = file.read()
+    written = int.from_bytes(end[10:12], "little")
+    if end.startswith(b"PK\5\6") and written not in (found, MANY):
+        raise ValueError(f"{written} arrays were written, and {found} are found")
 
 
 @contextlib.contextmanager
