@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from score_sde import run_lib
 from score_sde.errors import Stopped, UserError
 from score_sde.modes.table import FLAGS, MODES, flag_lines
+from score_sde.training.checkpoint import errors_told_once, waiting
 from score_sde.workdir.jobs import split_list
 
 
@@ -137,9 +138,18 @@ def answered(mode: str, work: Callable[[], None]) -> None:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        work()
+        with errors_told_once() as failed:
+            work()
+        for error in failed:
+            raise error
     except UserError as error:
-        sys.exit(f"error: {error}")
+        _fail(str(error))
+    except OSError as error:
+        place = error.filename or "a file"
+        _fail(
+            f"{place} cannot be read or written ({error.strerror or error}); {MODES[mode].kept}. "
+            "Make room there or change its permissions first."
+        )
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         if not stopped.told:
@@ -148,6 +158,15 @@ def answered(mode: str, work: Callable[[], None]) -> None:
         sys.exit(128 + stopped.number)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _fail(text: str) -> None:
+    """End the process with a message and the exit code 1."""
+    if waiting():  # for a save that has failed
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)
+    sys.exit(f"error: {text}")
 
 
 def main() -> None:

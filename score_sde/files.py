@@ -31,6 +31,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # some file systems say here alone that they are full
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -153,7 +155,7 @@ def opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("one array without a name; write it with np.savez")
         with file:
-            check_count(path, len(file.zip.infolist()))
+            check_count(path, len(file.files))
             yield file
 
 

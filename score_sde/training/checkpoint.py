@@ -7,7 +7,12 @@ The folder of a checkpoint holds digests of its files, which are compared before
 Older ones have none.
 """
 
+import contextlib
+import logging
 import math
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +120,11 @@ class Checkpoints:
         return {step: v for step, v in found.items() if v and math.isfinite(v[QUALITY])}
 
     def save(self, state: TrainState, host: dict[str, Any], measure: float | None = None) -> None:
-        """Save at state.step, unless that is done; returns once the state is copied to the host."""
+        """Save at state.step, unless that is done; returns once the state is copied to the host.
+
+        Raises:
+            UserError: this one, or the one before it, cannot be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -126,7 +135,8 @@ class Checkpoints:
         metrics = self._unmeasured if measure is None else {QUALITY: measure, "how": self._how}
         self.wait()  # the one before is signed by its own step
         self._saving = step
-        self._manager.save(step, args=arguments, metrics=metrics)
+        with self._writing():
+            self._manager.save(step, args=arguments, metrics=metrics)
 
     def _sign(self) -> None:
         """Write the digests: Orbax calls this in the background, before the folder is renamed."""
@@ -208,12 +218,79 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def wait(self) -> None:
-        """Until background writing is done."""
-        self._manager.wait_until_finished()
+        """Until background writing is done; raises UserError where it failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish writing and let go of the directory."""
-        self._manager.close()
+        """Finish writing and let go of the directory; raises UserError where writing failed."""
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes a UserError of whatever Orbax raises where it cannot write."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            good = last_checkpoint(self._directory)
+            kept = "No other is there" if good is None else f"The last good one is {good}"
+            raise UserError(
+                f"checkpoint {self._saving} in {self._directory} cannot be written ({reason[:300]}"
+                f"). {kept}. Make room there or change its permissions, then the same command goes "
+                "on."
+            ) from error
+
+
+def last_checkpoint(directory: Path) -> int | None:
+    """The step of the last finished checkpoint, or None."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return None
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+@contextlib.contextmanager
+def errors_told_once() -> Iterator[list[BaseException]]:
+    """Collects errors of writing from background threads, instead of printing tracebacks.
+
+    Those of Orbax come again from `Checkpoints.save`, `wait` or `close`.
+    """
+    found: list[BaseException] = []
+    before, ignored, log = threading.excepthook, sys.unraisablehook, logging.getLogger("absl")
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        orbax = type(failed.thread).__module__.startswith("orbax.")
+        if failed.exc_value is None or not (orbax or isinstance(failed.exc_value, OSError)):
+            before(failed)
+        else:
+            found.append(failed.exc_value)
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    def late(failed: Any) -> None:
+        # TensorStore ends other writes when the loop that waited for them is gone.
+        if str(failed.exc_value) != "Event loop is closed":
+            ignored(failed)
+
+    threading.excepthook, sys.unraisablehook = hook, late
+    log.addFilter(quiet)
+    try:
+        yield found
+    finally:
+        threading.excepthook, sys.unraisablehook = before, ignored
+        log.removeFilter(quiet)
+
+
+def waiting() -> bool:
+    """Whether threads of Orbax are at work: after a failed save they wait for minutes."""
+    return any(
+        type(thread).__module__.startswith("orbax.") and not thread.daemon
+        for thread in threading.enumerate()
+    )
 
 
 def set_damaged_aside(directory: Path) -> None:

@@ -24,7 +24,7 @@ def digest(path: Path) -> str:
     """Of the content of a file; its end counts as filled up with zeros."""
     found, chunk = hashlib.blake2b(digest_size=16), np.zeros(CHUNK, np.uint8)
     with path.open("rb") as file:
-        while count := file.readinto(chunk):
+        while count := file.readinto(chunk.data):
             chunk[count:] = 0
             found.update(chunk.view(np.uint64).reshape(-1, 512).sum(axis=1))
     return found.hexdigest()

@@ -145,9 +145,9 @@ class Loop:
                         pending = None
                     self._look(due, log, evaluate, picture, measure)
             finally:
-                self._checkpoints.close()
                 if log:
                     log.close()
+                self._checkpoints.close()
         if self.step < total:
             say(
                 f"stopped by a signal at step {self.step}, saved; the same command goes on from "

@@ -190,6 +190,11 @@ def _release(paths: set[Path]) -> None:
                 place.rmdir()
 
 
+def _release_all(process: int) -> None:
+    if os.getpid() == process:  # no fork of it
+        _release(set(_held))
+
+
 _beating = threading.Lock()
 
 
@@ -197,7 +202,7 @@ def _start_beating() -> None:
     """Touch all locks from now on, in the background of this process."""
     if not _beating.acquire(blocking=False):
         return
-    atexit.register(lambda process: os.getpid() == process and _release(set(_held)), os.getpid())
+    atexit.register(_release_all, os.getpid())
     threading.Thread(target=_beat, name="locks", daemon=True).start()
 
 
