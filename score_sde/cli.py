@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import jax
 from absl import app, flags, logging
 
 from score_sde import run_lib
-from score_sde.errors import UserError
+from score_sde.errors import Stopped, UserError
 from score_sde.modes.table import FLAGS, MODES, flag_lines
+from score_sde.training.checkpoint import errors_told_once, waiting
 from score_sde.workdir.jobs import split_list
 
 
@@ -157,16 +159,51 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if flags.FLAGS.distributed:
         _join_processes()
+    mode, given = flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}
+    answered(mode, lambda: run(mode, given, overrides))
+
+
+def answered(mode: str, work: Callable[[], None]) -> None:
+    """Do `work`. A signal or an error that the user can mend ends in a message and an exit code.
+
+    That is 1, or 128 and the number of the signal. A second SIGTERM acts at once.
+    """
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        run(
-            flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}, overrides
-        )
+        with errors_told_once() as failed:
+            work()
+        for error in failed:
+            raise error
     except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        again = "interrupted; what was written is kept. Start the same command again."
-        print(f"\n{again}", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        place = error.filename or "a file"
+        _fail(
+            f"{place} cannot be read or written ({error.strerror or error}); {MODES[mode].kept}. "
+            "Make room there or change its permissions first."
+        )
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        if not stopped.told:
+            name = signal.Signals(stopped.number).name
+            print(f"\nstopped by {name}: {MODES[mode].kept}.", file=sys.stderr)
+        sys.exit(128 + stopped.number)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(text: str) -> None:
+    """End the process with a message and the exit code 1."""
+    if waiting():  # for a save that has failed
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)
+    sys.exit(f"error: {text}")
 
 
 def main() -> None:

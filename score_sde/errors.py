@@ -1,4 +1,4 @@
-"""The one exception that the command line answers with a message, and what the messages call it."""
+"""The exceptions that the command line answers with a message, and what messages call it."""
 
 import shlex
 import sys
@@ -10,6 +10,19 @@ class UserError(ValueError):
 
     The message says what was received, why it is wrong and what to do.
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the work.
+
+    Args:
+        number: of the signal.
+        told: whether the user knows already what is kept.
+    """
+
+    def __init__(self, number: int, told: bool = False):
+        super().__init__(number)
+        self.number, self.told = number, told
 
 
 def command(flags: str) -> str:

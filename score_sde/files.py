@@ -8,6 +8,7 @@ import json
 import lzma
 import math
 import os
+import re
 import stat
 import struct
 import zipfile
@@ -34,6 +35,8 @@ HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.d
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 """By the version of the npy format."""
+END, MANY = 22, 0xFFFF
+"""Bytes of the end of a zip file without comment; what it says where it has too many entries."""
 
 
 def kind_of(path: Path) -> str:
@@ -61,6 +64,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # some file systems say here alone that they are full
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -93,6 +98,52 @@ def write_npz(path: Path, arrays: dict[str, Any], compress: bool = True) -> None
             save(file, **arrays)
 
     write_whole(path, write)
+
+
+def checked_line(row: dict[str, Any]) -> str:
+    """A row of a log as a line of JSON. The 32 blanks at its end are the CRC-32 of the others.
+
+    A space is 0, a tab is 1: any reader of JSON lines finds the row alone.
+    """
+    text = json.dumps(row)
+    return f"{text}{_blanks(text)}\n"
+
+
+def _blanks(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):032b}".replace("0", " ").replace("1", "\t")
+
+
+def checked_lines(path: Path, text: str) -> list[tuple[int, str]]:
+    """(number of the line, text of a row) of the text of a log.
+
+    Rows without a check come as their line is: older versions wrote none, and the last may be torn.
+    A row may stand behind a torn one, or where an end of line is lost.
+
+    Raises:
+        UserError: a row is not as it was written.
+    """
+    found: list[tuple[int, str]] = []
+    checked = re.search("[ \t]{15}", text)  # some row has a check, and that may be damaged
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        parts = re.split("([ \t]{32})", line)
+        for row, check in zip(parts[:-1:2], parts[1::2], strict=True):
+            alike = [part for part in (row, row[row.rfind("{") :]) if _blanks(part) == check]
+            if not alike:
+                raise _damaged(path, number, row)
+            found.append((number, alike[0] + check))
+        if len(parts) == 1 and line.strip("\0 \t\r"):
+            if checked and number < len(lines) and not line.rstrip(" \t\r").endswith("}"):
+                raise _damaged(path, number, line)
+            found.append((number, line))
+    return found
+
+
+def _damaged(path: Path, number: int, line: str) -> UserError:
+    return UserError(
+        f"line {number} of {path} is not as it was written: {line[:60]!r}. Remove the line: the "
+        "other rows stay"
+    )
 
 
 @contextlib.contextmanager
@@ -156,6 +207,7 @@ def check_npz(path: Path) -> None:
                 )
             for entry in archive.infolist():
                 _check_entry(archive, entry)
+            check_count(path, len(archive.infolist()))
 
 
 def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
@@ -184,6 +236,16 @@ def memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 2**63
+
+
+def check_count(path: Path, found: int) -> None:
+    """Raises ValueError where an npz file says in its end that it has other than `found` arrays."""
+    with path.open("rb") as file:
+        file.seek(-END, os.SEEK_END)
+        end = file.read()
+    written = int.from_bytes(end[10:12], "little")
+    if end.startswith(b"PK\5\6") and written not in (found, MANY):
+        raise ValueError(f"{written} arrays were written, and {found} are found")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from score_sde.modes.table import MODES
 from score_sde.workdir import config as configurations
 from score_sde.workdir import jobs
+from score_sde.workdir.lock import released
 from score_sde.workdir.run import Run
 
 
@@ -22,7 +23,8 @@ def call(mode: str, given: Any, workdir: Path | str, *arguments: Any, **options:
     if takes == "named":
         return _module(mode).main(settings, Path(workdir), *arguments, **options)
     one = settings if takes == "settings" else Run.of(settings, Path(workdir))
-    return _module(mode).main(one, *arguments, **options)
+    with released():
+        return _module(mode).main(one, *arguments, **options)
 
 
 def fid(**options: Any) -> Any:
@@ -92,7 +94,8 @@ def run(
         UserError: whatever the user can mend.
     """
     asked = jobs.Asked(mode, configs, overrides, workdirs, checkpoints, dict(options or {}))
-    jobs.TAKES[MODES[mode].takes](_module(mode), asked)
+    with released():
+        jobs.TAKES[MODES[mode].takes](_module(mode), asked)
 
 
 def _module(mode: str) -> Any:

@@ -14,9 +14,10 @@ from score_sde.devices import leads, say
 from score_sde.errors import UserError
 from score_sde.files import write_json, writing
 from score_sde.workdir import config as configurations
-from score_sde.workdir.compared import interval, read_table, write_table
+from score_sde.workdir.compared import interval
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import measured
+from score_sde.workdir.parquet import read_table, write_table
 from score_sde.workdir.reconstruct import Wanted, reconstruct
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, in_name
@@ -65,7 +66,10 @@ def main(
         if given.originals is None:
             raise UserError("--mode compare needs the images that were measured; these are unknown")
         reconstruct(case.run, given, which, Wanted("compare", case.folder, copies))
-        found.append((case, read_table(case.folder / "metrics.parquet")))
+        table = read_table(
+            case.folder / "metrics.parquet", "Remove its folder; the same command makes it again."
+        )
+        found.append((case, table.to_pydict()))
     if leads():
         summary = _summary(found)
         with writing(folder):

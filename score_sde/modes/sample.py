@@ -21,6 +21,7 @@ from score_sde.parallel.loop import whole_batches
 from score_sde.parallel.samples import Film
 from score_sde.workdir.classes import Scores, of_classes, with_curvature
 from score_sde.workdir.folder import IN_RUN
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, average_of, in_name, record_of
@@ -37,6 +38,8 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
     settings, number = run.settings.sampling, run.settings.sampling.num_samples
     check_fits("sampling.num_samples", number, 8 * math.prod(run.experiment.shape))
     params, step = run.weights(checkpoint)
+    folder = run.folder / "samples" / f"step_{in_name(step)}"
+    hold(folder, advice=IN_RUN)
     if classes is None and (settings.guidance_scale or settings.guidance_interval):
         raise UserError(
             f"config.sampling.guidance_scale={settings.guidance_scale} and guidance_interval="
@@ -53,7 +56,6 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
     images, nfe = drawn.images[:number], drawn.nfe[:number] * scores.cost.evaluations
     arrays = {name: np.asarray(rows)[:number] for name, rows in scores.given.items()}
     finite = np.isfinite(images).all(axis=(1, 2, 3))
-    folder = run.folder / "samples" / f"step_{in_name(step)}"
     if leads():
         with writing(folder, IN_RUN):
             arrays |= {"evaluations": nfe} | record_of(step)

@@ -10,6 +10,7 @@ from score_sde.errors import UserError
 
 class Mode(NamedTuple):
     """module: below `score_sde.modes`. takes: what it works on. does: one line for a user.
+    kept: what there is after a signal, and what the same command then does.
 
     takes: "fresh", one run that need not exist;
     "settings" alone; "named", settings and a folder, neither of which need be good;
@@ -20,24 +21,43 @@ class Mode(NamedTuple):
     module: str
     takes: str
     does: str
+    kept: str = "files that were written are kept, and the same command begins anew"
 
 
+TRAINED = "the last checkpoint is kept, if there was one, and the same command goes on from there"
+MEASURED = (
+    "measures in eval/ and the samples drawn for them are kept, and the same command goes on from "
+    "there"
+)
+IMAGES = "the images that were finished are kept, and the same command does the others"
 MODES = {
-    "train": Mode("train", "fresh", "trains, or goes on training"),
-    "sample": Mode("sample", "checkpoints", "draws samples: grid, npz, animation"),
-    "eval": Mode("eval", "checkpoints", "losses, bits/dim, FID and the like, with errors"),
+    "train": Mode("train", "fresh", "trains, or goes on training", TRAINED),
+    "sample": Mode(
+        "sample",
+        "checkpoints",
+        "draws samples: grid, npz, animation",
+        "nothing of this drawing is kept, and the same command draws all; older samples stay",
+    ),
+    "eval": Mode(
+        "eval", "checkpoints", "losses, bits/dim, FID and the like, with errors", MEASURED
+    ),
     "fid": Mode("fid", "nothing", "FID and the like of two sets of images, without a model"),
     "prepare": Mode("prepare", "nothing", "makes CT and MRI scans a folder of slices"),
     "train_dequantizer": Mode(
-        "train_dequantizer", "checkpoints", "trains the flow of variational dequantization"
+        "train_dequantizer", "checkpoints", "trains the flow of variational dequantization", TRAINED
     ),
     "train_classifier": Mode(
-        "train_classifier", "runs", "trains the classifier of noisy images for --classes"
+        "train_classifier", "runs", "trains the classifier of noisy images for --classes", TRAINED
     ),
     "train_second_order": Mode(
-        "train_second_order", "checkpoints", "trains the Hessian of log p, for uncertainty"
+        "train_second_order", "checkpoints", "trains the Hessian of log p, for uncertainty", TRAINED
     ),
-    "likelihood": Mode("likelihood", "checkpoints", "bits/dim of images, a row for each"),
+    "likelihood": Mode(
+        "likelihood",
+        "checkpoints",
+        "bits/dim of images, a row for each",
+        "the rows of finished batches are kept in eval/, and the same command does the others",
+    ),
     "summarize": Mode("summarize", "runs", "merges the shards of likelihood, compares runs"),
     "encode": Mode("encode", "checkpoints", "latents of images by the probability-flow ODE"),
     "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
@@ -46,14 +66,24 @@ MODES = {
         "uncertainty", "checkpoints", "denoises images: variances, directions, calibration"
     ),
     "inpaint": Mode("inpaint", "checkpoints", "fills in what a mask leaves unknown"),
-    "colorize": Mode("colorize", "checkpoints", "gives grey images colours"),
+    "colorize": Mode("colorize", "checkpoints", "gives grey images colours", IMAGES),
     "reconstruct": Mode(
-        "reconstruct", "checkpoints", "draws images that fit a measurement: blurred, grey, small"
+        "reconstruct",
+        "checkpoints",
+        "draws images that fit a measurement: blurred, grey, small",
+        IMAGES,
     ),
-    "compare": Mode("compare", "checkpoints", "compares solvers of reconstruct, image by image"),
-    "tune": Mode("tune", "checkpoints", "finds the best options of a solver of reconstruction"),
+    "compare": Mode(
+        "compare", "checkpoints", "compares solvers of reconstruct, image by image", IMAGES
+    ),
+    "tune": Mode(
+        "tune",
+        "checkpoints",
+        "finds the best options of a solver of reconstruction",
+        "finished trials are kept, and the same command goes on from there",
+    ),
     "measure": Mode("measure", "runs", "writes measurements of images, for reconstruct"),
-    "select": Mode("select", "runs", "finds the checkpoint with the best samples"),
+    "select": Mode("select", "runs", "finds the checkpoint with the best samples", MEASURED),
     "tune_steps": Mode(
         "tune_steps", "checkpoints", "finds the time grid and solver for few evaluations"
     ),

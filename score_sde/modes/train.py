@@ -23,13 +23,18 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
 from score_sde.workdir.quality import small_sample_settings, train_measure
 from score_sde.workdir.run import Run, restore, state_like
 
 
 def main(run: Run) -> None:
-    """Until config.training.steps, or a signal; the same command then goes on."""
+    """Until config.training.steps.
+
+    Raises:
+        Stopped: by a signal; the same command then goes on.
+    """
     settings, experiment = run.settings, run.experiment
     source, heldout = run.source(train=True), run.source(train=False)
     run = dataclasses.replace(run, place=Placement.of(fsdp=settings.training.fsdp))
@@ -37,6 +42,7 @@ def main(run: Run) -> None:
     run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
     fresh = not run.checkpoints().steps()
     given = weights_of(settings.training.from_run, run) if fresh else None
+    hold(run.folder, advice="choose another --workdir")
     claim(run.folder, settings)
 
     keys = run.keys()
@@ -62,14 +68,14 @@ def main(run: Run) -> None:
         configurations.save(settings, run.folder / "config.json")
     losses: HeldoutLoss = heldout_loss(run, experiment.task, heldout)
     measure = train_measure(run) if settings.training.quality_every else None
-    if loop.run(
+    loop.run(
         keys["train"],
         lambda params: losses(params, keys["eval"]),
         _picture(run, keys["sample"]),
         measure,
-    ):
-        sample = command(f"--mode sample --workdir {quoted(run.folder)}")
-        say(f"trained for {loop.step} steps. Sample: {sample}")
+    )
+    sample = command(f"--mode sample --workdir {quoted(run.folder)}")
+    say(f"trained for {loop.step} steps. Sample: {sample}")
 
 
 def _begun(state: TrainState, given: TrainState) -> TrainState:

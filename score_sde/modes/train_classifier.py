@@ -37,8 +37,6 @@ def main(run: Run) -> None:
         )
     fit, mine = build_classifier(experiment, number), classifier_settings(run.settings, number)
     state = train(run, "classifier", fit, (source, heldout), mine, "with its settings")
-    if state is None:
-        return
     folder, count = run.folder / "classifier", run.settings.eval.num_examples or len(heldout)
     times = level_times(experiment.process)
     batches = heldout_batches(experiment, heldout, False)

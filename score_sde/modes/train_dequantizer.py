@@ -19,9 +19,8 @@ def main(run: Run, checkpoint: Which | None = None) -> None:
     fit, mine = build_dequantizer(run.experiment, params), dequantizer_settings(run.settings, step)
     advice = "with --checkpoint {score_checkpoint} and its settings"
     state = train(run, "dequantizer", fit, sources, mine, advice)
-    if state is not None:
-        use = command(
-            f"--mode likelihood --workdir {quoted(run.folder)} --checkpoint {step} "
-            "--config.eval.dequantization=variational"
-        )
-        say(f"dequantizer of checkpoint {step} trained for {int(state.step)} steps. Use it: {use}")
+    use = command(
+        f"--mode likelihood --workdir {quoted(run.folder)} --checkpoint {step} "
+        "--config.eval.dequantization=variational"
+    )
+    say(f"dequantizer of checkpoint {step} trained for {int(state.step)} steps. Use it: {use}")

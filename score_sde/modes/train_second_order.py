@@ -25,9 +25,8 @@ def main(run: Run, checkpoint: Which | None = None) -> None:
     )
     advice = "with --checkpoint {score_checkpoint} and its settings"
     state = train(run, FOLDER, fit, sources, mine, advice)
-    if state is not None:
-        use = command(f"--mode uncertainty --workdir {quoted(run.folder)} --checkpoint {step}")
-        say(
-            f"second-order score of checkpoint {step} trained for {int(state.step)} steps. "
-            f"Use it: {use} --noise=0.5"
-        )
+    use = command(f"--mode uncertainty --workdir {quoted(run.folder)} --checkpoint {step}")
+    say(
+        f"second-order score of checkpoint {step} trained for {int(state.step)} steps. "
+        f"Use it: {use} --noise=0.5"
+    )

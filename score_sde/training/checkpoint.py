@@ -2,9 +2,17 @@
 
 The host's part is the position in the data. On disk the averages of the weights are a list,
 `averages`. Older checkpoints have one average, `ema_params`; they are read too.
+
+The folder of a checkpoint holds digests of its files, which are compared before it is believed.
+Older ones have none.
 """
 
+import contextlib
+import logging
 import math
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +22,9 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
+from score_sde.devices import any_process, leads, say
 from score_sde.errors import UserError
+from score_sde.training.digests import damaged_file, write_digests
 from score_sde.training.state import TrainState
 
 QUALITY = "fid"
@@ -53,7 +63,7 @@ class Checkpoints:
         how: str = "",
         read_only: bool = False,
     ):
-        self._how = how
+        self._how, self._directory, self._saving = how, directory.resolve(), 0
         smallest = policies.BestN(
             get_metric_fn=self._measure,
             reverse=True,
@@ -70,13 +80,14 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=not read_only,
             create=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sign),
         )
         handlers: Any = {
             "state": ocp.StandardCheckpointHandler(),
             "host": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(
-            directory.resolve(), options=options, item_handlers=handlers
+            self._directory, options=options, item_handlers=handlers
         )
         # Orbax warns where a measure is missing.
         self._unmeasured = {QUALITY: math.inf} if measured else None
@@ -100,11 +111,20 @@ class Checkpoints:
 
     def _measured(self) -> dict[int, dict[str, Any]]:
         """Step -> measure and how it was made, ascending."""
-        found = {step: self._manager.metrics(step) for step in self.steps()}
+        found = {}
+        for step in self.steps():
+            if file := damaged_file(self._directory / str(step), "metrics"):
+                say(f"{file} is damaged: the measure of checkpoint {step} does not count")
+            else:
+                found[step] = self._manager.metrics(step)
         return {step: v for step, v in found.items() if v and math.isfinite(v[QUALITY])}
 
     def save(self, state: TrainState, host: dict[str, Any], measure: float | None = None) -> None:
-        """Save at state.step, unless that is done; returns once the state is copied to the host."""
+        """Save at state.step, unless that is done; returns once the state is copied to the host.
+
+        Raises:
+            UserError: this one, or the one before it, cannot be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -113,27 +133,55 @@ class Checkpoints:
             host=ocp.args.JsonSave({**host, "types": _types(state)}),
         )
         metrics = self._unmeasured if measure is None else {QUALITY: measure, "how": self._how}
-        self._manager.save(step, args=arguments, metrics=metrics)
+        self.wait()  # the one before is signed by its own step
+        self._saving = step
+        with self._writing():
+            self._manager.save(step, args=arguments, metrics=metrics)
+
+    def _sign(self) -> None:
+        """Write the digests: Orbax calls this in the background, before the folder is renamed."""
+        (folder,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_digests(folder)
 
     def restore(
         self, like: TrainState, step: int | None = None
     ) -> tuple[TrainState, dict[str, Any]]:
         """(state, host) of `step`, by default the last; arrays get shapes and shardings of `like`.
 
-        Raises UserError where there is no such checkpoint, or it cannot be read into `like`.
+        Raises UserError where there is no such checkpoint, it is not as it was written, or it
+        cannot be read into `like`.
         """
         step = self.choose(step)
+        self._check(step)
         try:
             return self._read(like, step)
         except Exception as error:  # Orbax raises many types for damaged or foreign files
             reason = str(error).strip().splitlines() or [type(error).__name__]
             others = [other for other in self.steps() if other != step]
             raise UserError(
-                f"checkpoint {step} in {self._manager.directory} cannot be read "
+                f"checkpoint {step} in {self._directory} cannot be read "
                 f"({reason[0][:300]}). It is damaged, or of another network than the configuration "
                 f"describes. Other checkpoints: {others or 'none'}. If it is damaged, remove the "
                 f"folder {step}: the run then goes on from the one before."
             ) from error
+
+    def _check(self, step: int) -> None:
+        """Raises UserError, on all processes, where a checkpoint is not as it was written."""
+        file = damaged_file(self._directory / str(step)) if leads() else None
+        if not any_process(file is not None):
+            return
+        others = (s for s in reversed(self.steps()) if s != step)
+        sound = next((s for s in others if not damaged_file(self._directory / str(s))), None)
+        advice = "No other one is sound."
+        if sound is not None:
+            advice = (
+                f"The newest sound one is {sound}: use it by --checkpoint {sound}, or move the "
+                f"folder {step} away. --mode train goes on from the last sound one."
+            )
+        raise UserError(
+            f"checkpoint {step} in {self._directory} is damaged: {file or 'a file'} is not as it "
+            f"was written. {advice}"
+        )
 
     def _read(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
         stored = self._manager.item_metadata(step)["state"]
@@ -162,22 +210,129 @@ class Checkpoints:
         """`step` if it exists, the last if it is None; raises UserError otherwise."""
         steps = self.steps()
         if not steps:
-            raise UserError(
-                f"no checkpoint in {self._manager.directory}; train first (--mode train)."
-            )
+            raise UserError(f"no checkpoint in {self._directory}; train first (--mode train).")
         if step is not None and step not in steps:
             raise UserError(
-                f"there is no checkpoint {step} in {self._manager.directory}; there are {steps}."
+                f"there is no checkpoint {step} in {self._directory}; there are {steps}."
             )
         return steps[-1] if step is None else step
 
     def wait(self) -> None:
-        """Until background writing is done."""
-        self._manager.wait_until_finished()
+        """Until background writing is done; raises UserError where it failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finish writing and let go of the directory."""
-        self._manager.close()
+        """Finish writing and let go of the directory; raises UserError where writing failed."""
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes a UserError of whatever Orbax raises where it cannot write."""
+        try:
+            yield
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            good = last_checkpoint(self._directory)
+            kept = "No other is there" if good is None else f"The last good one is {good}"
+            raise UserError(
+                f"checkpoint {self._saving} in {self._directory} cannot be written ({reason[:300]}"
+                f"). {kept}. Make room there or change its permissions, then the same command goes "
+                "on."
+            ) from error
+
+
+def last_checkpoint(directory: Path) -> int | None:
+    """The step of the last finished checkpoint, or None."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return None
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+@contextlib.contextmanager
+def errors_told_once() -> Iterator[list[BaseException]]:
+    """Collects errors of writing from background threads, instead of printing tracebacks.
+
+    Those of Orbax come again from `Checkpoints.save`, `wait` or `close`.
+    """
+    found: list[BaseException] = []
+    before, ignored, log = threading.excepthook, sys.unraisablehook, logging.getLogger("absl")
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        orbax = type(failed.thread).__module__.startswith("orbax.")
+        if failed.exc_value is None or not (orbax or isinstance(failed.exc_value, OSError)):
+            before(failed)
+        else:
+            found.append(failed.exc_value)
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+    def late(failed: Any) -> None:
+        # TensorStore ends other writes when the loop that waited for them is gone.
+        if str(failed.exc_value) != "Event loop is closed":
+            ignored(failed)
+
+    threading.excepthook, sys.unraisablehook = hook, late
+    log.addFilter(quiet)
+    try:
+        yield found
+    finally:
+        threading.excepthook, sys.unraisablehook = before, ignored
+        log.removeFilter(quiet)
+
+
+def waiting() -> bool:
+    """Whether threads of Orbax are at work: after a failed save they wait for minutes."""
+    return any(
+        type(thread).__module__.startswith("orbax.") and not thread.daemon
+        for thread in threading.enumerate()
+    )
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Move the last checkpoints, where they are damaged, out of the way of training, and say so.
+
+    They go to `damaged_checkpoints/` beside `directory`, up to the last that is sound.
+
+    Raises:
+        UserError: none is sound.
+    """
+    error = None
+    if leads() and directory.is_dir():
+        try:
+            _set_aside(directory)
+        except UserError as found:
+            error = found
+    if any_process(error is not None):  # the others wait here until that is done
+        raise error or UserError(f"no checkpoint in {directory} is as it was written")
+
+
+def _set_aside(directory: Path) -> None:
+    steps = sorted((int(p.name) for p in directory.iterdir() if p.name.isdecimal()), reverse=True)
+    damaged: dict[int, Path] = {}
+    for step in steps:
+        file = damaged_file(directory / str(step))
+        if file is None:
+            break
+        damaged[step] = file
+    if damaged and len(damaged) == len(steps):
+        raise UserError(
+            f"no checkpoint in {directory} is as it was written (damaged: "
+            f"{', '.join(map(str, damaged.values()))}). Move the folder away to train anew."
+        )
+    for step, file in damaged.items():
+        aside = directory.with_name("damaged_checkpoints")
+        aside.mkdir(exist_ok=True)
+        number = len(list(aside.glob(f"{step}*")))
+        (directory / str(step)).rename(aside / f"{step}{f'_{number}' if number else ''}")
+        say(
+            f"checkpoint {step} is damaged ({file} is not as it was written), and is now in {aside}"
+            "; training goes on from the one before"
+        )
 
 
 def _types(state: TrainState) -> list[str]:

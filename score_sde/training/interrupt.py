@@ -25,6 +25,11 @@ class Interrupt:
             raise KeyboardInterrupt
         self._signal = number
 
+    @property
+    def number(self) -> int:
+        """The signal that came; SIGTERM where another process got it."""
+        return self._signal or signal.SIGTERM
+
     def requested(self, agree: bool = True) -> bool:
         """Whether to stop now.
 

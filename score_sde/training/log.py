@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from score_sde.errors import UserError
-from score_sde.files import write_whole
+from score_sde.files import checked_line, checked_lines, write_whole
 
 
 class MetricsLog:
@@ -73,7 +73,7 @@ class MetricsLog:
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Write values of a step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(checked_line({"step": step, **values}))
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -106,15 +106,21 @@ def check_finite(first: int, metrics: dict[str, np.ndarray]) -> None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the rows after `step`, and a torn last line."""
+    """Drop the rows after `step`, and a torn last line.
+
+    Raises:
+        UserError: a line is not as it was written, or no row.
+    """
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for number, line in checked_lines(path, path.read_text(errors="replace")):
         try:
-            row: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+            raise UserError(f"line {number} of {path} is no row with a step; remove the line")
         if row["step"] <= step:
             kept.append(line + "\n")
     write_whole(path, lambda temporary: temporary.write_text("".join(kept)))

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from score_sde.devices import Placement, leads, say
-from score_sde.training.checkpoint import QUALITY, Checkpoints
+from score_sde.errors import Stopped
+from score_sde.training.checkpoint import QUALITY, Checkpoints, set_damaged_aside
 from score_sde.training.ema import Power
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
@@ -72,6 +73,9 @@ class Loop:
             key: of the fresh weights.
             shape: (height, width, channels) of an image.
             how: what the measure of samples depends on; see `Checkpoints`.
+
+        Raises:
+            UserError: there are checkpoints, and none can be read.
         """
         like = jax.eval_shape(lambda: self.trainer.init(self.task, key, shape))
         placed = self.place.weights(like)
@@ -83,6 +87,7 @@ class Loop:
             compiler_options=RUN_ONCE if on_cpu else None,
         )
         self.state, self._window = make(self.task, key, shape), {}
+        set_damaged_aside(self.folder / "checkpoints")
         self._checkpoints = Checkpoints(
             self.folder / "checkpoints",
             self.settings["keep"],
@@ -106,8 +111,8 @@ class Loop:
         evaluate: Evaluate,
         picture: Picture | None = None,
         measure: Measure | None = None,
-    ) -> bool:
-        """Train to the end, or until a signal (then False); the state is saved in both cases.
+    ) -> None:
+        """Train to the end, or until a signal; the state is saved in both cases.
 
         Args:
             key: the run's; a step's own follows from it and the number of the step.
@@ -115,6 +120,9 @@ class Loop:
             picture: called every `sample_every` steps.
             measure: called every `quality_every` steps and in the end. What it measures is saved,
                 and the one with the smallest distance is kept.
+
+        Raises:
+            Stopped: by a signal.
         """
         settings, total = self.settings, self.settings["steps"]
         log = None
@@ -137,15 +145,15 @@ class Loop:
                         pending = None
                     self._look(due, log, evaluate, picture, measure)
             finally:
-                self._checkpoints.close()
                 if log:
                     log.close()
+                self._checkpoints.close()
         if self.step < total:
             say(
                 f"stopped by a signal at step {self.step}, saved; the same command goes on from "
                 "there."
             )
-        return self.step == total
+            raise Stopped(interrupt.number, told=True)
 
     def _advance(self, train: Callable, key: Key[Array, ""]) -> dict[str, Array]:
         """The steps of one call; their metrics."""

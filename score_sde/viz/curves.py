@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from score_sde.errors import UserError
-from score_sde.files import write_bytes
+from score_sde.files import checked_lines, write_bytes
 
 TRAIN_COLOR, HELDOUT_COLOR, INK, RULE = "#2f6fde", "#d9622b", "#333a45", "#dfe3e8"
 LOG_RATIO = 5.0  # a logarithmic axis from this ratio of largest to smallest smoothed loss on
@@ -32,8 +32,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         The rows.
 
     Raises:
-        UserError: the file is missing, or a line is something else than a (torn) JSON object with a
-            step.
+        UserError: the file is missing, a line is something else than a (torn) JSON object with a
+            step, or a row is not as it was written.
     """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
@@ -42,7 +42,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             f"cannot read the metrics {path}: {error.strerror}; has this run been trained?"
         ) from error
     by_step: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in checked_lines(Path(path), text):
         line = line.strip("\0 \t\r")
         if not line:
             continue
@@ -154,7 +154,7 @@ def _parse(line: str) -> dict[str, Any] | None:
     for text in (line, line[line.rfind("{") :]):
         try:
             row = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             return row

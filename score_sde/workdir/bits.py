@@ -13,12 +13,14 @@ from score_sde.errors import UserError, command, quoted
 from score_sde.parallel.bits import Evaluator
 from score_sde.parallel.loop import progress
 from score_sde.workdir.dequantizer import make_dequantizer
+from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.likelihoods import (
     check_solved,
     likelihood_folder,
     rows_name,
     save_likelihood,
 )
+from score_sde.workdir.lock import hold
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, average_of
@@ -46,7 +48,9 @@ def evaluate_bits(run: Run, params: PyTree, step: Which, shard: tuple[int, int] 
     settings = depends(section, "likelihood") | {"dtype": run.settings.model.dtype} | used
     settings |= {"seed": run.settings.seed, "images": images, "source": fingerprint(source)}
     settings |= average_of(step)
-    pieces = Pieces(likelihood_folder(run.folder, rows_name(section), step), settings)
+    folder = likelihood_folder(run.folder, rows_name(section), step)
+    hold(folder, shard, IN_RUN)
+    pieces = Pieces(folder, settings)
 
     todo = [pieces.missing(mine, number) for number in range(section.passes)]
     total = len(mine) * section.passes

@@ -19,6 +19,8 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir.folder import IN_RUN
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run, restore, state_like
 
@@ -67,11 +69,10 @@ def train(
     sources: tuple[Source, Source],
     mine: Mapping[str, Any],
     advice: str,
-) -> TrainState | None:
+) -> TrainState:
     """Train the companion `name` to the end, in its folder of the run; its last state.
 
-    None where a signal stopped it: the same call goes on from there. Where nothing is left to train
-    it says so.
+    Where nothing is left to train it says so.
 
     Args:
         run: of the score model; the section `name` has batch size, steps and intervals.
@@ -79,11 +80,15 @@ def train(
         fit: its task and trainer.
         sources: training and held-out images.
         mine, advice: see `claim`.
+
+    Raises:
+        Stopped: by a signal; the same call goes on from there.
     """
     (task, trainer), section = fit, getattr(run.settings, name)
     run.place.check_divisible(f"config.{name}.batch_size", section.batch_size)
     run.place.check_divisible("config.eval.batch_size", run.settings.eval.batch_size)
     folder, keys = run.folder / name, run.keys(name)
+    hold(folder, advice=IN_RUN)
     claim(folder, mine, advice)
     batches = training_batches(run.experiment, sources[0], section.batch_size)
     loop = Loop(folder, trainer, task, loop_settings(section), batches, run.place)
@@ -94,8 +99,8 @@ def train(
         )
         return loop.state
     losses = heldout_loss(run, task, sources[1])
-    done = loop.run(keys["train"], lambda params: losses(params, keys["eval"]))
-    return loop.state if done else None
+    loop.run(keys["train"], lambda params: losses(params, keys["eval"]))
+    return loop.state
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from scipy.stats import bootstrap
 
 from score_sde import viz
 from score_sde.build.sections import InverseSettings
-from score_sde.errors import UserError
-from score_sde.files import write_json, write_npz, write_whole
+from score_sde.files import write_json, write_npz
 from score_sde.inverse.posterior import Moments, coverage, moments, rank_histogram, seam
 from score_sde.metrics.image import psnr, ssim
 from score_sde.workdir.measured import Measured
+from score_sde.workdir.parquet import write_table
 
 SHOWN = 16
 """Images in grid.png."""
@@ -137,28 +137,6 @@ def _seams(given: Measured, samples: np.ndarray) -> dict[str, Float[np.ndarray, 
     if given.originals is not None:
         found["seam_of_original"] = seam(given.originals, given.known)
     return found
-
-
-def write_table(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    """Columns by name as a Parquet file, whole or not at all."""
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.table(dict(columns))
-    write_whole(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
-
-
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """The columns of a Parquet file; raises UserError for a damaged one."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Remove its folder; the same command makes it again."
-        ) from error
 
 
 def _grid(found: Found, samples: np.ndarray, stats: Moments) -> np.ndarray:

@@ -8,6 +8,7 @@ from score_sde.devices import leads
 from score_sde.errors import UserError, quoted
 from score_sde.files import writing
 from score_sde.workdir import config as configurations
+from score_sde.workdir.lock import hold
 
 COMPUTE = ("remat", "remat_keep", "dtype", "dropout")
 """Entries of config.model that say how weights are computed with, not what they are."""
@@ -79,9 +80,19 @@ def check_writable(folder: Path, advice: str = "choose another folder with --out
             raise PermissionError(None, f"no permission to write into {there}")
 
 
-def result_folder(output: Path | None, workdir: Path, name: str, kind: str = "flow") -> Path:
-    """Where a result goes; raises UserError, before the work is done, where it cannot."""
+def result_folder(
+    output: Path | None,
+    workdir: Path,
+    name: str,
+    kind: str = "flow",
+    share: tuple[int, int] = (0, 1),
+) -> Path:
+    """Where a result, or a share of it, goes; it is locked for this process.
+
+    Raises UserError, before the work is done, where it cannot be written or another process does.
+    """
     folder = output or workdir / kind / name
     if leads():
         check_writable(folder)
+    hold(folder, share)
     return folder

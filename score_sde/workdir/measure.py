@@ -18,11 +18,12 @@ from score_sde.workdir import levels, measurements
 from score_sde.workdir.bits import evaluate_bits
 from score_sde.workdir.folder import IN_RUN, check_writable
 from score_sde.workdir.likelihoods import bits_rows
+from score_sde.workdir.lock import hold
 from score_sde.workdir.measurements import Row
 from score_sde.workdir.objects import heldout_loss, level_losses
 from score_sde.workdir.quality import make_quality, measure_samples
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Which
+from score_sde.workdir.which import Which, in_name
 
 
 def measure(run: Run, checkpoint: Which | None, names: Sequence[str]) -> list[Row]:
@@ -38,6 +39,7 @@ def measure(run: Run, checkpoint: Which | None, names: Sequence[str]) -> list[Ro
     folder = run.folder / "eval"
     check_writable(folder, IN_RUN)
     params, step = run.weights(checkpoint)
+    hold(folder / f"step_{in_name(step)}", advice=IN_RUN)
     run.place.check_divisible("config.eval.batch_size", run.settings.eval.batch_size)
     wanted = [name for name in names if name in MEASURES]
     quality = make_quality(run, wanted) if wanted else None  # may lack files

@@ -41,6 +41,8 @@ from score_sde.metrics.statistics import Statistics, load_statistics, save_stati
 from score_sde.parallel.features import Images, collect
 from score_sde.parallel.samples import Generator
 from score_sde.workdir.classes import Scores, in_turn, of_network, with_curvature
+from score_sde.workdir.folder import IN_RUN
+from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import make_generator
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import SampleStore
@@ -189,6 +191,7 @@ def measure_samples(
     }
     for seed in range(settings.seed, settings.seed + seeds):
         depends_on = how | whose | {"seed": seed}
+        hold(folder / f"seed_{seed}", advice=IN_RUN)
         store = SampleStore(folder / f"seed_{seed}", depends_on, experiment.pixel_range.levels)
         key = run.keys(seed=seed)["sample"]
         fill(store, draw, scores, (key, count), f"checkpoint {step}, seed {seed}")

@@ -77,7 +77,7 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
         raise UserError(f"shard {share[0]}/{share[1]} is empty: there are {count} images")
     params, step = run.weights(checkpoint)
     name = f"{wanted.mode}_step_{in_name(step)}"
-    folder = result_folder(wanted.output, run.folder, name, "samples")
+    folder = result_folder(wanted.output, run.folder, name, "samples", share)
     how = _how(run, given, wanted.copies, step)
     if _finished(folder, how):
         say(f"there already, drawn as these settings say: {folder}")

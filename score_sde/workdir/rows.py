@@ -10,6 +10,7 @@ import numpy as np
 from score_sde.errors import UserError
 from score_sde.files import write_whole
 from score_sde.likelihood.summary import Rows
+from score_sde.workdir.parquet import read_table, write_table
 
 
 class Pieces:
@@ -37,17 +38,12 @@ class Pieces:
 
     def write(self, rows: Rows) -> None:
         """Add a piece."""
-        import pyarrow
-        import pyarrow.parquet
-
         settings = self.folder / "settings.json"
         if not settings.exists():
             write_whole(settings, lambda path: path.write_text(self._settings))
         index = rows["index"]
         name = f"pass{rows['pass'][0]}_{index[0]:07d}_{index[-1]:07d}_{len(index)}.parquet"
-        write_whole(
-            self.folder / name, lambda path: pyarrow.parquet.write_table(pyarrow.table(rows), path)
-        )
+        write_table(self.folder / name, rows)
 
     def read(self) -> Rows:
         """All rows, ordered by pass and index.
@@ -55,16 +51,9 @@ class Pieces:
         Raises UserError for a row that is there twice, or a damaged piece.
         """
         import pyarrow
-        import pyarrow.parquet
 
-        tables = []
-        for path in sorted(self.folder.glob("*.parquet")):
-            try:
-                tables.append(pyarrow.parquet.read_table(path))
-            except (pyarrow.ArrowException, OSError) as error:
-                raise UserError(
-                    f"{path} is damaged ({error}). Remove it; the same command makes it again."
-                ) from error
+        again = "Remove it; the same command makes it again."
+        tables = [read_table(path, again) for path in sorted(self.folder.glob("*.parquet"))]
         if not tables:
             return {}
         try:

@@ -15,7 +15,8 @@ from training.tiny import SHAPE, of, task, trainer
 
 from score_sde.devices import Placement
 from score_sde.errors import UserError
-from score_sde.training.checkpoint import Checkpoints
+from score_sde.training.checkpoint import Checkpoints, set_damaged_aside
+from score_sde.training.digests import LATER
 from score_sde.training.ema import Average
 from score_sde.training.state import TrainState
 
@@ -199,9 +200,14 @@ def test_a_layer_less_is_refused(tmp_path: Path) -> None:
         checkpoints.restore(like)
 
 
+@pytest.mark.parametrize("digests", [True, False])
 @pytest.mark.parametrize("kind", ["files cut in half", "files missing", "host part damaged"])
-def test_damaged_files_are_refused_and_others_offered(tmp_path: Path, kind: str) -> None:
+def test_damaged_files_are_refused_and_others_offered(
+    tmp_path: Path, kind: str, digests: bool
+) -> None:
     folder = written(tmp_path, 3, 8) / "8"
+    if not digests:  # as older versions wrote it
+        (folder / "digests.json").unlink()
     data = [f for f in folder.rglob("*") if f.is_file() and "/d/" in str(f)]
     if kind == "host part damaged":
         (folder / "host" / "metadata").write_text('{"data": ')
@@ -212,11 +218,80 @@ def test_damaged_files_are_refused_and_others_offered(tmp_path: Path, kind: str)
         for f in data:
             f.write_bytes(f.read_bytes()[: f.stat().st_size // 2])
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(
-        UserError, match=r"checkpoint 8 .* cannot be read .*Other checkpoints: \[3\]"
-    ):
+    message = r"cannot be read .*Other checkpoints: \[3\]"
+    if digests:
+        message = r"damaged: .*/8/.* is not as .*--checkpoint 3"
+    with pytest.raises(UserError, match=f"checkpoint 8 .* {message}"):
         checkpoints.restore(blank(state()))
     assert checkpoints.restore(blank(state()), 3)[0].step == 3
+
+
+def flipped(path: Path, random: np.random.Generator) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[random.integers(len(data))] ^= 1 << int(random.integers(8))
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_is_always_found(tmp_path: Path) -> None:
+    """In any file of a checkpoint: arrays, tables of them, the host's part, the digests."""
+    random = np.random.default_rng(0)
+    folder, last = written(tmp_path, 3, 8), tmp_path / "8"
+    checkpoints = Checkpoints(folder, read_only=True)
+    files = sorted(f for f in last.rglob("*") if f.is_file() and f.name not in LATER)
+    assert len(files) > 5 and last / "digests.json" in files
+    for file in [*files, *random.choice(np.asarray(files), 20)]:
+        before = file.read_bytes()
+        flipped(file, random)
+        with pytest.raises(UserError, match=r"checkpoint 8 .*--checkpoint 3"):
+            checkpoints.restore(blank(state()))
+        file.write_bytes(before)
+    assert_equal(checkpoints.restore(blank(state()))[0], state(8))
+
+
+def test_without_a_sound_one_none_is_offered(tmp_path: Path) -> None:
+    folder = written(tmp_path, 3, 8)
+    for step in ("3", "8"):
+        flipped(folder / step / "host" / "metadata", np.random.default_rng(1))
+    with pytest.raises(UserError, match="No other one is sound"):
+        Checkpoints(folder).restore(blank(state()))
+    with pytest.raises(UserError, match="Move the folder away"):
+        set_damaged_aside(folder)
+    assert Checkpoints(folder).steps() == [3, 8]
+
+
+def test_training_sets_damaged_ones_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All behind the last sound one; it can then save those steps anew."""
+    folder = written(tmp_path / "checkpoints", 3, 8, 9, keep=3)
+    for again in (False, True):
+        for step in ("8", "9"):
+            flipped(folder / step / "host" / "metadata", np.random.default_rng(1))
+        set_damaged_aside(folder)
+        assert "checkpoint 9 is damaged" in capsys.readouterr().out
+        checkpoints = Checkpoints(folder, keep=3)
+        assert checkpoints.restore(blank(state()))[0].step == 3
+        for step in (8, 9):
+            checkpoints.save(state(step), HOST)
+        checkpoints.close()
+        names = {"8", "9", "8_1", "9_1"} if again else {"8", "9"}
+        assert {p.name for p in (tmp_path / "damaged_checkpoints").iterdir()} == names
+    assert_equal(Checkpoints(folder).restore(blank(state()))[0], state(9))
+
+
+def test_a_damaged_measure_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3, measured=True)
+    for step, measure in ((1, 4.0), (2, 3.0), (3, 5.0)):
+        checkpoints.save(state(step), HOST, measure)
+    checkpoints.close()
+    assert Checkpoints(tmp_path, read_only=True).best() == 2
+    (file,) = (f for f in (tmp_path / "3" / "metrics").iterdir() if "5.0" in f.read_text())
+    file.write_text(file.read_text().replace("5.0", "1.0"))
+    assert Checkpoints(tmp_path, read_only=True).best() == 2
+    assert "measure of checkpoint 3" in capsys.readouterr().out
 
 
 def test_remains_of_a_killed_save_are_ignored_and_removed_by_the_next_run(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(
     settings, watch = SETTINGS | changes, Watch()
     loop = Loop(folder, SMALL, FIT, settings, pipeline.read(batches), place or Placement.of())
     assert loop.begin(KEY, SHAPE, how="this way")
-    assert loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
+    loop.run(KEY, watch.evaluate, watch.picture, watch.measure if measure else None)
     return loop, watch
 
 
@@ -107,6 +107,19 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, steps_per_call: i
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
     losses = [[row for row in rows(tmp_path / n) if "loss" in row] for n in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_goes_on_from_the_last_sound_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    run(tmp_path / "parts", steps=8)
+    for file in (tmp_path / "parts" / "checkpoints" / "8" / "state" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    run(tmp_path / "parts")
+    jax.tree.map(
+        np.testing.assert_array_equal, saved(tmp_path / "parts"), saved(tmp_path / "whole")
+    )
+    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert (tmp_path / "parts" / "damaged_checkpoints" / "8").is_dir()
 
 
 def test_a_run_goes_on_on_other_devices(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from training.tiny import SHAPE, task, trainer
 
 from score_sde.data import ArraySource, PixelRange, pipeline
 from score_sde.devices import Placement
-from score_sde.errors import UserError
+from score_sde.errors import Stopped, UserError
+from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.ema import Average, Power
 from score_sde.training.loop import Loop
 from score_sde.training.posthoc import coefficients
@@ -124,7 +125,10 @@ def test_a_run_that_was_stopped_has_the_same_snapshots(tmp_path: Path) -> None:
         return np.zeros(1)
 
     run(tmp_path / "whole", **changes)
-    assert run(tmp_path / "parts", evaluate=stop, **changes).step == 8
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "parts", evaluate=stop, **changes)
+    assert stopped.value.number == signal.SIGTERM and stopped.value.told
+    assert Checkpoints(tmp_path / "parts" / "checkpoints", read_only=True).steps() == [8]
     run(tmp_path / "parts", **changes)
     whole, parts = (snapshots(tmp_path / name / "snapshots") for name in ("whole", "parts"))
     assert [one.path.name for one in parts] == [one.path.name for one in whole]

@@ -8,6 +8,7 @@ from score_sde.errors import UserError
 from score_sde.files import writing
 from score_sde.workdir import config as configurations
 from score_sde.workdir.folder import check_weights, check_writable, claim, result_folder
+from score_sde.workdir.lock import released
 
 RECIPE = "vp/ddpmpp_cont:digits"
 
@@ -78,7 +79,9 @@ def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(
 ) -> None:
     check_writable(tmp_path)
     check_writable(tmp_path / "new" / "deep")
-    assert result_folder(None, tmp_path, "encode_step_3") == tmp_path / "flow" / "encode_step_3"
+    with released():
+        found = result_folder(None, tmp_path, "encode_step_3")
+    assert found == tmp_path / "flow" / "encode_step_3"
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
