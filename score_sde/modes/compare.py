@@ -1,7 +1,6 @@
 """Compare solvers of config.inverse on the same measurements: a table, its rows, curves."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from score_sde.errors import UserError
 from score_sde.files import write_json, writing
 from score_sde.workdir import config as configurations
 from score_sde.workdir.compared import interval
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import measured
 from score_sde.workdir.parquet import read_table, write_table
@@ -24,6 +24,8 @@ from score_sde.workdir.which import Which, in_name
 
 USUAL = ("ddnm", "diffpir", "projection")
 """Solvers where none is named."""
+
+AGAIN = "Remove its folder; the same command makes it again."
 
 
 class Case(NamedTuple):
@@ -66,9 +68,7 @@ def main(
         if given.originals is None:
             raise UserError("--mode compare needs the images that were measured; these are unknown")
         reconstruct(case.run, given, which, Wanted("compare", case.folder, copies))
-        table = read_table(
-            case.folder / "metrics.parquet", "Remove its folder; the same command makes it again."
-        )
+        table = read_table(case.folder / "metrics.parquet", AGAIN)
         found.append((case, table.to_pydict()))
     if leads():
         summary = _summary(found)
@@ -112,7 +112,7 @@ def _summary(found: Sequence[tuple[Case, dict[str, list[Any]]]]) -> list[dict[st
         if rows is not first[case.value]:
             against = np.asarray(first[case.value]["psnr_of_mean"])
             row["difference"] = interval(np.asarray(rows["psnr_of_mean"]) - against)
-        summary = json.loads((case.folder / "summary.json").read_text())
+        summary = read_document(case.folder / "summary.json", {"coverage?": list}, AGAIN)
         row["coverage"] = summary.get("coverage", [])
         table.append(row)
     return table

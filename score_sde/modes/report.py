@@ -23,6 +23,7 @@ from score_sde.report import (
 )
 from score_sde.training import costs
 from score_sde.workdir import measurements
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import IN_RUN, check_writable
 from score_sde.workdir.levels import load_levels
 from score_sde.workdir.run import Run
@@ -42,7 +43,8 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
         raise UserError(f"{folder} holds no samples; draw them first: {draw}")
     check_writable(run.folder, IN_RUN)
     samples = read_npz(folder / "samples.npz", ["images"])["images"]
-    how = json.loads((folder / "sampling.json").read_text())
+    again = "Draw the samples again."
+    how = read_document(folder / "sampling.json", {"evaluations": float}, again)
     about = [f"{len(samples)} samples after {step_of(step)} training steps"]
     page = Report(run.settings.name, ", ".join([*about, *average_of(step).values()]))
     rows, pictures = _rows(run, step), {}

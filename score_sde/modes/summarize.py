@@ -3,13 +3,13 @@
 Pictures show bits/dim against training step.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from score_sde.devices import leads
 from score_sde.errors import UserError
 from score_sde.files import write_json, writing
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import check_writable
 from score_sde.workdir.likelihoods import (
     Summary,
@@ -41,7 +41,8 @@ def main(run: Run, output: Path | None = None) -> dict[Which, Summary]:
     name = rows_name(section)
     source, pixels = run.source(train=section.split == "train"), run.experiment.pixel_range
     for step, folder in likelihood_folders(run.folder, name).items():
-        settings = json.loads((folder / "settings.json").read_text())
+        again = "Move the folder away, and evaluate again."
+        settings = read_document(folder / "settings.json", {"images": int}, again)
         pieces, expected = Pieces(folder, settings), (settings["images"], section.passes)
         found[step] = save_likelihood(pieces, source, pixels, expected, step)
     if leads():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from score_sde.files import write_json, writing
 from score_sde.modes.table import OBJECTIVES
 from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import claim
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import Measured, measured
 from score_sde.workdir.reconstruct import NotFinite, Wanted, reconstruct
@@ -118,13 +118,9 @@ def _read(folder: Path, objective: str) -> list[Trial]:
     path = folder / "trials.json"
     if not path.exists():
         return []
-    try:
-        rows = json.loads(path.read_text())["trials"]
-        return [Trial(dict(row["values"]), row[objective]) for row in rows]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}). Move it away; the same command begins anew."
-        ) from error
+    like = {"trials": [{"values": dict, objective: (float, type(None))}]}
+    rows = read_document(path, like, "Move it away; the same command begins anew.")["trials"]
+    return [Trial(row["values"], row[objective]) for row in rows]
 
 
 def _distribution(optuna: ModuleType, settings: Settings, name: str, one: Choices) -> Any:
@@ -173,7 +169,8 @@ def _tried(
     try:
         reconstruct(_with(run, settings), given, which, wanted)
         wait_for_all("the trial is written")
-        means = json.loads((folder / "summary.json").read_text())["means"]
+        like = {"means": {name: {"mean": float} for name in OBJECTIVES}}
+        means = read_document(folder / "summary.json", like, "Remove its folder.")["means"]
         found = {name: float(means[name]["mean"]) for name in OBJECTIVES}
     except NotFinite:
         found = None

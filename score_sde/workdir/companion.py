@@ -19,6 +19,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
@@ -51,14 +52,14 @@ def claim(folder: Path, mine: Mapping[str, Any], advice: str) -> None:
         if leads():
             write_json(path, dict(mine))
         return
-    there, mine = json.loads(path.read_text()), json.loads(json.dumps(dict(mine)))  # tuples: lists
+    there, mine = _read(path), json.loads(json.dumps(dict(mine)))  # tuples: lists
     listed = [
         f"{k}: {there[k]!r} there, {v!r} here" for k, v in mine.items() if there.get(k, v) != v
     ]
     if listed:
         raise UserError(
             f"{folder} belongs to another {folder.name} ({'; '.join(listed)}). Go on "
-            f"{advice.format(**there)}, or move the folder away to train one anew."
+            f"{advice.format(**(dict(mine) | there))}, or move the folder away to train one anew."
         )
 
 
@@ -113,7 +114,13 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
     if not Checkpoints(folder / "checkpoints", read_only=True).steps():
         train = command(f"--mode train_{name} --workdir {quoted(run.folder)}")
         raise UserError(f"{folder} holds no {name}; train one: {train}")
-    return json.loads((folder / "settings.json").read_text())
+    return _read(folder / "settings.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Like the settings that its owner wrote."""
+    again = f"Restore it, or move {path.parent} away and train it anew."
+    return read_document(path, {"classes?": int, "score_checkpoint?": (int, str)}, again)
 
 
 def state_of(run: Run, name: str, task: Task, trainer: Trainer) -> TrainState:

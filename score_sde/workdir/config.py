@@ -6,7 +6,6 @@ A configuration file defines `get_config(dataset)` and returns an `ml_collection
 
 import ast
 import importlib.util
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from score_sde.build.experiment import complete
 from score_sde.build.settings import Settings, check_names, read, typed
 from score_sde.errors import UserError
 from score_sde.files import write_json
+from score_sde.workdir.documents import read_document
 
 
 def load(location: str) -> Settings:
@@ -143,20 +143,12 @@ def save(settings: Settings, path: Path) -> None:
 
 def load_json(path: Path) -> Settings:
     """Read what `save` wrote. Raises UserError where the file is missing or damaged."""
-    try:
-        values = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not path.is_file():
         raise UserError(
             f"{path.parent} holds no {path.name}: it is not the working directory of a run. Train "
             "first, or name the run with --workdir."
-        ) from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not even text
-        raise UserError(f"{path} is damaged ({error}). {_RESTORE}") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path} is damaged (it holds {type(values).__name__}, not sections). {_RESTORE}"
         )
-    return of(_tuples(values))
+    return of(_tuples(read_document(path, {}, _RESTORE)))
 
 
 def differences(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:

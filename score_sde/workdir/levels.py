@@ -1,12 +1,12 @@
 """Losses per noise level of a run, kept as JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from score_sde.errors import UserError
 from score_sde.files import write_json
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.which import Which, in_name, record_of
 
 
@@ -36,12 +36,13 @@ def load_levels(workdir: Path, step: Which) -> dict[str, Any] | None:
     path = levels_file(workdir, step)
     if not path.exists():
         return None
+    again = "Remove it; --mode eval makes it again."
+    number = (float, type(None))
+    row = {"heldout": number} | {f"{name}?": number for name in ("train", "gap", "gap_error")}
     try:
-        found = json.loads(path.read_text())
-        found["levels"][0]["heldout"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path} does not hold losses per noise level; remove it and make it anew with "
-            "--mode eval"
-        ) from error
+        found = read_document(path, {"levels": [row], "images?": int}, again)
+    except UserError as error:
+        raise UserError(f"{path} does not hold losses per noise level: {error}") from error
+    if not found["levels"]:
+        raise UserError(f"{path} does not hold losses per noise level. {again}")
     return found

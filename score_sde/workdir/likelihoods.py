@@ -1,6 +1,5 @@
 """Likelihoods of a run: where their rows lie, which are refused, their summaries and pictures."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from score_sde.devices import leads, say
 from score_sde.errors import UserError
 from score_sde.files import write_json
 from score_sde.likelihood.summary import Rows, summarize
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.inputs import show
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.which import Which, by_profile, in_name, of_name, order, record_of
@@ -163,7 +163,11 @@ def comparison(found: Mapping[str, Mapping[Which, Summary]]) -> str:
 
 def bits_rows(folder: Path, about: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The columns of a folder's summary.json as measurements, with what they depend on."""
-    summary = json.loads((folder / "summary.json").read_text())
+    number = (float, type(None))
+    row: dict[str, Any] = {"mean": float, "images": int, "passes": int}
+    row |= dict.fromkeys(("standard_error", "low", "high"), number)
+    again = "Remove it; --mode summarize makes it again."
+    summary = read_document(folder / "summary.json", {f"{name}?": row for name in COLUMNS}, again)
     kept = ("standard_error", "low", "high")
     return [
         {"metric": name, "value": row["mean"]}

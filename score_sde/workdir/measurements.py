@@ -12,6 +12,7 @@ from score_sde import viz
 from score_sde.errors import UserError, command, quoted
 from score_sde.files import write_json
 from score_sde.metrics.measures import COLUMNS, Column
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.which import (
     Phema,
     Which,
@@ -47,6 +48,11 @@ loss.
 """
 
 
+ROW: dict[str, Any] = {"metric": str, "value": float, "how": dict}
+ROW |= {f"{name}?": (float, type(None)) for name in ("low", "high", "standard_error")}
+"""What a row on disk must have."""
+
+
 def record(workdir: Path, step: Which, rows: Sequence[Row]) -> None:
     """Add rows to those of a checkpoint.
 
@@ -63,13 +69,9 @@ def read(workdir: Path) -> dict[Which, list[Row]]:
     found = {}
     for path in (workdir / "eval").glob("step_*.json"):
         which = of_name(path.stem.removeprefix("step_"))
-        try:
-            if which is not None:
-                found[which] = json.loads(path.read_text())["rows"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}). Remove it; --mode eval makes it again."
-            ) from error
+        if which is not None:
+            again = "Remove it; --mode eval makes it again."
+            found[which] = read_document(path, {"rows": [ROW]}, again)["rows"]
     return {which: found[which] for which in sorted(found, key=order)}
 
 
@@ -160,16 +162,15 @@ def best_step(workdir: Path) -> Which | None:
     path = workdir / "eval" / "selection.json"
     if not path.exists():
         return None
+    again = "Remove it; --mode select makes it again."
+    best = read_document(path, {"best": (int, str)}, again)["best"]
     try:
-        best = json.loads(path.read_text())["best"]
         if not str(best).startswith("phema:"):
             return int(best)
         _, std, step = best.split(":")
         return Phema(int(step), float(std))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}). Remove it; --mode select makes it again."
-        ) from error
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path} is damaged ({error}). {again}") from error
 
 
 def _identity(row: Row) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from score_sde.errors import UserError
 from score_sde.files import write_whole
 from score_sde.likelihood.summary import Rows
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.parquet import read_table, write_table
 
 
@@ -100,8 +101,9 @@ def claim_settings(folder: Path, settings: Mapping[str, Any]) -> str:
     Raises UserError where it has others.
     """
     wanted, path = json.dumps(dict(settings), sort_keys=True, indent=1), folder / "settings.json"
-    if path.exists() and path.read_text() != wanted:
-        old, new = json.loads(path.read_text()), json.loads(wanted)
+    if path.exists() and path.read_bytes() != wanted.encode():
+        again = "Move the folder away; the same command makes it again."
+        old, new = read_document(path, {}, again), json.loads(wanted)
         listed = [
             f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
             for k in new
