@@ -32,6 +32,11 @@ def fid(**options: Any) -> Any:
     return _module("fid").main(**options)
 
 
+def list_runs(**options: Any) -> Any:
+    """A table of the runs in a folder; see `score_sde.modes.list_runs`."""
+    return _module("list").main(**options)
+
+
 def prepare(**options: Any) -> Any:
     """Scans as a folder of slices; see `score_sde.modes.prepare`."""
     return _module("prepare").main(**options)

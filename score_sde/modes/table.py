@@ -91,12 +91,13 @@ MODES = {
     "import": Mode("import_checkpoint", "recipe", "makes a published checkpoint a run"),
     "export": Mode("export", "checkpoints", "writes a checkpoint for the PyTorch codes"),
     "report": Mode("report", "checkpoints", "writes report.html of a run"),
+    "list": Mode("list_runs", "nothing", "a table of the runs in a folder"),
     "doctor": Mode("doctor", "named", "looks for what is wrong with images and with a run"),
     "dry_run": Mode("dry_run", "fresh", "prints settings, costs and devices, and stops"),
 }
 
 RUNS = tuple(name for name, mode in MODES.items() if mode.takes != "nothing")
-ALL = f"all modes but {' and '.join(name for name in MODES if name not in RUNS)}"
+ALL = f"all modes but {', '.join(name for name in MODES if name not in RUNS)}"
 CHECKPOINTS = tuple(name for name, mode in MODES.items() if mode.takes == "checkpoints")
 RECONSTRUCT = ("inpaint", "colorize", "reconstruct")
 INPUTS = (
@@ -259,6 +260,9 @@ FLAGS = (
         "Folder for results; default: in the working directory. For export, suggest and fid the "
         "file, like model.pth, my.json or statistics.npz; for prepare a new folder.",
         _path,
+    ),
+    Flag(
+        "runs", ("list",), "Folder whose runs are listed, itself one or not; default runs.", _path
     ),
     Flag(
         "source",
