@@ -98,9 +98,15 @@ class Pieces:
 def claim_settings(folder: Path, settings: Mapping[str, Any]) -> str:
     """`settings` as settings.json in `folder` is to have them.
 
-    Raises UserError where it has others.
+    Raises UserError where it has others, or results of settings that nobody knows any more.
     """
     wanted, path = json.dumps(dict(settings), sort_keys=True, indent=1), folder / "settings.json"
+    kept = [p.name for p in folder.glob("*") if p.suffix in (".parquet", ".npz")]
+    if kept and not path.exists():
+        raise UserError(
+            f"{folder} holds results, like {min(kept)}, but no settings.json, which says what they "
+            "are of. Put it back, or move the folder away; the same command makes it again."
+        )
     if path.exists() and path.read_bytes() != wanted.encode():
         again = "Move the folder away; the same command makes it again."
         old, new = read_document(path, {}, again), json.loads(wanted)

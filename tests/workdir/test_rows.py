@@ -59,6 +59,13 @@ def test_other_settings_are_refused_and_damage_is_named(tmp_path):
         Pieces(folder, {"rtol": 1e-5}).read()
 
 
+def test_rows_of_unknown_settings_are_refused(tmp_path):
+    Pieces(tmp_path, {"rtol": 1e-5}).write(rows([0, 1]))
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(UserError, match=r"like pass0_.*parquet, but no settings\.json"):
+        Pieces(tmp_path, {"rtol": 1e-5})
+
+
 def test_a_killed_write_leaves_no_piece(tmp_path):
     pieces = Pieces(tmp_path / "rows", {})
     pieces.write(rows([0, 1]))
