@@ -23,6 +23,10 @@ Network = NCSNpp | DDPM | NCSN | NCSNv2
 UNAVERAGED = ("sigmas", "all_modules.0.W")
 """Entries of a PyTorch state dict that its list of averaged parameters leaves out: a buffer,
 frequencies never trained."""
+MODELS = ("model", "state_dict", "model_state_dict")
+"""Entries of a dictionary that hold weights by name."""
+AVERAGES = ("ema", "model_ema", "ema_state_dict", "params_ema")
+"""Entries that hold averaged weights."""
 MAX_NAME = 200  # characters of an array's name, with those of the modules around it
 
 
@@ -157,7 +161,9 @@ def recognize(container: str, tree: Any, path: Path | None = None) -> Published:
             f"this is no checkpoint of a published code: it holds {_describe(tree)}. Known are the "
             "flax states of score_sde and "
             "score_flow (optimizer, params_ema, step, ...), the dictionaries of score_sde_pytorch "
-            "(model, ema, optimizer, step), the lists of ncsn and ncsnv2, and weights alone"
+            "(model, ema, optimizer, step), the lists of ncsn and ncsnv2, weights alone, and "
+            f"dictionaries with weights in {', '.join(MODELS)}, averaged ones in "
+            f"{', '.join(AVERAGES)}"
         )
     return found
 
@@ -184,20 +190,8 @@ def _flax_code(params: Mapping[str, Any]) -> str:
 
 
 def _torch(tree: Any, path: Path | None) -> Published | None:
-    if isinstance(tree, Mapping) and {"model", "ema"} <= tree.keys():
-        state, sigmas = _state(tree["model"])
-        names = [name for name in state if name not in UNAVERAGED]
-        shadow = _at(tree, "ema", "shadow_params")
-        arrays = isinstance(shadow, list | tuple) and all(
-            isinstance(array, np.ndarray) for array in shadow
-        )
-        if not arrays or len(shadow) != len(names):
-            count = len(shadow) if arrays else "no"
-            raise UserError(
-                f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged"
-            )
-        ema = {**state, **dict(zip(names, shadow, strict=True))}
-        return Published("score_sde_pytorch", "torch", state, ema, _count(tree.get("step")), sigmas)
+    if isinstance(tree, Mapping) and (held := _dictionary(tree)):
+        return held
     if isinstance(tree, list | tuple) and len(tree) == 2 and isinstance(tree[0], Mapping):
         state, sigmas = _state(tree[0])
         return Published(
@@ -214,17 +208,79 @@ def _torch(tree: Any, path: Path | None) -> Published | None:
     return None
 
 
+def _dictionary(tree: Mapping[str, Any]) -> Published | None:
+    """Weights, averaged ones or both by the names of their entries; None without such an entry."""
+    weights, averages = (
+        next((tree[name] for name in names if tree.get(name) is not None), None)
+        for names in (MODELS, AVERAGES)
+    )
+    step = _count(tree.get("step"))
+    if isinstance(weights, Mapping):
+        state, sigmas = _state(weights)
+        if averages is None:
+            return Published("weights", "torch", state, state, step, sigmas, averaged=False)
+        ema = _averages(averages, state)
+        return Published("score_sde_pytorch", "torch", state, ema, step, sigmas)
+    if not isinstance(averages, Mapping):
+        return None
+    if "shadow_params" in averages:
+        raise UserError(
+            f"it has averaged weights without names, and none of {', '.join(MODELS)}, which would "
+            f"name them; it holds {_describe(tree)}"
+        )
+    state, sigmas = _state(averages)
+    return Published("weights", "torch", state, state, step, sigmas)
+
+
+def _averages(found: Any, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Averaged weights by name, of a list in the order of the model's names, or by name already."""
+    if isinstance(found, Mapping) and "shadow_params" in found:
+        names = [name for name in state if name not in UNAVERAGED]
+        shadow = found["shadow_params"]
+        arrays = isinstance(shadow, list | tuple) and all(
+            isinstance(array, np.ndarray) for array in shadow
+        )
+        if not arrays or len(shadow) != len(names):
+            count = len(shadow) if arrays else "no"
+            raise UserError(
+                f"{count} averaged parameters for {len(names)} names: the checkpoint is damaged"
+            )
+        return {**state, **dict(zip(names, shadow, strict=True))}
+    if not _is_weights(found):
+        raise UserError(
+            "its averaged weights have an unknown layout; known are a list `shadow_params`, and a "
+            f"dictionary by name. It is {_describe(found)}"
+        )
+    given, _ = _state(found)
+    if unknown := sorted(given.keys() - state.keys()):
+        raise UserError(
+            f"{len(unknown)} of its averaged weights, like {unknown[0]}, have no weights of that "
+            "name beside them"
+        )
+    return {**state, **given}
+
+
 def _state(state: Any) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """(parameters without the prefix of data parallelism, noise levels) of a PyTorch state dict."""
+    """(parameters, noise levels) of a PyTorch state dict.
+
+    Names come without what data parallelism ("module.") and compilation ("_orig_mod.") put there.
+    """
     if not (isinstance(state, Mapping) and _is_weights(state)):
         raise UserError(
             f"a PyTorch checkpoint without its dictionary of weights: {_describe(state)}"
         )
-    bare = {str(name).removeprefix("module."): array for name, array in state.items()}
+    bare = {_bare(str(name)): array for name, array in state.items()}
+    if len(bare) < len(state):
+        raise UserError(f"{len(state) - len(bare)} of its weights have the name of another")
     sigmas = bare.pop("sigmas", None)
     if sigmas is not None and sigmas.dtype.kind != "f":
         raise UserError(f"its noise levels are of type {sigmas.dtype}: the checkpoint is damaged")
     return bare, sigmas
+
+
+def _bare(name: str) -> str:
+    name = ".".join(part for part in name.split(".") if part != "_orig_mod")
+    return name.removeprefix("module.")
 
 
 def _optimizer_step(optimizer: Any, path: Path | None) -> int | None:

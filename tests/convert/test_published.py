@@ -85,6 +85,23 @@ def test_averages_without_names_follow_the_names_of_the_model() -> None:
         recognize("zip", {"model": model, "ema": averages | {"shadow_params": [W]}, "step": 5})
 
 
+@pytest.mark.parametrize("name", ["model", "state_dict", "model_state_dict"])
+@pytest.mark.parametrize("averages", [None, "ema", "model_ema", "ema_state_dict", "params_ema"])
+def test_dictionaries_of_other_codes(name: str, averages: str | None) -> None:
+    """Weights and averages by name, with what parallelism and compilation add to names."""
+    model = {"module._orig_mod.a": W, "b._orig_mod.c": W, "sigmas": W[0]}
+    tree = {name: model, "step": 7} | ({averages: {"a": 2 * W}} if averages else {})
+    found = recognize("zip", tree)
+    assert found.params.keys() == found.ema.keys() == {"a", "b.c"} and found.step == 7
+    assert found.averaged == bool(averages) and found.sigmas is not None
+    assert float(found.ema["a"].flat[0]) == (2 if averages else 1) * float(W.flat[0])
+
+
+def test_averages_alone_are_the_weights() -> None:
+    found = recognize("zip", {"ema": {"module.a": W}, "step": np.asarray(4)})
+    assert found.params.keys() == {"a"} and found.averaged and found.step == 4
+
+
 def test_a_state_kept_for_several_devices_has_one_step() -> None:
     tree = {"optimizer": {"target": {"a": W}}, "params_ema": {"a": W}}
     for step, expected in (
@@ -113,7 +130,11 @@ def test_a_state_kept_for_several_devices_has_one_step() -> None:
         ("msgpack", {1: W}, "it holds entries 1"),
         ("zip", [1, 2, 3], "a list of 3: int, int, int"),
         ("zip", [{"a": "text"}, {}], "without its dictionary of weights"),
-        ("zip", {"model": {"a": W}, "ema": 5}, "no entry ema.shadow_params"),
+        ("zip", {"model": {"a": W}, "ema": 5}, "unknown layout; .* It is a int"),
+        ("zip", {"model": {"a": W}, "ema": {"b": W}}, "1 of its averaged weights, like b"),
+        ("zip", {"ema": {"shadow_params": [W]}, "step": 3}, "averaged weights without names"),
+        ("zip", {"model": {"a": W, "module.a": W}}, "1 of its weights have the name of another"),
+        ("zip", {"weights": {"a": "text"}}, "it holds entries weights"),
         (
             "zip",
             {"model": {"a": W}, "ema": {"shadow_params": 5}},

@@ -394,3 +394,23 @@ def test_messages_about_tensors(tmp_path: Path, name: str, message: str) -> None
     path.write_bytes(crafted.torch_zip(crafted.refused_pickles()[name]))
     with pytest.raises(UserError, match=message):
         read_file(path)
+
+
+def test_files_without_checksums(tmp_path: Path) -> None:
+    """PyTorch writes zeros in their place where it is told to; other wrong ones are damage."""
+    good = bytearray(crafted.torch_zip(crafted.PROTO + crafted.tensor() + b"."))
+    path = tmp_path / "a.pth"
+    path.write_bytes(good)
+    wanted, places = read_file(path)[1], []
+    start = good.index(b"PK\x01\x02")
+    while start >= 0:
+        places.append(start + 16)
+        start = good.find(b"PK\x01\x02", start + 1)
+    for place in places:
+        good[place : place + 4] = bytes(4)
+    path.write_bytes(good)
+    np.testing.assert_array_equal(read_file(path)[1], wanted)
+    good[places[0] : places[0] + 4] = b"\1\2\3\4"
+    path.write_bytes(good)
+    with pytest.raises(UserError, match="wrong checksum"):
+        read_file(path)
