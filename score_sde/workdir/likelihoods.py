@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from score_sde import viz
 from score_sde.build.settings import Eval
@@ -55,20 +56,27 @@ def likelihood_folders(workdir: Path, split: str) -> dict[Which, Path]:
 
 
 def check_solved(rows: Rows, folder: Path) -> None:
-    """Raises UserError, naming the images, where a result cannot be used.
+    """Names the images whose ODE the solver gave up. Their rows are written, and say so.
 
-    That is where the ODE solver gave up, or a result is not finite. Such rows are not written;
-    `folder` holds the rows written before.
+    Raises:
+        UserError: it gave up all of these rows, or another result is not finite. Then none of them
+            is written; `folder` holds the rows written before.
     """
-    failed = rows["index"][~rows["success"]] if "success" in rows else rows["index"][:0]
+    solved = _solved(rows)
+    failed = rows["index"][~solved]
     if len(failed):
-        raise UserError(
+        what = (
             f"the ODE of {len(failed)} images could not be solved (images "
-            f"{failed[:5].tolist()}): too many steps, or values that are not finite. Rows written "
-            f"before are kept in {folder}; for larger config.eval.rtol and atol move it away first."
+            f"{failed[:5].tolist()}): too many steps, or values that are not finite."
         )
+        if not solved.any():
+            raise UserError(
+                f"{what} Rows written before are kept in {folder}; for larger config.eval.rtol and "
+                "atol move it away first."
+            )
+        say(f"{what} Their rows have success=False, and means leave these images out")
     for name in COLUMNS:
-        bad = rows["index"][~np.isfinite(rows[name])] if name in rows else rows["index"][:0]
+        bad = rows["index"][solved & ~np.isfinite(rows[name])] if name in rows else failed[:0]
         if len(bad):
             raise UserError(
                 f"{name} of {len(bad)} images is not finite (images {bad[:5].tolist()}): the "
@@ -77,14 +85,39 @@ def check_solved(rows: Rows, folder: Path) -> None:
             )
 
 
+def _solved(rows: Rows) -> Bool[np.ndarray, "n"]:
+    """Rows whose ODE was solved; bounds need none."""
+    return np.asarray(rows["success"], bool) if "success" in rows else rows["index"] >= 0
+
+
+def solved_images(rows: Rows) -> tuple[Rows, list[int]]:
+    """The rows of images that were solved in every pass, and the numbers of the others.
+
+    Raises:
+        UserError: there is no such image.
+    """
+    left_out = np.unique(rows["index"][~_solved(rows)])
+    kept = ~np.isin(rows["index"], left_out)
+    if not kept.any():
+        raise UserError(
+            f"the ODE of none of {len(left_out)} images could be solved; try larger "
+            "config.eval.rtol and atol"
+        )
+    return {name: column[kept] for name, column in rows.items()}, left_out.tolist()
+
+
 def summarize_rows(rows: Rows, step: Which) -> Summary:
-    """{"step", ..., one summary for each of `COLUMNS` that is there, "nfe"}."""
+    """{"step", ..., one summary for each of `COLUMNS` that is there, "nfe", "unsolved"}.
+
+    `unsolved` has the images that are left out, where there are some.
+    """
+    rows, unsolved = solved_images(rows)
     summary: Summary = record_of(step) | {
         name: summarize(rows, name) for name in COLUMNS if name in rows
     }
     if "nfe" in rows:
         summary["nfe"] = {"mean": float(rows["nfe"].mean()), "max": int(rows["nfe"].max())}
-    return summary
+    return summary | ({"unsolved": unsolved} if unsolved else {})
 
 
 def save_likelihood(
@@ -100,12 +133,24 @@ def save_likelihood(
     columns = [name for name in COLUMNS if name in summary]
     if leads():
         write_json(pieces.folder / "summary.json", summary)
-        _draw(pieces.folder, rows, columns[0], summary[columns[0]]["mean"], source, pixels)
+        _draw(
+            pieces.folder,
+            solved_images(rows)[0],
+            columns[0],
+            summary[columns[0]]["mean"],
+            source,
+            pixels,
+        )
     for name in columns:
         row = summary[name]
         say(
             f"step {step}: {name} {row['mean']:.4f}, 95% interval {row['low']:.4f} .. "
             f"{row['high']:.4f} ({row['images']} images, {row['passes']} passes): {pieces.folder}"
+        )
+    if unsolved := summary.get("unsolved"):
+        say(
+            f"step {step}: {len(unsolved)} images are left out, whose ODE could not be solved "
+            f"(images {unsolved[:5]}). Hard images are missing: the mean may be too good"
         )
     return summary
 

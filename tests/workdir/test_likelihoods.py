@@ -81,12 +81,28 @@ def test_rows_that_are_not_finite_are_refused_by_image(tmp_path, column: str, ba
         check_solved(found, tmp_path)
 
 
-def test_unsolved_rows_say_what_to_move_away(tmp_path) -> None:
+def test_unsolved_rows_are_kept_and_left_out_of_means(tmp_path, capsys) -> None:
     found = rows(2.5) | {"success": np.arange(9) % 4 != 2}
-    with pytest.raises(
-        UserError, match=rf"ODE of 2 images .*images \[2, 6\].*kept in {tmp_path}; .*move it away"
-    ):
+    found["bits_per_dim"] = np.where(found["success"], found["bits_per_dim"], np.nan)
+    check_solved(found, tmp_path)
+    assert "ODE of 2 images" in capsys.readouterr().out
+    pieces = Pieces(tmp_path, {})
+    pieces.write(found)
+    again = found | {"pass": np.ones(9, int), "success": np.ones(9, bool)}
+    pieces.write(again | {"bits_per_dim": rows(2.5)["bits_per_dim"]})
+    summary = save_likelihood(pieces, digits("test"), PixelRange(17), (9, 2), step=7)
+    assert summary["unsolved"] == [2, 6] and summary["bits_per_dim"]["images"] == 7
+    wanted = np.delete(rows(2.5)["bits_per_dim"], [2, 6]).mean()
+    assert summary["bits_per_dim"]["mean"] == pytest.approx(wanted)
+    assert "2 images are left out" in capsys.readouterr().out
+
+
+def test_nothing_that_was_solved_is_refused(tmp_path) -> None:
+    found = rows(2.5) | {"success": np.zeros(9, bool)}
+    with pytest.raises(UserError, match=rf"ODE of 9 images .*kept in {tmp_path}; .*move it away"):
         check_solved(found, tmp_path)
+    with pytest.raises(UserError, match="none of 9 images could be solved"):
+        summarize_rows(found, 7)
 
 
 @pytest.mark.parametrize("leading", [True, False])
