@@ -1,22 +1,30 @@
 """Latents of images by the probability-flow ODE, and how exactly they decode again."""
 
+import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 from score_sde import viz
 from score_sde.data.inputs import Inputs, join
-from score_sde.devices import leads
+from score_sde.devices import leads, wait_for_all
 from score_sde.files import write_json, write_npz, writing
 from score_sde.parallel.codec import Codec, Mapped
 from score_sde.parallel.loop import progress
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
 from score_sde.workdir.objects import make_codec, solved_with
+from score_sde.workdir.quality import tag
 from score_sde.workdir.run import Run
+from score_sde.workdir.store import RowStore
 from score_sde.workdir.which import Which, in_name, record_in
+
+PART = 256
+"""Images of a part that is kept, or one batch where that is more."""
 
 
 def main(
@@ -28,20 +36,19 @@ def main(
     """Write latents.npz, encode.json and round_trip.png.
 
     `input`: image files, folders, npz files with `images`; by default the images of
-    config.eval.split.
+    config.eval.split. Finished parts are kept until all are there, so a killed command goes on.
     """
     given = join(read_given(run, input, ["images"]) if input else split_images(run))
     params, step = run.weights(checkpoint)
     folder = result_folder(output, run.folder, f"encode_step_{in_name(step)}")
-    codec, images = make_codec(run), given.values
-    title = "encoding, decoding"
-    with progress(2 * len(images), "image", title) as bar:
-        encoded = codec.encode(params, images, given.names, bar.update)
-        decoded = codec.decode(params, encoded.values, given.names, bar.update)
+    codec, images, how = make_codec(run), given.values, solved_with(run, step)
+    store = _store(folder, codec, images, how)
+    mapped = _mapped(store, codec, params, given)
     if not leads():
         return folder
     with writing(folder):
-        summary = _save(folder, codec, given, (encoded, decoded), solved_with(run, step))
+        summary = _save(folder, codec, given, mapped, how)
+        shutil.rmtree(store.folder)
     nfe, error = summary["nfe"], summary["round_trip"]
     print(
         f"{len(images)} latents of checkpoint {step} ({nfe['mean']:.0f} evaluations, at most "
@@ -50,6 +57,40 @@ def main(
         + ("; smaller config.eval.rtol and atol mend that" if error["changed"] else "")
     )
     return folder
+
+
+def _store(folder: Path, codec: Codec, images: np.ndarray, how: Mapping[str, Any]) -> RowStore:
+    """Where parts are kept: a row of it is a number of whole batches."""
+    of = {"images": hashlib.sha256(images.tobytes()).hexdigest()[:16], "part": _part(codec)}
+    settings = dict(how) | of
+    return RowStore(folder / f"unfinished_{tag(settings)}", settings)
+
+
+def _part(codec: Codec) -> int:
+    return codec.batch_size * max(1, PART // codec.batch_size)
+
+
+def _mapped(store: RowStore, codec: Codec, params: PyTree, given: Inputs) -> tuple[Mapped, Mapped]:
+    """Latents, and the images again, of all parts; those that are missing are made."""
+    count, size = len(given.values), _part(codec)
+    numbers = np.arange(-(-count // size))
+    missing = store.missing(numbers)
+    done = count - sum(min(size, count - i * size) for i in missing.tolist())
+    with progress(2 * count, "image", "encoding, decoding", done=2 * done) as bar:
+        for number in missing.tolist():
+            part = slice(number * size, (number + 1) * size)
+            names = given.names[part]
+            encoded = codec.encode(params, given.values[part], names, bar.update)
+            decoded = codec.decode(params, encoded.values, names, bar.update)
+            if leads():
+                arrays = {"z": encoded.values, "z_nfe": encoded.nfe}
+                arrays |= {"x": decoded.values, "x_nfe": decoded.nfe}
+                with writing(store.folder):
+                    store.write(number, arrays)
+    wait_for_all("latents are written")
+    rows = [store.read(number) for number in numbers.tolist()]
+    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return Mapped(found["z"], found["z_nfe"]), Mapped(found["x"], found["x_nfe"])
 
 
 def _save(

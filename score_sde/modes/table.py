@@ -59,7 +59,9 @@ MODES = {
         "the rows of finished batches are kept in eval/, and the same command does the others",
     ),
     "summarize": Mode("summarize", "runs", "merges the shards of likelihood, compares runs"),
-    "encode": Mode("encode", "checkpoints", "latents of images by the probability-flow ODE"),
+    "encode": Mode(
+        "encode", "checkpoints", "latents of images by the probability-flow ODE", IMAGES
+    ),
     "decode": Mode("decode", "checkpoints", "images of latents, or of draws from the prior"),
     "interpolate": Mode("interpolate", "checkpoints", "goes from image to image in latents"),
     "uncertainty": Mode(

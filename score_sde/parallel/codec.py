@@ -136,7 +136,7 @@ class Codec:
             raise UserError(
                 f"the ODE of {len(failed)} of {len(names)} could not be solved "
                 f"({', '.join(failed[:5])}): too many steps, or values that are not finite. "
-                "Nothing was written. Try larger config.eval.rtol and atol"
+                "Try larger config.eval.rtol and atol"
             )
         return Mapped(values, nfe)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from runs import call
 
 from score_sde.data import digits
+from score_sde.parallel.codec import Codec
 
 FLOW = {"eval.batch_size": 8, "eval.rtol": 1e-5, "eval.atol": 1e-5}
 
@@ -64,15 +65,34 @@ def test_images_encode_and_decode_to_the_same_files(
     assert (tmp_path / "path" / "grid.png").exists()
 
 
-def test_encoding_a_split_does_not_depend_on_the_batch(trained: Path, tmp_path: Path) -> None:
-    found = []
+def test_encoding_a_split_does_not_depend_on_the_batch_or_a_kill(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With batches of 8 it is stopped in the second part, and goes on from there."""
+    encode, parts, found = Codec.encode, [], []
+
+    def stopped(self, params, images, names, tick):
+        if len(parts) == 1:
+            parts.append(names)
+            raise KeyboardInterrupt
+        parts.append(names)
+        return encode(self, params, images, names, tick)
+
+    monkeypatch.setattr(Codec, "encode", stopped)
+    monkeypatch.setattr("score_sde.modes.encode.PART", 8)
     for size in (8, 16):
         values = FLOW | {"eval.num_examples": 11, "eval.batch_size": size}
+        if size == 8:
+            with pytest.raises(KeyboardInterrupt):
+                call("encode", trained, checkpoint="20", output=tmp_path / "8", values=values)
+            assert [path.name[:10] for path in (tmp_path / "8").glob("[!.]*")] == ["unfinished"]
         call("encode", trained, checkpoint="20", output=tmp_path / str(size), values=values)
         latents = read(tmp_path / str(size) / "latents.npz")
         found.append(latents["z"])
         np.testing.assert_array_equal(latents["label"], digits("test").labels[:11])
         assert latents["names"][10] == "test 10"
+        assert not list((tmp_path / str(size)).glob("unfinished*"))
+    assert [len(names) for names in parts] == [8, 3, 3, 11]
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
 
 
