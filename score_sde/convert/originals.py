@@ -42,6 +42,16 @@ DATASETS = {  # their name, the category of LSUN or the size of images: ours
 }
 PREDICTORS = {"ancestral_sampling": "ancestral"}
 CORRECTORS = {"ald": "annealed_langevin"}
+AS_HERE: dict[str, tuple[Any, ...]] = {
+    "attention_type": ("ddpm",),
+    "conv_size": (3,),
+    "interpolation": ("bilinear",),
+    "spec_norm": (False,),
+    "batch_norm": (False,),
+}
+"""Entries of `model` that change the network, and the values that are here."""
+OTHERS = ("beta_min", "beta_max", "sigma_min", "sigma_max", "num_classes", "scale_by_sigma", "ema")
+"""Entries of `model` that mean nothing to networks or processes that do not read them."""
 VARIANTS = {"ncsnv2_64": "64", "ncsnv2_128": "128", "ncsnv2_256": "256", "ncsn": "64"}
 
 
@@ -66,6 +76,8 @@ def translate(original: Values) -> Translation:
             score_sde_pytorch have `training.sde`; those of ncsn and ncsnv2 `model.sigma_begin`.
     Raises:
         UserError: it is no such configuration, or says something that this library cannot follow.
+            No entry of `model` is passed over: it is read, or has the value that is here, or is
+            known to mean nothing to this network, or is refused by name.
     """
     if not isinstance(original, Mapping) or not all(
         isinstance(original.get(name), Mapping) for name in ("model", "data", "training")
@@ -75,22 +87,44 @@ def translate(original: Values) -> Translation:
             "training"
         )
     if "sigma_begin" in original["model"]:
-        return _ncsn(_Section(original))
+        return _checked(_ncsn, original)
     if "sde" not in original["training"]:
         raise UserError(
             "it names neither training.sde, as score_sde's do, nor model.sigma_begin, as ncsn's "
             "and ncsnv2's do"
         )
-    return _score_sde(_Section(original))
+    return _checked(_score_sde, original)
+
+
+def _checked(make: Callable[["_Section"], Translation], original: Values) -> Translation:
+    read = _Section(original)
+    found = make(read)
+    for name, value in original["model"].items():
+        if f"model.{name}" in read.names or name in OTHERS or value in (None, "", ()):
+            continue
+        if name not in AS_HERE:
+            raise UserError(
+                f"its entry model.{name}={value!r:.100} is not known here; take it out of the "
+                "configuration if it does not change the network"
+            )
+        if value not in AS_HERE[name]:
+            here = ", ".join(map(repr, AS_HERE[name]))
+            raise UserError(f"its model.{name} is {value!r:.100}; only {here} is here")
+    return found
 
 
 class _Section:
-    """The entries of a configuration by dotted name, with readable errors."""
+    """The entries of a configuration by dotted name, with readable errors.
+
+    names: that were asked for.
+    """
 
     def __init__(self, values: Values):
         self.values = values
+        self.names: set[str] = set()
 
     def __call__(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
         section, _, entry = name.partition(".")
         values = self.values.get(section)
         found = values.get(entry, default) if isinstance(values, Mapping) else default

@@ -172,6 +172,15 @@ def test_steps_of_ncsnv2_become_a_ratio() -> None:
         (JAX_NCSNV2, "training", {"continuous": True}, "goes with the discrete"),
         (NCSNV2, "model", {"sigma_dist": "uniform"}, "only geometric is here"),
         (
+            JAX_NCSNV2,
+            "model",
+            {"interpolation": "nearest_neighbor"},
+            "interpolation is 'nearest_neighbor'; only 'bilinear' is here",
+        ),
+        (VP_CONT, "model", {"conv_size": 5}, "conv_size is 5; only 3 is here"),
+        (VE_CONT, "model", {"attention_type": "gated"}, "only 'ddpm' is here"),
+        (VP_CONT, "model", {"pixel_shuffle": True}, r"model\.pixel_shuffle=True is not known here"),
+        (
             NCSN,
             "data",
             {"logit_transform": True},
@@ -186,6 +195,13 @@ def test_what_is_not_here_is_refused(
     values[section] |= entries
     with pytest.raises(UserError, match=message):
         translate(values)
+
+
+def test_entries_without_a_value_or_a_meaning_are_passed_over() -> None:
+    values = copy.deepcopy(config_of(VP_CONT))
+    wanted = translate(values)
+    values["model"] |= {"pixel_shuffle": None, "sigma_max": 378, "num_classes": 10}
+    assert translate(values) == wanted
 
 
 @pytest.mark.parametrize(
