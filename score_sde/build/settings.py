@@ -74,13 +74,20 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """Adam with linear warm-up and clipping."""
+    """Adam with linear warm-up, a schedule and clipping."""
 
     lr: float = entry(2e-4, "learning rate after the warm-up", above=0)
     beta1: float = entry(0.9, "decay of Adam's first moment", least=0, below=1)
     eps: float = entry(1e-8, "Adam's epsilon", above=0)
     weight_decay: float = entry(0.0, "decoupled weight decay", least=0)
     warmup: int = count(5000, "steps until the full learning rate", 0)
+    schedule: Literal["constant", "cosine", "linear", "rsqrt"] = entry(
+        "constant",
+        "the rate after the warm-up; cosine and linear end at 0, rsqrt falls as 1/sqrt(n)",
+    )
+    decay_steps: int = count(
+        0, "cosine, linear: steps from the warm-up to 0; rsqrt: steps before it falls", 0
+    )
     grad_clip: float = entry(1.0, "largest global norm of the gradient; 0: any", least=0)
 
 

@@ -37,6 +37,15 @@ PROFILES: dict[str, Callable[[float, int, bool], Profile]] = {
 """(number behind the name, images of an update, whether the average begins anew) -> profile."""
 
 
+SCHEDULES: dict[str, Callable[[int], optax.Schedule]] = {
+    "constant": lambda steps: optax.constant_schedule(1.0),
+    "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
+    "linear": lambda steps: optax.linear_schedule(1.0, 0.0, steps),
+    "rsqrt": lambda steps: lambda n: jax.lax.rsqrt(jnp.maximum(n / steps, 1.0)),
+}
+"""config.optim.schedule, of decay_steps. rsqrt is that of Karras et al. (2024), EDM2."""
+
+
 def build_task(settings: Settings, process: Perturbation, network: nn.Module) -> ScoreMatching:
     """The task of fitting `network`, as config.training and config.data say.
 
@@ -65,12 +74,23 @@ def build_optimizer(section: Optim) -> optax.GradientTransformation:
     """Adam with linear warm-up and clipping of the global gradient norm (0 turns either off).
 
     Step n = 0, 1, ... has the rate lr min(1, (n + 1)/warmup); the published codes have n in place
-    of n + 1, and so waste the first step.
+    of n + 1, and so waste the first step. `SCHEDULES` multiply it with a factor of the steps after
+    the warm-up.
+
+    Raises:
+        UserError: a schedule without its length, or a length without a schedule.
     """
-    lr, warmup = section.lr, max(section.warmup, 1)
+    lr, warmup, decay_steps = section.lr, max(section.warmup, 1), section.decay_steps
+    if (section.schedule == "constant") != (decay_steps == 0):
+        raise UserError(
+            f"config.optim.schedule={section.schedule} does not go with decay_steps={decay_steps}; "
+            "the schedules cosine, linear and rsqrt need decay_steps above 0, constant has none"
+        )
+    factor = SCHEDULES[section.schedule](decay_steps)
 
     def rate(count: jax.Array) -> jax.Array:
-        return lr * jnp.minimum(1.0, (count + 1) / warmup)
+        falling = factor(jnp.maximum(count + 1 - warmup, 0))
+        return lr * jnp.minimum(1.0, (count + 1) / warmup) * falling
 
     clip, decay = optax.identity(), optax.identity()
     if section.grad_clip:

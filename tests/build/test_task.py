@@ -164,6 +164,36 @@ def test_adam_with_linear_warmup(mixed_types: None, warmup: int) -> None:
     np.testing.assert_allclose(moves, np.stack([-rates, rates], axis=1), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("cosine", (1 + np.cos(np.pi * np.asarray([0, 0, 0.25, 0.5, 0.75, 1, 1]))) / 2),
+        ("linear", [1, 1, 0.75, 0.5, 0.25, 0, 0]),
+        ("rsqrt", [1, 1, 1, 1, 1, 1, (5 / 4) ** -0.5]),
+    ],
+)
+def test_the_rate_falls_after_the_warmup(
+    mixed_types: None, schedule: str, factors: list[float]
+) -> None:
+    """Warm-up of 2 steps, then 4 of the schedule."""
+    names = (f"optim.schedule={schedule}", "optim.decay_steps=4", "optim.warmup=2", "optim.lr=0.5")
+    optimizer = build_optimizer(settings("ve", *names, "optim.eps=1e-12").optim)
+    params = jnp.asarray([1.0])
+    state, moves = optimizer.init(params), []
+    for _ in range(7):
+        updates, state = optimizer.update(jnp.asarray([0.3]), state, params)
+        moves.append(-float(updates[0]))
+    wanted = 0.5 * np.asarray([0.5, 1, 1, 1, 1, 1, 1]) * factors
+    np.testing.assert_allclose(moves, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("names", [("schedule=cosine",), ("decay_steps=4",)])
+def test_a_schedule_has_a_length(names: tuple[str, ...]) -> None:
+    section = settings("ve", *(f"optim.{name}" for name in names)).optim
+    with pytest.raises(UserError, match=r"optim\.schedule=\w+ does not go with decay_steps="):
+        build_optimizer(section)
+
+
 def test_adam_moments(mixed_types: None) -> None:
     """beta1 as configured, beta2 = 0.999."""
     optimizer = build_optimizer(settings("ve", "optim.beta1=0.5", "optim.grad_clip=0").optim)
