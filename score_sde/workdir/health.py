@@ -97,15 +97,19 @@ def average_findings(settings: Settings, step: int) -> Iterator[Finding]:
 
 def level_findings(levels: dict[str, Any] | None) -> Iterator[Finding]:
     """Noise levels at which held-out images have a larger loss than training images."""
-    worse = [
+    known = [
         row
         for row in (levels or {"levels": []})["levels"]
-        if row["heldout"]["mean"] > 1.2 * row["train"]["mean"]
-        and row["heldout"]["low"] > row["train"]["high"]
+        if all(row.get(name) is not None for name in ("train", "heldout", "gap_error", "sigma"))
+    ]
+    worse = [
+        row
+        for row in known
+        if row["heldout"] - row["train"] > max(0.2 * row["train"], 2 * row["gap_error"])
     ]
     if worse:
-        row = max(worse, key=lambda row: row["heldout"]["mean"] / row["train"]["mean"])
-        excess = row["heldout"]["mean"] / row["train"]["mean"]
+        row = max(worse, key=lambda row: row["heldout"] / row["train"])
+        excess = row["heldout"] / row["train"]
         yield Finding(
             "overfitting at some noise levels",
             f"at {len(worse)} noise levels the held-out loss is above that of training images, by "

@@ -170,5 +170,5 @@ def test_file_keeps_the_rows(tmp_path: Path) -> None:
     assert found is not None and found["levels"] == rows
     assert found["levels"][0]["heldout"] is None and found["images"] == 3 and found["step"] == 20
     path.write_text(json.dumps({"step": 20}))
-    with pytest.raises(UserError, match="make it anew with --mode eval"):
+    with pytest.raises(UserError, match="--mode eval makes it again"):
         load_levels(tmp_path, 20)

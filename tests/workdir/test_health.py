@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import runs
 
+from score_sde.parallel.levels import Levels
 from score_sde.workdir.health import (
     average_findings,
     level_findings,
@@ -50,16 +51,18 @@ def test_average_and_sampler() -> None:
 
 
 def test_noise_levels() -> None:
-    def level(sigma, train, heldout):
-        return {
-            "sigma": sigma,
-            "train": {"mean": train, "low": 0.9 * train, "high": 1.1 * train},
-            "heldout": {"mean": heldout, "low": 0.9 * heldout, "high": 1.1 * heldout},
-        }
+    ones = np.ones(4)
 
-    good = [level(0.1, 1.0, 1.1), level(1.0, 0.5, 0.5)]
-    assert not list(level_findings({"levels": good})) and not list(level_findings(None))
-    (one,) = level_findings({"levels": [*good, level(0.3, 0.5, 0.75)]})
+    def rows_of(heldout: list[float]) -> dict:
+        """As `--mode eval` writes them: the gap of two levels errs by 0.01, of two by 0.3."""
+        noise = np.outer(np.linspace(-1, 1, 9), [0.01, 0.01, 1.0, 0.01])
+        train = np.tile([1.0, 0.5, 0.5, 0.5], (9, 1))
+        sigmas = np.asarray([0.1, 1.0, 2.0, 0.3])
+        return {"levels": Levels(ones, ones, sigmas, train, train + heldout + noise).rows()}
+
+    assert not list(level_findings(None))
+    assert not list(level_findings(rows_of([0.1, 0.0, 0.2, 0.0])))
+    (one,) = level_findings(rows_of([0.1, 0.0, 0.2, 0.25]))
     assert "at 1 noise levels" in one.what and "by 50% at sigma 0.3" in one.what
 
 
