@@ -8,9 +8,11 @@ import numpy as np
 
 from score_sde import viz
 from score_sde.build.settings import Settings
+from score_sde.build.task import build_averages
 from score_sde.data.health import Finding
 from score_sde.errors import command, quoted
 from score_sde.metrics import nearest_neighbors
+from score_sde.training.ema import Average
 from score_sde.workdir.levels import load_levels
 from score_sde.workdir.which import Which
 
@@ -83,15 +85,22 @@ def loss_findings(rows: list[dict[str, Any]], folder: Path) -> Iterator[Finding]
 
 
 def average_findings(settings: Settings, step: int) -> Iterator[Finding]:
-    """An average of the weights that still holds the random ones."""
-    rate = settings.training.ema_rate
-    left = rate**step
+    """An average of the weights that still holds the random ones; warm-up keeps them out."""
+    training = settings.training
+    average = build_averages(training, training.batch_size)[0]
+    if training.from_run or not isinstance(average, Average):
+        return
+    n = np.arange(1.0, step + 1)
+    share = np.full_like(n, 1 - average.rate)
+    if average.warmup:
+        share = np.maximum(share, 9 / (10 + n))
+    left = float(np.prod(1 - share))
     if left > 0.05:
         yield Finding(
             "the average is too slow",
             f"after {step} steps {left:.0%} of the averaged weights are still the random ones of "
-            f"the start (training.ema_rate={rate:g})",
-            f"train longer, or set training.ema_rate={1 - 10 / max(step, 20):.4g} at most",
+            f"the start (a rate of {average.rate:g} without warm-up)",
+            "train longer, set training.ema_warmup, or a lower training.ema_rate",
         )
 
 

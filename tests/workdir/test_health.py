@@ -40,10 +40,12 @@ def test_losses() -> None:
 
 
 def test_average_and_sampler() -> None:
-    slow = SETTINGS.change("training", ema_rate=0.9999)
+    slow = SETTINGS.change("training", ema_rate=0.9999, ema_warmup=False)
     (one,) = average_findings(slow, 2000)
     assert "82% of the averaged" in one.what
     assert not list(average_findings(slow, 40_000))
+    warm = slow.change("training", ema_warmup=True)
+    assert not list(average_findings(warm, 100))
     assert list(settings_findings(SETTINGS.change("sampling", steps=50)))
     assert not list(settings_findings(SETTINGS.change("sampling", steps=1000)))
     unipc = {"predictor": "unipc", "corrector": "none", "grid": "log_snr", "steps": 10}
@@ -86,6 +88,6 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == [20, 100]
     lines = [json.dumps(row) for row in rows([9, 5, 4, 3, 3, 40, 3, 3])]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    slow = SETTINGS.change("training", ema_rate=0.9999)
+    slow = SETTINGS.change("training", ema_rate=0.9999, ema_warmup=False)
     names = [one.name for one in run_findings(slow, tmp_path, np.zeros((4, 8, 8, 1), np.uint8))]
     assert names == ["the loss has spikes", "the average is too slow"]
