@@ -98,6 +98,9 @@ def main() -> None:
                 x, _ = samples(problem, solver, given, n, options.budget)
             else:
                 x, _ = oracle(posteriors, n, options.budget)
+            if not np.isfinite(x).all():
+                print(f"| {name} | diverges | |", flush=True)
+                continue
             found = psnr(x.mean(axis=1).reshape(truth.shape), truth)
             gap = exact - found
             error = gap.std(ddof=1) / len(gap) ** 0.5

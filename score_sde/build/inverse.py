@@ -81,14 +81,14 @@ def _kspace_mask(section: InverseSettings, event: Event, known: Known) -> Bool[n
     return KSPACE[section.kspace](height, width, section.acceleration, centre)
 
 
-def _masked_fourier(section: InverseSettings, event: Event, known: Known) -> Operator:
-    if section.coils > 1:
-        return _coils(section, event, known, inverse.birdcage_maps(section.coils, *event[:2]))
-    return inverse.single_coil(event, _kspace_mask(section, event, known))
-
-
-def _coils(section: InverseSettings, event: Event, known: Known, maps: Maps) -> Operator:
+def _masked_fourier(
+    section: InverseSettings, event: Event, known: Known, maps: Maps | None = None
+) -> Operator:
     mask = _kspace_mask(section, event, known)
+    if maps is None and section.coils == 1:
+        return inverse.single_coil(event, mask)
+    if maps is None:
+        maps = inverse.birdcage_maps(section.coils, *event[:2])
     return inverse.multi_coil(event, maps, mask, complex_images=False)
 
 
@@ -129,10 +129,10 @@ def build_operator(
     make = choose("inverse.task", TASKS, section.task)
     _check_entries(section, "task", TASK_ENTRIES)
     with blame("inverse"):
-        if maps is None:
-            return make(section, event, known)
-        _check_maps(section, maps)
-        return _coils(section, event, known, maps)
+        if maps is not None:
+            _check_maps(section, maps)
+            make = functools.partial(_masked_fourier, maps=maps)
+        return make(section, event, known)
 
 
 def _check_maps(section: InverseSettings, maps: Maps) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from score_sde.build.data import build_pixel_range, image_shape, open_source
-from score_sde.build.settings import Settings
+from score_sde.build.settings import Data, Settings
 from score_sde.data import Source, classes, health, take
+from score_sde.data.folders import UnusableImages
 from score_sde.data.health import Finding, Images, Split
 from score_sde.devices import leads, say
-from score_sde.errors import UserError
 from score_sde.files import write_json, writing
 from score_sde.noise_scales import random_subset
 from score_sde.report.page import Report, environment
 from score_sde.viz import image_grid, png_bytes
 from score_sde.workdir.folder import result_folder
-from score_sde.workdir.health import run_findings, steps_of
+from score_sde.workdir.health import run_findings
 
 MOST = 20_000
 """Images of a split that are looked at."""
@@ -29,29 +29,36 @@ def main(settings: Settings, folder: Path, output: Path | None = None) -> list[F
     """The findings; doctor.json and doctor.html in `output`, by default in the run's folder.
 
     Of large data sets 20,000 images of a split are looked at, drawn at random; the page says so.
+    Files that cannot be used are a finding, and the others are looked at.
 
     Raises:
         UserError: there are no images to look at, or nothing can be written.
     """
     output = result_folder(output, folder, "doctor", ".")
-    try:
-        shape, data = image_shape(settings.data)
-        data = dataclasses.replace(data, in_memory=False)  # files have names
-        sources = [open_source(data, train) for train in (True, False)]
-    except UserError as error:
-        found = [Finding("images that cannot be used", str(error), "mend or remove them")]
-        _tell(output, settings, {}, found, None)
-        return found
+    data, unusable = _without_unusable(settings.data)
+    shape, data = image_shape(data)
+    sources = [open_source(data, train) for train in (True, False)]
     pixels, images = build_pixel_range(data), _images(sources, _count(shape))
-    found = [one for check in health.CHECKS for one in check(images)]
+    found = unusable + [one for check in health.CHECKS for one in check(images)]
     sigma_max = settings.sde.get("sigma_max")
     if sigma_max is not None:
         unit = (pixels.high - pixels.low) / (pixels.levels - 1)
         found += health.noise_scale(images, float(sigma_max), unit)
-    if steps_of(folder) or (folder / "metrics.jsonl").exists():
+    if (folder / "config.json").exists():
         found += run_findings(settings, folder, images.train.images)
     _tell(output, settings, _numbers(sources, images), found, images)
     return found
+
+
+def _without_unusable(data: Data) -> tuple[Data, list[Finding]]:
+    """The section for the files that can be used, and a finding of the others."""
+    data = dataclasses.replace(data, in_memory=False, skip_bad=False)  # files have names then
+    try:
+        open_source(data, train=True)
+    except UnusableImages as error:
+        finding = Finding("images that cannot be used", error.problems, "mend or remove them")
+        return dataclasses.replace(data, skip_bad=True), [finding]
+    return data, []
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -92,7 +99,7 @@ def _tell(
     settings: Settings,
     numbers: dict[str, str],
     found: list[Finding],
-    images: Images | None,
+    images: Images,
 ) -> None:
     """Print the findings, and write them."""
     for finding in found:
@@ -108,10 +115,9 @@ def _tell(
         page.heading(finding.name).text(f"{finding.what}.").text(f"What to do: {finding.do}.")
         if finding.examples:
             page.table([(str(i + 1), text) for i, text in enumerate(finding.examples)])
-    if images is not None:
-        shown = images.train.images[:64] / (images.levels - 1)
-        page.heading("Images").table(numbers)
-        page.picture(png_bytes(image_grid(shown)), "Training images, drawn at random.")
+    shown = images.train.images[:64] / (images.levels - 1)
+    page.heading("Images").table(numbers)
+    page.picture(png_bytes(image_grid(shown)), "Training images, drawn at random.")
     page.heading("Made with").table(environment())
     rows = [finding._asdict() for finding in found]
     with writing(output):

@@ -42,7 +42,8 @@ def main(
     params, step = run.weights(checkpoint)
     folder = result_folder(output, run.folder, f"encode_step_{in_name(step)}")
     codec, images, how = make_codec(run), given.values, solved_with(run, step)
-    store = _store(folder, codec, images, how)
+    dtype = {"dtype": run.settings.model.dtype}
+    store = _store(folder, codec, images, how | dtype)
     mapped = _mapped(store, codec, params, given)
     if not leads():
         return folder

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from score_sde.devices import say
 from score_sde.errors import UserError
+from score_sde.training.checkpoint import saved_steps
 from score_sde.viz import read_metrics
 from score_sde.workdir import config as configurations
 from score_sde.workdir import measurements
-from score_sde.workdir.health import steps_of
 from score_sde.workdir.which import order
 
 HEADS = ("run", "recipe", "step", "of", "loss", "held out", "measure", "MiB", "last change")
@@ -79,7 +79,9 @@ def _told(folder: Path) -> tuple[str, ...]:
     settings = configurations.load_json(folder / "config.json")
     log = folder / "metrics.jsonl"
     rows = read_metrics(log) if log.exists() else []
-    last = max([*steps_of(folder), *(int(row["step"]) for row in rows)], default=0)
+    last = max(
+        [*saved_steps(folder / "checkpoints"), *(int(row["step"]) for row in rows)], default=0
+    )
 
     def newest(name: str) -> str:
         values = [row[name] for row in rows if name in row]

@@ -311,8 +311,14 @@ def set_damaged_aside(directory: Path) -> None:
         raise error or UserError(f"no checkpoint in {directory} is as it was written")
 
 
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, ascending, without opening it as `Checkpoints` does."""
+    there = directory.iterdir() if directory.is_dir() else ()
+    return sorted(int(path.name) for path in there if path.name.isdecimal())
+
+
 def _set_aside(directory: Path) -> None:
-    steps = sorted((int(p.name) for p in directory.iterdir() if p.name.isdecimal()), reverse=True)
+    steps = saved_steps(directory)[::-1]
     damaged: dict[int, Path] = {}
     for step in steps:
         file = damaged_file(directory / str(step))

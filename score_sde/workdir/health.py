@@ -11,7 +11,9 @@ from score_sde.build.settings import Settings
 from score_sde.build.task import build_averages
 from score_sde.data.health import Finding
 from score_sde.errors import command, quoted
+from score_sde.files import read_npz
 from score_sde.metrics import nearest_neighbors
+from score_sde.training.checkpoint import saved_steps
 from score_sde.training.ema import Average
 from score_sde.workdir.levels import load_levels
 from score_sde.workdir.which import Which
@@ -22,17 +24,9 @@ STEPPERS = ("reverse_diffusion", "euler_maruyama", "ancestral")
 """Predictors of first order with fresh noise, which need many steps."""
 
 
-def steps_of(folder: Path) -> list[int]:
-    """The checkpoints of a run, ascending."""
-    there = folder / "checkpoints"
-    return (
-        sorted(int(p.name) for p in there.iterdir() if p.name.isdecimal()) if there.is_dir() else []
-    )
-
-
 def run_findings(settings: Settings, folder: Path, train: np.ndarray) -> Iterator[Finding]:
     """All of them, of the last checkpoint. `train`: training images, integer levels."""
-    steps = steps_of(folder)
+    steps = saved_steps(folder / "checkpoints")
     log = folder / "metrics.jsonl"
     rows = viz.read_metrics(log) if log.exists() else []
     yield from settings_findings(settings)
@@ -132,8 +126,7 @@ def sample_findings(folder: Path, step: Which, train: np.ndarray) -> Iterator[Fi
     path = folder / "samples" / f"step_{step}" / "samples.npz"
     if not path.exists() or len(train) < 3:
         return
-    with np.load(path) as file:
-        samples = file["images"][:256]
+    samples = read_npz(path, ["images"])["images"][:256]
     if samples.shape[1:] != train.shape[1:]:
         return
     real = train[: min(256, len(train) // 2)]

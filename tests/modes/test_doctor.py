@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from commands import refused
 from PIL import Image
 from runs import call
 
@@ -43,11 +44,15 @@ def test_a_folder_with_faults(tmp_path: Path, capsys) -> None:
     assert "1 of 41 images have one value everywhere" in out and "3 findings" in out
 
 
-def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    """Told like any other finding, with the names of the files."""
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    """Told like any other finding, with their names; the others are looked at all the same."""
     folder = folder_of(tmp_path / "images")
+    flags = {"workdir": tmp_path / "run", "config": "ve/ncsnpp_cont:folder"}
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     values = {"data.path": folder, "data.image_size": 8}
     names, written = doctor(tmp_path, config="ve/ncsnpp_cont:folder", values=values)
-    assert names == ["images that cannot be used"]
+    assert names == ["images that cannot be used", "few images", "sigma_max does not fit"]
     assert "broken.png" in written["findings"][0]["what"]
+    counts = [written["images"][f"{split} images"] for split in ("training", "held-out")]
+    assert sum(map(int, counts)) == 40
+    refused("does not exist", "doctor", values=values | {"data.path": tmp_path / "none"}, **flags)

@@ -8,6 +8,7 @@ import pytest
 import runs
 
 from score_sde.parallel.levels import Levels
+from score_sde.training.checkpoint import saved_steps
 from score_sde.workdir.health import (
     average_findings,
     level_findings,
@@ -15,7 +16,6 @@ from score_sde.workdir.health import (
     run_findings,
     sample_findings,
     settings_findings,
-    steps_of,
 )
 
 SETTINGS = runs.load("vp/ddpmpp_cont:digits")
@@ -82,10 +82,10 @@ def test_memorized_samples(tmp_path: Path, copied: int) -> None:
 
 
 def test_the_files_of_a_run(tmp_path: Path) -> None:
-    assert steps_of(tmp_path) == []
+    assert saved_steps(tmp_path / "checkpoints") == []
     for step in (100, 20):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    assert steps_of(tmp_path) == [20, 100]
+    assert saved_steps(tmp_path / "checkpoints") == [20, 100]
     lines = [json.dumps(row) for row in rows([9, 5, 4, 3, 3, 40, 3, 3])]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     slow = SETTINGS.change("training", ema_rate=0.9999, ema_warmup=False)
