@@ -99,8 +99,8 @@ def check_finite(first: int, metrics: dict[str, np.ndarray]) -> None:
         if len(bad):
             raise UserError(
                 f"the training {name} at step {first + bad[0] + 1} is {values[bad[0]]}. Training "
-                "stops here; the last checkpoint is intact. Train again in another --workdir with "
-                "a lower config.optim.lr, a smaller config.optim.grad_clip or "
+                "stops here; checkpoints that were saved are intact. Train again in another "
+                "--workdir with a lower config.optim.lr, a smaller config.optim.grad_clip or "
                 "config.model.dtype=float32."
             )
 
