@@ -15,7 +15,8 @@ FAST := --config.sampling.predictor=unipc --config.sampling.corrector=none \
 
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo bench smoke lint typecheck test test-all test-lowest test-newest format settings docs dist lock clean
+.PHONY: help venv demo bench smoke lint typecheck test test-all test-lowest test-newest format \
+  settings docs dist lock clean
 
 help:  ## show this list
 	@echo "make TARGET, with TARGET one of"
