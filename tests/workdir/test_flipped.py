@@ -97,6 +97,7 @@ def test_a_flipped_bit_gives_no_other_numbers(tmp_path: Path, make: Callable) ->
 
 def test_tables_of_older_versions_are_read(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(BITS), tmp_path / "pass0.parquet")
+    (tmp_path / "settings.json").write_text("{}")
     assert equal(Pieces(tmp_path, {}).read(), BITS)
 
 
