@@ -197,15 +197,15 @@ TASK_ENTRIES: dict[str, tuple[str, ...]] = {
 
 
 OPTIONS: dict[str, dict[str, str]] = {
-    "dps": {"guided_below": ""},
-    "pigdm": {"guided_below": ""},
-    "tmpd": {"guided_below": ""},
-    "mmps": {"guided_below": "", "cg_steps": "steps"},
+    "dps": {"model_std": "", "guided_below": ""},
+    "pigdm": {"model_std": "", "guided_below": ""},
+    "tmpd": {"model_std": "", "guided_below": ""},
+    "mmps": {"model_std": "", "guided_below": "", "cg_steps": "steps"},
     "dps_published": {"zeta": "zeta"},
     "projection": {"strength": "strength"},
     "ddnm": {"eta": "eta"},
     "ddrm": {"eta": "eta"},
-    "diffpir": {"weight": "weight", "zeta": "zeta"},
+    "diffpir": {"model_std": "", "weight": "weight", "zeta": "zeta"},
     "repaint": {"jump": "jump", "resample": "resample"},
     "langevin_projection": {"strength": "strength", "snr": "snr"},
     "score_sde": {"rate": "rate"},

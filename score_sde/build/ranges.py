@@ -23,6 +23,7 @@ class Range(NamedTuple):
 Choices: TypeAlias = Range | tuple[str, ...]
 
 RANGES: dict[str, Choices] = {
+    "model_std": Range(1e-3, 1.0, log=True),
     "strength": Range(0.0, 1.0),
     "eta": Range(0.0, 1.0),
     "weight": Range(0.1, 100.0, log=True),

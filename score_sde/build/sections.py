@@ -91,6 +91,12 @@ class InverseSettings:
         "those that pass metal by, part of the Fourier transform",
     )
     std: float = entry(0.0, "noise of the measurement, for images in [0, 1]", least=0)
+    model_std: float = entry(
+        0.0,
+        "dps, pigdm, tmpd, mmps, diffpir: what y has beyond noise, as from finer pictures or a "
+        "wrong operator; solvers take it for noise",
+        least=0,
+    )
     images: int = count(8, "how many of config.eval.split are measured, where --input names none")
     rays: Literal["parallel", "flat", "curved"] = entry(
         "parallel", "ct, mar: parallel, or a fan on a flat or a curved detector"

@@ -174,6 +174,8 @@ def _prepared(
     run: Run, params: PyTree, solver: Solver, measurement: Measurement
 ) -> tuple[Generator, Measurement]:
     """What draws, and the measurement with all rows, in the range of the model."""
+    total = jnp.hypot(measurement.std, run.settings.inverse.model_std)
+    measurement = dataclasses.replace(measurement, std=total)
     rows = measurement.in_range(run.experiment.pixel_range).rows(len(measurement.y))
     with blame("inverse"):  # before the work: inside jit it would be a traceback
         solver.check(rows)

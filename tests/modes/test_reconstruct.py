@@ -118,6 +118,21 @@ def test_noise_of_the_measurement_is_that_of_images_in_0_1(trained: Path, tmp_pa
     assert abs(noise.std() - 0.2) < 0.02 and (found["y_std"] == np.float32(0.2)).all()
 
 
+def test_solvers_take_errors_of_the_model_for_noise(trained: Path, tmp_path: Path) -> None:
+    y = np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype(np.float32)
+    np.savez(tmp_path / "y.npz", y=y)
+    found = {}
+    for std, model in ((0.3, 0.4), (0.5, 0.0), (0.3, 0.0)):
+        values = {"inverse.task": "deblur", "inverse.std": std, "inverse.model_std": model}
+        values |= {"inverse.solver": "diffpir", "sampling.steps": 4}
+        folder = tmp_path / f"{std}_{model}"
+        found[std, model] = reconstructed(trained, folder, values, input=tmp_path / "y.npz")
+    both, more, less = (one["images"] for one in found.values())
+    np.testing.assert_allclose(both, more, atol=1e-5)
+    assert np.abs(both - less).max() > 1e-2
+    assert (found[0.3, 0.4]["y_std"] == np.float32(0.3)).all()
+
+
 def test_what_was_done_before_a_kill_is_kept(trained: Path, tmp_path: Path, monkeypatch) -> None:
     values = {"inverse.solver": "ddnm", "sampling.batch_size": 8}
     flags = {"input": given(tmp_path / "given.npz")}
