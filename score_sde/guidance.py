@@ -55,6 +55,7 @@ class Cost(NamedTuple):
 def cost(method: str, steps: int = 1) -> Cost:
     """The cost of a function of this module by its name; `steps` is that of `mmps`.
 
+    `mmps` makes fewer of them where conjugate gradients have converged for all rows.
     `within` costs what its guided part does where all samples are inside the interval, what its
     plain part does where none is, and both in between.
 

@@ -373,7 +373,8 @@ def counted():
 def test_cost(method, counted):
     score_fn, counts = counted
     sde, data = VP(), two_modes()
-    measurement = Measurement(Dense(jnp.ones((1, 2, 4)), EVENT), jnp.ones((3, 2)), jnp.ones(3))
+    matrix = jnp.asarray([[[1.0, 2.0, 0.0, 1.0], [0.0, 1.0, 3.0, -1.0]]])
+    measurement = Measurement(Dense(matrix, EVENT), jnp.ones((3, 2)), jnp.ones(3))
     known = measured_guidances(score_fn, sde, measurement) | {
         "classifier": guidance.classifier(
             score_fn, data.class_posterior(sde), jnp.zeros(3, jnp.int32)

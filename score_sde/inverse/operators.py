@@ -385,11 +385,12 @@ def _descend(
     """Conjugate gradients from 0: the gradient of what is left, made conjugate to earlier steps.
 
     `products(p)` gives what a step along p takes from `rest`, what that is paired with (p itself
-    for a symmetric system, itself for least squares), and what the step adds to the result.
+    for a symmetric system, itself for least squares), and what the step adds to the result. Ends
+    where all rows have stopped, as those stay as they are.
     """
 
-    def step(_, state):
-        u, rest, p, size, (most, top) = state
+    def step(state):
+        i, _, u, rest, p, size, (most, top) = state
         q, pair, added = products(p)
         curvature = inner(pair, q)
         slope = curvature * reciprocal(inner(p, p))
@@ -400,14 +401,13 @@ def _descend(
         g = gradient(rest)
         smaller = inner(g, g)
         p = jnp.where(left_broadcast(go, p), g + _along(smaller * reciprocal(size), p), p)
-        return u, rest, p, jnp.where(go, smaller, size), (most, top)
+        return i + 1, jnp.any(go), u, rest, p, jnp.where(go, smaller, size), (most, top)
 
     eps, g = jnp.finfo(rest.dtype).eps, gradient(rest)
     size = inner(g, g)
-    added = jax.eval_shape(products, g)[2]
-    start = jnp.zeros(added.shape, added.dtype)
-    state = start, rest, g, size, (size, jnp.zeros_like(size))
-    return jax.lax.fori_loop(0, steps, step, state)[0]
+    start = jax.tree.map(jnp.zeros_like, jax.eval_shape(products, g)[2])
+    state = 0, jnp.array(True), start, rest, g, size, (size, jnp.zeros_like(size))
+    return jax.lax.while_loop(lambda state: (state[0] < steps) & state[1], step, state)[2]
 
 
 def largest_eigenvalue(
