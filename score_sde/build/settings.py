@@ -124,6 +124,9 @@ class Training:
     ema_warmup: bool = entry(True, "begin with a faster average, but after training.from")
     averages: str = entry("", "NAME:NUMBER,...: averages in place of that one; the first is used")
     log_every: int = interval(50, "steps between rows of metrics.jsonl", 1)
+    tracker: Literal["tensorboard", "wandb", "trackio"] = entry(
+        "tensorboard", "what shows metrics and samples besides metrics.jsonl", changeable=True
+    )
     eval_every: int = interval(5000, "steps between held-out losses; 0: never")
     sample_every: int = interval(50_000, "steps between grids of samples; 0: never")
     checkpoint_every: int = interval(10_000, "steps between checkpoints", 1)

@@ -14,6 +14,7 @@ from score_sde.build.assemble import build
 from score_sde.build.data import training_batches
 from score_sde.build.names import blame
 from score_sde.build.settings import Settings, to_dict
+from score_sde.build.tracker import build_tracker
 from score_sde.devices import Placement, leads, say
 from score_sde.errors import UserError, command, quoted
 from score_sde.parallel.heldout import HeldoutLoss
@@ -40,6 +41,7 @@ def main(run: Run) -> None:
     run = dataclasses.replace(run, place=Placement.of(fsdp=settings.training.fsdp))
     _check_batch(run)
     run.place.check_divisible("config.eval.batch_size", settings.eval.batch_size)
+    track = build_tracker(settings)
     fresh = not run.checkpoints().steps()
     given = weights_of(settings.training.from_run, run) if fresh else None
     hold(run.folder, advice="choose another --workdir")
@@ -73,6 +75,7 @@ def main(run: Run) -> None:
         lambda params: losses(params, keys["eval"]),
         _picture(run, keys["sample"]),
         measure,
+        track,
     )
     sample = command(f"--mode sample --workdir {quoted(run.folder)}")
     say(f"trained for {loop.step} steps. Sample: {sample}")

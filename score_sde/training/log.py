@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line per logged step, the same in TensorBoard, and a progress bar."""
+"""Metrics of a run: one JSON line per logged step, the same in a tracker, and a progress bar."""
 
 import json
 import time
@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from score_sde.errors import UserError
 from score_sde.files import checked_line, checked_lines, write_whole
+from score_sde.training.trackers import TensorBoard, Track
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and `tensorboard/` in a working directory.
+    """Writes `metrics.jsonl` in a working directory, and shows the same in a tracker.
 
     Per-step losses are averaged over windows of `every` steps, aligned to multiples of it. The open
     window is part of the run's state (`window`, kept in checkpoints). Rows behind a resumed step
@@ -27,26 +28,17 @@ class MetricsLog:
         total: int,
         step: int = 0,
         window: dict | None = None,
-        quiet: bool = False,
+        track: Track = TensorBoard,
     ):
-        from tensorboardX import SummaryWriter
-
         self.every = every
         self.window: dict[str, list[float]] = {k: list(v) for k, v in (window or {}).items()}
         self._clock: tuple[int, float] | None = None
         self._path = workdir / "metrics.jsonl"
         _cut(self._path, step)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
-        )
+        self._tracker = track(workdir, step)
         self._bar = tqdm(
-            total=total,
-            initial=step,
-            unit="step",
-            disable=quiet,
-            dynamic_ncols=True,
-            mininterval=0.5,
+            total=total, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5
         )
 
     def steps(self, first: int, metrics: dict[str, np.ndarray]) -> None:
@@ -64,31 +56,29 @@ class MetricsLog:
         self._bar.update(len(metrics["loss"]))
 
     def _speed(self, step: int) -> None:
-        """Steps per second since the last row; for TensorBoard alone, as rows are reproducible."""
+        """Steps per second since the last row; for the tracker alone, as rows are reproducible."""
         before, self._clock = self._clock, (step, time.perf_counter())
         if before is not None:
-            self._board.add_scalar(
-                "steps_per_s", (step - before[0]) / (self._clock[1] - before[1]), step
-            )
+            speed = (step - before[0]) / (self._clock[1] - before[1])
+            self._tracker.scalars(step, {"steps_per_s": speed})
 
     def row(self, step: int, values: dict[str, float]) -> None:
         """Write values of a step."""
         self._file.write(checked_line({"step": step, **values}))
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._tracker.scalars(step, values)
         self._bar.set_postfix(
             {name: f"{value:.4g}" for name, value in values.items()}, refresh=False
         )
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Show a picture (height, width, 3) in TensorBoard."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
+        """Show a picture (height, width, 3) in the tracker."""
+        self._tracker.image(step, name, picture)
 
     def close(self) -> None:
         """Finish all files."""
         self._bar.close()
-        self._board.close()
+        self._tracker.close()
         self._file.close()
 
 

@@ -17,6 +17,7 @@ from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
 from score_sde.training.snapshots import save_snapshot
 from score_sde.training.step import Task, Trainer
+from score_sde.training.trackers import TensorBoard, Track
 
 Evaluate = Callable[[PyTree], np.ndarray]
 """First average of the weights -> held-out losses."""
@@ -111,6 +112,7 @@ class Loop:
         evaluate: Evaluate,
         picture: Picture | None = None,
         measure: Measure | None = None,
+        track: Track = TensorBoard,
     ) -> None:
         """Train to the end, or until a signal; the state is saved in both cases.
 
@@ -120,14 +122,13 @@ class Loop:
             picture: called every `sample_every` steps.
             measure: called every `quality_every` steps and in the end. What it measures is saved,
                 and the one with the smallest distance is kept.
+            track: what shows metrics besides `metrics.jsonl`.
 
         Raises:
             Stopped: by a signal.
         """
         settings, total = self.settings, self.settings["steps"]
-        log = None
-        if leads():
-            log = MetricsLog(self.folder, settings["log_every"], total, self.step, self._window)
+        log = self._log(track) if leads() else None
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         train = jax.jit(self.trainer.steps, donate_argnums=1, out_shardings=(places, None))
         pending, stop = None, False
@@ -154,6 +155,10 @@ class Loop:
                 "there."
             )
             raise Stopped(interrupt.number, told=True)
+
+    def _log(self, track: Track) -> MetricsLog:
+        every, total = self.settings["log_every"], self.settings["steps"]
+        return MetricsLog(self.folder, every, total, self.step, self._window, track)
 
     def _advance(self, train: Callable, key: Key[Array, ""]) -> dict[str, Array]:
         """The steps of one call; their metrics."""

@@ -11,7 +11,7 @@ from score_sde.training.log import MetricsLog, check_finite
 
 
 def log(folder: Path, every: int = 4, step: int = 0, window: dict | None = None) -> MetricsLog:
-    return MetricsLog(folder, every, total=100, step=step, window=window, quiet=True)
+    return MetricsLog(folder, every, total=100, step=step, window=window)
 
 
 def metrics(*losses: float) -> dict[str, np.ndarray]:

@@ -137,7 +137,7 @@ def test_damaged_metrics_give_errors_of_ours(tmp_path: Path) -> None:
         (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 0.5}\n' + text + b"\n")
         for read in (
             lambda: read_metrics(tmp_path / "metrics.jsonl"),
-            lambda: MetricsLog(tmp_path, 1, 9, step=3, quiet=True).close(),
+            lambda: MetricsLog(tmp_path, 1, 9, step=3).close(),
         ):
             try:
                 read()

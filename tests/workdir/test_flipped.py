@@ -49,7 +49,7 @@ def reconstructed(folder: Path) -> Callable[[], Any]:
 
 
 def metrics(folder: Path) -> Callable[[], Any]:
-    log = MetricsLog(folder, 1, 9, quiet=True)
+    log = MetricsLog(folder, 1, 9)
     log.steps(0, {"loss": RANDOM.normal(size=6), "grad_norm": RANDOM.normal(size=6)})
     log.row(6, {"eval_loss": 0.25})
     log.close()
@@ -103,7 +103,7 @@ def test_tables_of_older_versions_are_read(tmp_path: Path) -> None:
 
 def test_rows_of_older_versions_are_read_and_new_ones_added(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    log = MetricsLog(tmp_path, 1, 9, step=1, quiet=True)
+    log = MetricsLog(tmp_path, 1, 9, step=1)
     log.row(2, {"loss": 0.25})
     log.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [
@@ -116,6 +116,6 @@ def test_a_changed_digit_of_the_metrics_is_told_with_its_line(tmp_path: Path) ->
     metrics(tmp_path)
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().replace('"eval_loss": 0.25', '"eval_loss": 0.15'))
-    for read in (read_metrics, lambda _: MetricsLog(tmp_path, 1, 9, step=6, quiet=True)):
+    for read in (read_metrics, lambda _: MetricsLog(tmp_path, 1, 9, step=6)):
         with pytest.raises(UserError, match=rf"line 7 of {path} is not as it was written"):
             read(path)
