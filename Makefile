@@ -59,7 +59,8 @@ smoke: venv  ## the demo at reduced length, in a temporary folder
 	$(BIN)/python main.py --mode report --workdir "$$dir/run"; \
 	test -s "$$dir/run/report.html"
 
-lint: venv  ## ruff, rules and format
+lint: venv  ## ruff, rules and format; hadolint of the Dockerfile
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

@@ -3,7 +3,12 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,6 +33,27 @@ def called(script: str, arguments: list[str], **environment: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+def test_the_image_has_what_the_package_needs(tmp_path: Path) -> None:
+    text = (REPOSITORY / "Dockerfile").read_text()
+    extras = re.findall(r"ACCELERATOR=(\w+)", text)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert set(extras) == {"cuda", "tpu"} <= project["optional-dependencies"].keys()
+    version = re.findall(r"^FROM python:([\d.]+)-", text, re.MULTILINE)
+    assert f"Programming Language :: Python :: {version[0]}" in project["classifiers"]
+    kept = re.findall(r"^!(.*)", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
+    for name in kept:
+        path = REPOSITORY / name
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / name)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        inside = {name for name in file.namelist() if name.startswith("score_sde/")}
+    package = (REPOSITORY / "score_sde").rglob("*.py")
+    assert inside >= {str(path.relative_to(REPOSITORY)) for path in package}
 
 
 def test_there_are_recipes() -> None:

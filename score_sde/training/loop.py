@@ -127,7 +127,7 @@ class Loop:
         Raises:
             Stopped: by a signal.
         """
-        settings, total = self.settings, self.settings["steps"]
+        total = self.settings["steps"]
         log = self._log(track) if leads() else None
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
         train = jax.jit(self.trainer.steps, donate_argnums=1, out_shardings=(places, None))
