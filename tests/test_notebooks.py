@@ -38,6 +38,26 @@ def printed(name: str, folder: Path) -> str:
 
 
 @pytest.mark.slow
+def test_training_and_sampling(tmp_path: Path) -> None:
+    text = printed("train.py", tmp_path)
+    loss = re.search(r"loss at step 50: ([\d.]+), at the end ([\d.]+)", text)
+    assert loss and float(loss[2]) < 0.8 * float(loss[1])
+    assert float(re.search(r"correlate: ([\d.]+)", text)[1]) > 0.9  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_phantom_with_its_uncertainty(tmp_path: Path) -> None:
+    text = printed("reconstruct.py", tmp_path)
+    numbers = {
+        name: float(value) for name, value in re.findall(r"^([\w -]+): ([\d.]+)", text, re.M)
+    }
+    assert numbers["back-projection"] + 8 < numbers["mean of samples"] < numbers["exact mean"]
+    assert numbers["exact mean"] - numbers["mean of samples"] < 1.0
+    assert numbers["spread and error correlate"] > 0.4
+    assert 75 < numbers["inside intervals of 90 percent"] < 95
+
+
+@pytest.mark.slow
 def test_the_tour_of_processes(tmp_path: Path) -> None:
     shares = re.findall(r"share of the right mode ([\d.]+)", printed("tour.py", tmp_path))
     assert len(shares) == 6
