@@ -16,6 +16,7 @@ from score_sde.files import write_json, writing
 from score_sde.noise_scales import random_subset
 from score_sde.report.page import Report, environment
 from score_sde.viz import image_grid, png_bytes
+from score_sde.workdir.capacity import capacity
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.health import run_findings
 
@@ -46,7 +47,10 @@ def main(settings: Settings, folder: Path, output: Path | None = None) -> list[F
         found += health.noise_scale(images, float(sigma_max), unit)
     if (folder / "config.json").exists():
         found += run_findings(settings, folder, images.train.images)
-    _tell(output, settings, _numbers(sources, images), found, images)
+    costs, unfit = capacity(settings, shape)
+    found += unfit
+    numbers = {"images": _numbers(sources, images), "training": costs}
+    _tell(output, settings, numbers, found, images)
     return found
 
 
@@ -97,11 +101,13 @@ def _numbers(sources: list[Source], images: Images) -> dict[str, str]:
 def _tell(
     output: Path,
     settings: Settings,
-    numbers: dict[str, str],
+    numbers: dict[str, dict[str, str]],
     found: list[Finding],
     images: Images,
 ) -> None:
     """Print the findings, and write them."""
+    for name, text in numbers["training"].items():
+        say(f"{name}: {text}")
     for finding in found:
         say(f"{finding.name}: {finding.what}\n  {finding.do}")
         for example in finding.examples:
@@ -116,11 +122,13 @@ def _tell(
         if finding.examples:
             page.table([(str(i + 1), text) for i, text in enumerate(finding.examples)])
     shown = images.train.images[:64] / (images.levels - 1)
-    page.heading("Images").table(numbers)
+    page.heading("Images").table(numbers["images"])
     page.picture(png_bytes(image_grid(shown)), "Training images, drawn at random.")
+    if numbers["training"]:
+        page.heading("Training on this device").table(numbers["training"])
     page.heading("Made with").table(environment())
     rows = [finding._asdict() for finding in found]
     with writing(output):
-        write_json(output / "doctor.json", {"images": numbers, "findings": rows})
+        write_json(output / "doctor.json", numbers | {"findings": rows})
         page.write(output / "doctor.html")
     print(f"doctor: {output / 'doctor.html'}")

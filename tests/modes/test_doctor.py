@@ -1,12 +1,17 @@
 """--mode doctor: findings on a page and as JSON, of data alone and beside a run."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 from commands import refused
 from PIL import Image
 from runs import call
+
+from score_sde.workdir import capacity
+
+SMALL = {"model.nf": 4, "model.ch_mult": "(1,)", "model.num_res_blocks": 1}
 
 
 def folder_of(path: Path, count: int = 40) -> Path:
@@ -30,13 +35,15 @@ def test_clean_data_have_no_finding(tmp_path: Path, capsys) -> None:
     names, written = doctor(tmp_path, config="ve/ncsnpp_cont:digits")
     assert names == [] and "nothing was found to be wrong" in capsys.readouterr().out
     assert written["images"]["shape of an image"] == "(8, 8, 1)"
+    fits, asked = re.findall(r"[\d,]+", written["training"]["largest batch that fits"])
+    assert int(fits.replace(",", "")) > int(asked) == 64
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_with_faults(tmp_path: Path, capsys) -> None:
     folder = folder_of(tmp_path / "images")
     Image.new("RGB", (8, 8), (9, 9, 9)).save(folder / "flat.png")
-    values = {"data.path": folder, "data.image_size": 8}
+    values = SMALL | {"data.path": folder, "data.image_size": 8}
     names, written = doctor(tmp_path, config="ve/ncsnpp_cont:folder", values=values)
     assert names == ["constant images", "few images", "sigma_max does not fit"]
     assert written["findings"][0]["examples"] == [str(folder / "flat.png")]
@@ -49,10 +56,32 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "images")
     flags = {"workdir": tmp_path / "run", "config": "ve/ncsnpp_cont:folder"}
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    values = {"data.path": folder, "data.image_size": 8}
+    values = SMALL | {"data.path": folder, "data.image_size": 8}
     names, written = doctor(tmp_path, config="ve/ncsnpp_cont:folder", values=values)
     assert names == ["images that cannot be used", "few images", "sigma_max does not fit"]
     assert "broken.png" in written["findings"][0]["what"]
     counts = [written["images"][f"{split} images"] for split in ("training", "held-out")]
     assert sum(map(int, counts)) == 40
     refused("does not exist", "doctor", values=values | {"data.path": tmp_path / "none"}, **flags)
+
+
+def test_a_batch_that_does_not_fit(tmp_path: Path, monkeypatch) -> None:
+    """On devices with room for the weights and some images, and on some without."""
+    for room, size, do in (
+        (2**24, 64, None),
+        (2**24, 8192, r"set training.batch_size to [\d,]+ or less, raise"),
+        (2**12, 64, "raise training.accumulate"),
+    ):
+        monkeypatch.setattr(capacity, "_room", lambda place, room=room: room)
+        values = SMALL | {"training.batch_size": size}
+        _, written = doctor(tmp_path, config="vp/ddpmpp_cont:digits", values=values)
+        found = {one["name"]: one["do"] for one in written["findings"]}
+        assert found.keys() == ({"the batch does not fit"} if do else set())
+        assert do is None or re.match(do, found["the batch does not fit"])
+
+
+def test_settings_that_cannot_be_trained(tmp_path: Path) -> None:
+    values = SMALL | {"model.attn_resolutions": "(3,)", "training.fsdp": 3}
+    names, written = doctor(tmp_path, config="vp/ddpmpp_cont:digits", values=values)
+    assert names == ["the settings cannot be trained"] and written["training"] == {}
+    assert "fsdp" in written["findings"][0]["what"]
