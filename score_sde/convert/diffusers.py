@@ -296,8 +296,8 @@ def _check_fixed(values: Values, fixed: Fixed, known: set[str]) -> None:
             )
     for name in sorted(values.keys() - fixed.keys() - known):
         raise UserError(
-            f"its entry {ascii(name)[:100]}={values[name]!r:.100} is not known here; take it out "
-            "of the file if it does not change the model"
+            f"its entry {ascii(name)[1:-1][:100]}={values[name]!r:.100} is not known here; take it "
+            "out of the file if it does not change the model"
         )
 
 
@@ -310,7 +310,7 @@ def _same(a: Any, b: Any) -> bool:
 # Back
 
 
-def express(values: Mapping[str, Values]) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+def express(values: Values) -> tuple[Family, dict[str, Any], dict[str, Any]]:
     """(family, config.json, scheduler_config.json) of settings as nested dictionaries.
 
     Raises:
@@ -349,7 +349,7 @@ def express(values: Mapping[str, Values]) -> tuple[Family, dict[str, Any], dict[
     return family, unet, scheduler
 
 
-def _to_ddpm(values: Mapping[str, Values]) -> dict[str, Any]:
+def _to_ddpm(values: Values) -> dict[str, Any]:
     sde, n = values["sde"], values["sde"].get("n", 1000)
     kind = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     noise = {ours: theirs for theirs, ours in reversed(VARIANCES.items())}
@@ -363,7 +363,7 @@ def _to_ddpm(values: Mapping[str, Values]) -> dict[str, Any]:
     }
 
 
-def _to_ve(values: Mapping[str, Values]) -> dict[str, Any]:
+def _to_ve(values: Values) -> dict[str, Any]:
     sampling = values["sampling"]
     langevin = sampling["corrector"] == "langevin"
     return {

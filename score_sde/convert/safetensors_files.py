@@ -32,9 +32,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], di
         for name in file.keys():  # noqa: SIM118, it is no dictionary
             kind = file.get_slice(name).get_dtype()
             if kind not in TYPES:
-                raise UserError(
-                    f"{ascii(name)[:100]} is of type {kind}; weights here are {', '.join(TYPES)}"
-                )
+                shown = ascii(name)[1:-1][:100]
+                raise UserError(f"{shown} is of type {kind}; weights here are {', '.join(TYPES)}")
             arrays[name] = file.get_tensor(name)
         return arrays, file.metadata() or {}
 

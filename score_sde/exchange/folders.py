@@ -72,7 +72,8 @@ def _diffusers(folder: Path) -> tuple[Published, Settings, Path]:
     today = {newer(name): array for name, array in arrays.items()}
     if len(today) < len(arrays):
         raise UserError(f"{inner} holds layers of attention under old and new names")
-    settings = with_original(configurations.load(f"{family.recipe}:folder"), changes)
+    with named(path):
+        settings = with_original(configurations.load(f"{family.recipe}:folder"), changes)
     name = folder.resolve().name or settings.name
     return _published("diffusers", today, texts), dataclasses.replace(settings, name=name), path
 

@@ -42,7 +42,7 @@ def to_state(published: Published, experiment: Experiment) -> TrainState:
     Raises:
         UserError: the weights or noise levels are not those of the settings.
     """
-    params, ema = published.convert(*_places(published.code, experiment))
+    params, ema = published.convert(*places(published.code, experiment))
     if reason := sigmas_differ(published, experiment.settings):
         raise UserError(
             f"{reason}. Set config.sde.sigma_min, sigma_max and, for a discrete process, n"
@@ -51,7 +51,7 @@ def to_state(published: Published, experiment: Experiment) -> TrainState:
     return _state(published, params, ema, experiment.trainer)
 
 
-def _places(code: str, experiment: Experiment) -> tuple[list[Entry], Any, Any]:
+def places(code: str, experiment: Experiment) -> tuple[list[Entry], Any, Any]:
     """(table, our tree of shapes, what is never used) of a network in files of a code."""
     network: Any = experiment.model.network
     if code == "safetensors":
