@@ -69,9 +69,10 @@ def _diffusers(folder: Path) -> tuple[Published, Settings, Path]:
         for section, entries in of_scheduler(scheduler, family).items():
             changes.setdefault(section, {}).update(entries)
     arrays, texts = _weights(inner)
-    today = {newer(name): array for name, array in arrays.items()}
-    if len(today) < len(arrays):
-        raise UserError(f"{inner} holds layers of attention under old and new names")
+    today: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if not np.array_equal(today.setdefault(newer(name), array), array, equal_nan=True):
+            raise UserError(f"{inner} holds {newer(name)} twice, with different numbers")
     with named(path):
         settings = with_original(configurations.load(f"{family.recipe}:folder"), changes)
     name = folder.resolve().name or settings.name

@@ -21,6 +21,7 @@ from score_sde.build.assemble import build
 from score_sde.build.settings import Settings
 from score_sde.convert import write_safetensors, write_torch
 from score_sde.convert.diffusers import express
+from score_sde.convert.diffusers_table import newer
 from score_sde.devices import Placement
 from score_sde.errors import UserError
 from score_sde.exchange.folders import is_model, read_folder
@@ -115,8 +116,12 @@ def test_every_layout_gives_the_same_weights(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], expected[name])
     both = older(expected) | expected
     again = written("ddpm", tmp_path / "both", change=lambda _: both)
-    with pytest.raises(UserError, match="under old and new names"):
+    assert read_folder(again)[0].params.keys() == expected.keys()
+    both |= {name: array + 1 for name, array in both.items() if ".query." in name}
+    again = written("ddpm", tmp_path / "other", change=lambda _: both)
+    with pytest.raises(UserError, match="twice, with different numbers"):
         read_folder(again)
+    assert newer("time_proj.W") == "time_proj.weight"
 
 
 def test_half_precision_is_widened_and_said(
