@@ -16,6 +16,7 @@ from score_sde.convert.diffusers import FAMILIES, SCHEDULER, UNET, of_scheduler,
 from score_sde.convert.diffusers_table import newer
 from score_sde.convert.published import Published, named_arrays, recognize
 from score_sde.errors import UserError
+from score_sde.exchange.find import followed
 from score_sde.files import kind_of
 from score_sde.workdir import config as configurations
 from score_sde.workdir.documents import read_document
@@ -30,7 +31,7 @@ _ADVICE = "Fetch the folder again."
 def is_model(folder: Path) -> bool:
     """Whether `folder` is one that `read_folder` takes."""
     names = (INDEX, "unet", SCHEDULER_FILE, OWN_WEIGHTS, *WEIGHTS)
-    return folder.is_dir() and any(os.path.lexists(folder / name) for name in names)
+    return os.path.isdir(folder) and any(os.path.lexists(folder / name) for name in names)
 
 
 def read_folder(folder: Path, overrides: Overrides = ()) -> tuple[Published, Settings, str]:
@@ -51,7 +52,8 @@ def read_folder(folder: Path, overrides: Overrides = ()) -> tuple[Published, Set
 
 def _own(folder: Path) -> tuple[Published, Settings, Path]:
     path = folder / UNET_FILE
-    settings = configurations.load_json(path)
+    with followed(path):
+        settings = configurations.load_json(path)
     return _published("safetensors", *_read_weights(folder / OWN_WEIGHTS)), settings, path
 
 
@@ -73,7 +75,7 @@ def _diffusers(folder: Path) -> tuple[Published, Settings, Path]:
     for name, array in arrays.items():
         if not np.array_equal(today.setdefault(newer(name), array), array, equal_nan=True):
             raise UserError(f"{inner} holds {newer(name)} twice, with different numbers")
-    with named(path):
+    with named(path), followed(path):
         settings = with_original(configurations.load(f"{family.recipe}:folder"), changes)
     name = folder.resolve().name or settings.name
     return _published("diffusers", today, texts), dataclasses.replace(settings, name=name), path
@@ -103,7 +105,10 @@ def _read_weights(path: Path) -> tuple[Mapping[str, np.ndarray], Mapping[str, st
         if container == "safetensors":
             arrays, texts = content
             return named_arrays(arrays), texts
-        return recognize(container, content, path).params, {}
+        found = recognize(container, content, path)
+        if found.format != "torch":
+            raise UserError(f"a file of flax, not of PyTorch. {_ADVICE}")
+        return found.params, {}
 
 
 def _read(path: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
