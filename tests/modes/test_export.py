@@ -82,7 +82,7 @@ def test_an_exported_run_comes_back(imported: Path, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, *states)
     with pytest.raises(UserError, match=r"model\.pth exists already"):
         runs.call("export", imported, output=output)
-    with pytest.raises(UserError, match=r"needs the file to write: --output"):
+    with pytest.raises(UserError, match=r"needs the file or folder to write: --output"):
         runs.call("export", imported)
 
 
