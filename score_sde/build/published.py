@@ -195,11 +195,13 @@ def check_expressible(settings: Settings) -> None:
             raise UserError(
                 f"NCSNv2's code has discrete noise levels alone (sde.name=smld), not {process}"
             )
-    elif model["name"] == "ddpm" and process == "ve":
-        raise UserError(
-            "the PyTorch code gives sigma itself, not time, to a DDPM network under the continuous "
-            "VE SDE"
-        )
+    elif model["name"] == "ddpm":
+        needed["up_attention"] = "last"
+        if process == "ve":
+            raise UserError(
+                "the PyTorch code gives sigma itself, not time, to a DDPM network under the "
+                "continuous VE SDE"
+            )
     elif model["name"] == "ncsnpp":
         needed["embedding"] = "fourier" if process == "ve" else "positional"
     wrong = [f"{n}={model[n]} (its is {v})" for n, v in needed.items() if model[n] != v]

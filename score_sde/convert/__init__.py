@@ -8,16 +8,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from score_sde.convert.msgpack_files import read_msgpack
+from score_sde.convert.safetensors_files import read_safetensors, write_safetensors
 from score_sde.convert.torch_files import read_torch, write_torch
 from score_sde.errors import UserError
 from score_sde.files import kind_of
 
-__all__ = ["read_file", "read_msgpack", "read_torch", "write_torch"]
+__all__ = [
+    "read_file",
+    "read_msgpack",
+    "read_safetensors",
+    "read_torch",
+    "write_safetensors",
+    "write_torch",
+]
 
-Container = Literal["zip", "pickle", "msgpack"]
-_READERS = {"zip": read_torch, "pickle": read_torch, "msgpack": read_msgpack}
+Container = Literal["zip", "pickle", "msgpack", "safetensors"]
+_READERS = {
+    "zip": read_torch,
+    "pickle": read_torch,
+    "msgpack": read_msgpack,
+    "safetensors": read_safetensors,
+}
 
-_READABLE = "this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
+_READABLE = "this reads PyTorch files (.pth), those of flax (checkpoint_N) and folders of diffusers"
 # What files start with that are no checkpoints, and what to do then.
 _FAMILIAR = {
     b"version https://git-lfs": "a git-lfs pointer, not the file; fetch the file by `git lfs pull`",
@@ -36,7 +49,8 @@ def read_file(path: str | os.PathLike) -> tuple[Container, Any]:
 
     The container is recognized by the file's first bytes.
 
-    "zip" and "pickle" are PyTorch's (`torch_files.py`), "msgpack" is flax's (`msgpack_files.py`).
+    "zip" and "pickle" are PyTorch's (`torch_files.py`), "msgpack" is flax's (`msgpack_files.py`),
+    "safetensors" a pair of arrays and texts (`safetensors_files.py`).
     Nothing in the file is executed. Arrays are read-only views of the file, which must stay as it
     is while they are used.
 
@@ -80,9 +94,7 @@ def _recognize(path: Path) -> Container:
     if head[257:262] == b"ustar":
         raise UserError("a tar archive; unpack it first, say with `tar xf`")
     if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 2**32:
-        raise UserError(
-            "a safetensors file; this reads PyTorch files (.pth) and those of flax (checkpoint_N)"
-        )
+        return "safetensors"
     if head.startswith(b"PK"):
         return "zip"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -90,14 +102,11 @@ def _recognize(path: Path) -> Container:
     if _starts_dictionary(head):
         return "msgpack"
     if ".data-" in path.name or path.suffix in (".index", ".meta"):
-        raise UserError(
-            "part of a TensorFlow checkpoint; this reads PyTorch files (.pth) and those of flax "
-            "(checkpoint_N)"
-        )
+        raise UserError(f"part of a TensorFlow checkpoint; {_READABLE}")
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         raise UserError("a text file, not a checkpoint")
     raise UserError(
-        f"neither a PyTorch file nor one of flax: it starts with the bytes {head[:8].hex(' ')}"
+        f"no file of PyTorch, flax or safetensors: it starts with the bytes {head[:8].hex(' ')}"
     )
 
 

@@ -35,7 +35,8 @@ class Published:
     """A published training state.
 
     code: "score_sde" (flax), "score_flow" (flax, a dequantizer), "score_sde_pytorch", "ncsn",
-    "ncsnv2", or "weights" where the file holds one set of them and nothing else.
+    "ncsnv2", "diffusers", "safetensors" where names are those of this library, or "weights" where
+    the file holds one set of them and nothing else.
     params, ema: the weights as published: a flax tree, or a PyTorch state dict without "module."
     and without buffers.
     step: optimizer updates made; None where the file does not say.
@@ -98,6 +99,11 @@ class Published:
         return {name: array for name, array in flat if name not in extra}
 
     @property
+    def types(self) -> frozenset[str]:
+        """Types of all arrays; converted ones are float32."""
+        return frozenset(str(array.dtype) for array in self._needed(self.params, ()).values())
+
+    @property
     def names(self) -> frozenset[str]:
         """Names of all arrays."""
         return frozenset(self._needed(self.params, ()))
@@ -155,6 +161,11 @@ def recognize(container: str, tree: Any, path: Path | None = None) -> Published:
     Raises:
         UserError: none of the published forms; the message says what was found and which are known.
     """
+    if container == "safetensors":
+        raise UserError(
+            "safetensors files say nothing of a model; name the folder that holds this one beside "
+            "its config.json"
+        )
     found = _flax(tree) if container == "msgpack" else _torch(tree, path)
     if found is None:
         raise UserError(
@@ -166,6 +177,15 @@ def recognize(container: str, tree: Any, path: Path | None = None) -> Published:
             f"{', '.join(AVERAGES)}"
         )
     return found
+
+
+def named_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a PyTorch state dict without what wrappers put in front of names.
+
+    Raises:
+        UserError: there are none, or their names cannot be shown.
+    """
+    return _state(tree)[0]
 
 
 def _flax(tree: Any) -> Published | None:

@@ -34,6 +34,11 @@ class Entry:
     layout: Layout = "same"
 
 
+def by_path(like: Mapping[str, Any]) -> list[Entry]:
+    """The table of files that keep our names, with dots; `like` is our tree of shapes."""
+    return [Entry(path, None, path.replace("/", ".")) for path, _ in flatten(like)]
+
+
 def from_flax(
     table: Iterable[Entry], published: Mapping[str, Any], like: Mapping[str, Any]
 ) -> Tree:

@@ -1,8 +1,9 @@
 """Published weights as train states of ours, and our weights as the PyTorch codes keep them."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from score_sde.build.published import (
     sigmas_differ,
 )
 from score_sde.build.settings import Settings
+from score_sde.convert import diffusers_table
 from score_sde.convert.flow import flow_of, from_published
 from score_sde.convert.published import UNAVERAGED, Published, entries, state_names
-from score_sde.convert.table import to_torch
+from score_sde.convert.table import Entry, by_path, to_torch
 from score_sde.errors import UserError
 from score_sde.exchange.find import read_json
 from score_sde.files import write_json
@@ -40,15 +42,27 @@ def to_state(published: Published, experiment: Experiment) -> TrainState:
     Raises:
         UserError: the weights or noise levels are not those of the settings.
     """
-    network: Any = experiment.model.network
-    table, unused = entries(network, experiment.shape[0])
-    params, ema = published.convert(table, shapes_of(network, experiment.shape), unused)
+    params, ema = published.convert(*places(published.code, experiment))
     if reason := sigmas_differ(published, experiment.settings):
         raise UserError(
             f"{reason}. Set config.sde.sigma_min, sigma_max and, for a discrete process, n"
         )
     params, ema = (jax.tree.map(jnp.asarray, tree) for tree in (params, ema))
     return _state(published, params, ema, experiment.trainer)
+
+
+def places(code: str, experiment: Experiment) -> tuple[list[Entry], Any, Any]:
+    """(table, our tree of shapes, what is never used) of a network in files of a code."""
+    network: Any = experiment.model.network
+    if code == "safetensors":
+        task, shape = experiment.task, experiment.shape
+        like = jax.eval_shape(lambda: task.init(jax.random.key(0), shape))
+        return by_path(like), like, ()
+    like = shapes_of(network, experiment.shape)
+    if code == "diffusers":
+        return diffusers_table.table(network, like), like, ()
+    table, unused = entries(network, experiment.shape[0])
+    return table, like, unused
 
 
 def _state(published: Published, params: Any, ema: Any, trainer: Trainer) -> TrainState:
@@ -88,16 +102,36 @@ def to_dequantizer_state(
     return _state(published, params, ema, trainer)
 
 
-def check_free(folder: Path) -> None:
-    """Raises UserError where a new folder of that name cannot be made."""
+def check_free(folder: Path, flag: str = "--workdir") -> None:
+    """Raises UserError where a new folder of that name cannot be made; the flag names it."""
     try:
         free = not any(folder.iterdir()) if folder.is_dir() else not folder.exists()
     except OSError as error:  # no permission, or a name that is too long
-        raise UserError(f"cannot write to {folder} ({error}); choose another --workdir") from error
+        raise UserError(f"cannot write to {folder} ({error}); choose another {flag}") from error
     if not free:
         raise UserError(
-            f"{folder} exists already, and nothing is imported into it; choose another --workdir"
+            f"{folder} exists already, and nothing is written into it; choose another {flag}"
         )
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path, flag: str = "--workdir") -> Iterator[Path]:
+    """A folder to fill, hidden beside `folder`, which it becomes by one rename at the end.
+
+    Raises:
+        UserError: it cannot be written, or something has come to be there; the flag names it.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.importing")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror or error}); choose another {flag}"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_folder(
@@ -105,14 +139,10 @@ def write_folder(
 ) -> None:
     """Make a folder with one checkpoint and JSON files.
 
-    It is a hidden folder beside it first, and then appears by one rename.
-
     Raises:
         UserError: it cannot be written, or something has come to be there.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.importing")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         checkpoints = Checkpoints(temporary / "checkpoints")
         # The published data order is not known; a run that goes on takes the batches that follow
         # this many of its own.
@@ -121,13 +151,6 @@ def write_folder(
         checkpoints.close()
         for name, values in documents.items():
             write_json(temporary / name, dict(values))
-        os.rename(temporary, folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror or error}); choose another --workdir"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def to_pytorch(experiment: Experiment, state: TrainState) -> Any:

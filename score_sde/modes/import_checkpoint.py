@@ -6,11 +6,13 @@ from score_sde.build.assemble import build
 from score_sde.build.data import image_shape
 from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.experiment import Experiment
+from score_sde.build.settings import Settings
 from score_sde.convert import read_file
 from score_sde.convert.published import Published, recognize
 from score_sde.devices import leads
 from score_sde.errors import UserError, command, quoted
 from score_sde.exchange.find import Asked, find_settings, followed
+from score_sde.exchange.folders import is_model, named, read_folder
 from score_sde.exchange.states import (
     check_free,
     to_dequantizer,
@@ -32,19 +34,26 @@ def main(
     workdir: str | None = None,
     source_config: Path | None = None,
 ) -> Path:
-    """Import the file `source` into the working directory; returns it.
+    """Import a file, or the folder of a model, into the working directory; returns it.
 
-    Nothing in the file is executed. Nothing is written before everything has been found right.
+    Nothing in a file is executed. Nothing is written before everything has been found right.
 
     Raises:
         UserError: what the file or the settings are not, and what to name instead.
     """
     if source is None:
-        raise UserError("--mode import needs the published checkpoint: --source FILE")
+        raise UserError("--mode import needs the published checkpoint: --source FILE or FOLDER")
     if recipe and source_config:
         raise UserError(
             "--config and --source_config both say what the weights are of; give one of them"
         )
+    if is_model(source):
+        if recipe or source_config:
+            raise UserError(
+                f"{source} says itself what its weights are of; leave --config and --source_config "
+                "out. Entries can be changed with --config.SECTION.NAME=VALUE"
+            )
+        return _write(source, *read_folder(source, overrides), workdir)
     published = recognize(*read_file(source), source)
     if published.code == "score_flow":
         if not (workdir and Path(workdir, "config.json").exists()):
@@ -57,12 +66,18 @@ def main(
     there = f" --workdir {quoted(workdir)}" if workdir else ""
     again = command(f"--mode import --source {quoted(source)}{there}")
     asked = Asked(recipe, source_config, overrides, again)
-    settings, origin = find_settings(published, source, asked)
+    return _write(source, published, *find_settings(published, source, asked), workdir)
+
+
+def _write(
+    source: Path, published: Published, settings: Settings, origin: str, workdir: str | None
+) -> Path:
     folder = Path(workdir) if workdir else Path("runs") / settings.name
     check_free(folder)
     with followed(origin):
         experiment = build(settings, image_shape(settings.data)[0])
-    state = to_state(published, experiment)
+    with named(source):
+        state = to_state(published, experiment)
     if leads():
         origins = {
             "source": source.name,
@@ -92,6 +107,8 @@ def _tell(
         print("The file does not say its step, so it is checkpoint 0.")
     if not published.averaged:
         print("It holds one set of weights: averaged and raw ones are the same here.")
+    if others := sorted(published.types - {"float32"}):
+        print(f"Some of its weights are {' and '.join(others)}; here all are float32.")
     pixels = experiment.pixel_range
     process = ", ".join(f"{name}={value}" for name, value in experiment.settings.sde.items())
     print(

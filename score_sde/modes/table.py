@@ -91,7 +91,9 @@ MODES = {
     ),
     "suggest": Mode("suggest", "settings", "noise scales and step size for a data set"),
     "import": Mode("import_checkpoint", "recipe", "makes a published checkpoint a run"),
-    "export": Mode("export", "checkpoints", "writes a checkpoint for the PyTorch codes"),
+    "export": Mode(
+        "export", "checkpoints", "writes a checkpoint for diffusers or the PyTorch codes"
+    ),
     "report": Mode("report", "checkpoints", "writes report.html of a run"),
     "list": Mode("list_runs", "nothing", "a table of the runs in a folder"),
     "doctor": Mode("doctor", "named", "looks for what is wrong with images and with a run"),
@@ -259,8 +261,9 @@ FLAGS = (
     Flag(
         "output",
         (*INPUTS, "summarize", "export", "suggest", "fid", "prepare", "doctor"),
-        "Folder for results; default: in the working directory. For export, suggest and fid the "
-        "file, like model.pth, my.json or statistics.npz; for prepare a new folder.",
+        "Folder for results; default: in the working directory. For suggest and fid the file, like "
+        "my.json or statistics.npz; for prepare a new folder; for export a new folder, or a file "
+        "of the PyTorch codes, like model.pth.",
         _path,
     ),
     Flag(
@@ -269,8 +272,8 @@ FLAGS = (
     Flag(
         "source",
         ("import", "prepare"),
-        "Checkpoint of a published code: checkpoint_N or a .pth file. For prepare the name of the "
-        "collection: lidc, ldct, brats or fastmri.",
+        "Checkpoint of a published code: checkpoint_N, a .pth file, or a folder of diffusers. For "
+        "prepare the name of the collection: lidc, ldct, brats or fastmri.",
         _path,
     ),
     Flag(

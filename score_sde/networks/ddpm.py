@@ -1,6 +1,6 @@
 """The U-Net of DDPM."""
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from score_sde.networks.layers import (
     Upsample,
 )
 from score_sde.networks.remat import Kept, rematerialized
+
+UpAttention = Literal["last", "every"]
 
 
 class DDPM(nn.Module):
@@ -36,7 +38,7 @@ class DDPM(nn.Module):
         wider.
     Raises:
         UserError: for unknown options, widths or image sizes; the message says which ones work.
-    Source: Ho et al. 2020, appendix B, but one attention per level on the way up, as in Score SDE.
+    Source: Ho et al. 2020, appendix B, with `up_attention="every"`; Score SDE has "last".
     """
 
     nf: int = 128
@@ -47,6 +49,8 @@ class DDPM(nn.Module):
     """Residual blocks of each level on the way down; one more on the way up."""
     attn_resolutions: tuple[int, ...] = (16,)
     """Heights of images at which attention follows."""
+    up_attention: UpAttention = "last"
+    """On the way up: attention behind the last block of a level, or behind every block."""
     resamp_with_conv: bool = True
     """Resample with a learned convolution, else by repeated pixels and 2 x 2 means."""
     dropout: float = 0.1
@@ -63,6 +67,7 @@ class DDPM(nn.Module):
     def __post_init__(self) -> None:
         layers.check_choice("DDPM", "activation", self.activation, tuple(layers.ACTIVATIONS))
         layers.check_choice("DDPM", "remat_keep", self.remat_keep, get_args(Kept))
+        layers.check_choice("DDPM", "up_attention", self.up_attention, get_args(UpAttention))
         super().__post_init__()
 
     @nn.compact
@@ -138,7 +143,9 @@ class DDPM(nn.Module):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._block(f"up_{level}_block_{i}", self.nf * multiple)(h, temb, train)
-            if h.shape[1] in self.attn_resolutions:
+                if self.up_attention == "every" and h.shape[1] in self.attn_resolutions:
+                    h = self._attention(f"up_{level}_attn_{i}")(h)
+            if self.up_attention == "last" and h.shape[1] in self.attn_resolutions:
                 h = self._attention(f"up_{level}_attn")(h)
             if level > 0:
                 name = f"up_{level}_resample"

@@ -13,7 +13,7 @@ from score_sde.recipes.datasets import DATASETS
 NETWORKS: dict[str, dict[str, Any]] = {
     "ncsnpp": {"num_res_blocks": 4, "fir": True, "progressive_input": "residual"},
     "ddpmpp": {"num_res_blocks": 4, "fir": False, "progressive_input": "none"},
-    "ddpm": {"num_res_blocks": 2},
+    "ddpm": {"num_res_blocks": 2, "up_attention": "last"},
 }
 LIKELIHOOD_STEPS = {"digits": 7000}
 """Where maximum-likelihood training lasts longer than the ordinary recipe's.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from score_sde.errors import UserError
+from score_sde.files import kind_of
 
 DEEPEST = 50
 NAMES = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number"}
@@ -23,9 +24,12 @@ def read_document(path: Path, like: Mapping[str, Any], advice: str) -> dict[str,
         advice: what to do where the file is damaged.
 
     Raises:
-        UserError: it is missing, no JSON, no object, too deep, or an entry is something else.
+        UserError: it is missing, no file, no JSON, no object, too deep, or an entry is something
+            else.
     """
     try:
+        if (kind := kind_of(path)) not in ("", "missing"):
+            raise ValueError(f"it is {kind}")
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         _check_depth(found)
         _check(found, dict(like), "the whole file")

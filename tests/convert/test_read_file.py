@@ -27,7 +27,6 @@ def test_containers_are_recognized(tmp_path: Path, container: str) -> None:
         ("text", "a text file"),
         ("gzip", "gzip; unpack it first"),
         ("tar", "tar xf"),
-        ("safetensors", "a safetensors file"),
         ("hdf5", "an HDF5 file"),
         ("zeros", "starts with the bytes 00 00"),
         ("png", "starts with the bytes 89 50"),

@@ -82,7 +82,7 @@ def test_an_exported_run_comes_back(imported: Path, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, *states)
     with pytest.raises(UserError, match=r"model\.pth exists already"):
         runs.call("export", imported, output=output)
-    with pytest.raises(UserError, match=r"needs the file to write: --output"):
+    with pytest.raises(UserError, match=r"needs the file or folder to write: --output"):
         runs.call("export", imported)
 
 
@@ -118,6 +118,7 @@ def test_networks_without_labels_come_back_through_what_pytorch_never_uses(tmp_p
             r"embedding=positional \(its is fourier\)",
         ),
         ("ve/ncsnpp_cont", {"sde.name": "edm"}, "has no process config.sde.name=edm"),
+        ("vp/ddpm", {"model.up_attention": "every"}, r"up_attention=every \(its is last\)"),
     ],
 )
 def test_models_that_pytorch_cannot_express_are_not_exported(
