@@ -90,7 +90,7 @@ def _arrays(y: np.ndarray, known: np.ndarray, image: np.ndarray) -> dict[str, np
 
 
 SCANS = {
-    "spine": (spine, {"task": "ct", "views": str(VIEWS)}, ("fbp", "tv", "ddnm")),
+    "spine": (spine, {"task": "ct", "views": str(VIEWS)}, ("fbp", "tv", "diffpir")),
     "brain": (brain, {"task": "mri", "kspace": "mask"}, ("pinv", "tv", "ddnm")),
     "head": (
         head,
@@ -101,17 +101,22 @@ SCANS = {
 """What is measured, entries of config.inverse, and solvers: the last one has the model.
 
 cgls for coils is SENSE. The noise of the head is about that of the outermost k-space."""
-WEIGHTS = {"spine": "0.3", "brain": "0.01", "head": "0.01"}
-"""Of total variation."""
+OPTIONS = {
+    "spine": {
+        "tv": {"tv_weight": "0.3"},
+        "diffpir": {"model_std": "0.1", "weight": "1", "zeta": "1"},
+    },
+    "brain": {"tv": {"tv_weight": "0.01"}},
+    "head": {"tv": {"tv_weight": "0.01"}},
+}
+"""Entries of config.inverse for a scan and a solver. Views of a finer image have a model_std."""
 
 
 def reconstructed(
     options: argparse.Namespace, name: str, entries: dict[str, str], solver: str
 ) -> dict[str, np.ndarray]:
     """The arrays of a reconstruction by the command line."""
-    entries = entries | {"solver": solver}
-    if solver == "tv":
-        entries["tv_weight"] = WEIGHTS[name]
+    entries = entries | {"solver": solver} | OPTIONS[name].get(solver, {})
     overrides = [(f"inverse.{entry}", value) for entry, value in entries.items()]
     overrides.append(("sampling.steps", "20" if options.quick else "100"))
     output = options.output / f"{name}_{solver}"
