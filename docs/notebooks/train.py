@@ -67,7 +67,7 @@ fast = {
 }
 run_lib.sample(config.override(settings, list(fast.items())), folder)
 with np.load(next(folder.glob("samples/*/samples.npz"))) as file:
-    samples = file["samples"].astype(float)
+    samples = file["images"].astype(float)
 real = take(digits("test"), np.arange(297))["image"].astype(float)
 
 # %% [markdown]
