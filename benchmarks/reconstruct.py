@@ -9,6 +9,7 @@ with that one is the operator, its adjoint, the pseudo-inverse and the noise. St
 measurement are beside them. Memory is that of intermediate results, as the compiler plans it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from score_sde.build.inverse import build_operator, build_solver, only_own_entries
+from score_sde.build.inverse import OPTIONS, build_operator, build_solver, only_own_entries
 from score_sde.build.settings import Settings
 from score_sde.errors import UserError
 from score_sde.inverse import simulate
@@ -58,10 +59,12 @@ def conditions(run: Run) -> dict[str, tuple[Run, Condition]]:
     images = np.random.default_rng(0).uniform(size=(common.FLAGS.batch or 1, *event))
     measured = simulate(operator, jnp.asarray(images, jnp.float32), 0.0, jax.random.key(0))
     rows = measured.in_range(run.experiment.pixel_range).rows(len(images))
-    # Guided at all noise levels, as its steps are measured where the noise is largest.
-    settings = run.settings.change("inverse", guided_below=1e6)
+    settings = run.settings
     found: dict[str, tuple[Run, Condition]] = {"no measurement": (run, lambda *both: both)}
     for section in only_own_entries(settings.inverse, common.FLAGS.solvers):
+        if "guided_below" in OPTIONS.get(section.solver, {}):
+            # The first steps are measured, where the noise is largest.
+            section = dataclasses.replace(section, guided_below=1e6)
         solver = build_solver(settings.change("inverse", **vars(section)))
         if not isinstance(solver, Solver):
             raise UserError(f"{section.solver} reconstructs without a model: it has no steps")
