@@ -62,7 +62,8 @@ sampler = Sampler(
     process, steppers.EulerMaruyama(process), grids.log_snr_uniform(process, n=200, t_end=1e-3)
 )
 rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, COPIES, axis=0), views.rows(len(truth)))
-solver = SOLVERS["mmps"](steps=4)
+mmps = SOLVERS["mmps"]
+solver = mmps(steps=4)
 
 
 @jax.jit
