@@ -52,7 +52,7 @@ def compiled(run: Run, condition: Condition, arguments: tuple, with_network: boo
     return jax.jit(steps).lower(*arguments).compile()
 
 
-def conditions(run: Run) -> dict[str, tuple[Run, Condition]]:
+def conditions(run: Run) -> dict[str, Condition]:
     """By name: without a measurement, and each solver."""
     event = run.experiment.shape
     operator = build_operator(run.settings.inverse, event, np.ones((*event[:2], 1), bool))
@@ -60,7 +60,7 @@ def conditions(run: Run) -> dict[str, tuple[Run, Condition]]:
     measured = simulate(operator, jnp.asarray(images, jnp.float32), 0.0, jax.random.key(0))
     rows = measured.in_range(run.experiment.pixel_range).rows(len(images))
     settings = run.settings
-    found: dict[str, tuple[Run, Condition]] = {"no measurement": (run, lambda *both: both)}
+    found: dict[str, Condition] = {"no measurement": lambda *both: both}
     for section in only_own_entries(settings.inverse, common.FLAGS.solvers):
         if "guided_below" in OPTIONS.get(section.solver, {}):
             # The first steps are measured, where the noise is largest.
@@ -69,7 +69,7 @@ def conditions(run: Run) -> dict[str, tuple[Run, Condition]]:
         if not isinstance(solver, Solver):
             raise UserError(f"{section.solver} reconstructs without a model: it has no steps")
         solver.check(rows)
-        found[section.solver] = (run, lambda *both, solver=solver: solver(*both, rows))
+        found[section.solver] = lambda *both, solver=solver: solver(*both, rows)
     return found
 
 
@@ -81,7 +81,7 @@ def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
     noise = np.random.default_rng(1).normal(size=(batch, *experiment.shape))
     x = jnp.asarray(experiment.process.prior_std * noise, jnp.float32)
     names, calls, memory = [], {}, {}
-    for name, (_, condition) in conditions(run).items():
+    for name, condition in conditions(run).items():
         names.append(name)
         for with_network in (True, False):
             call = compiled(run, condition, (params, x), with_network)

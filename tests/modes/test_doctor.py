@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from commands import refused
 from PIL import Image
-from runs import call
+from runs import call, load
 
 from score_sde.workdir import capacity
 
@@ -69,8 +69,8 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, monkeypatch) -> None:
     """On devices with room for the weights and some images, and on some without."""
     for room, size, do in (
         (2**24, 64, None),
-        (2**24, 8192, r"set training.batch_size to [\d,]+ or less, raise"),
-        (2**12, 64, "raise training.accumulate"),
+        (2**24, 8192, r"set training.batch_size to [\d,]+ or less, or raise"),
+        (2**12, 64, "raise training.fsdp"),
     ):
         monkeypatch.setattr(capacity, "_room", lambda place, room=room: room)
         values = SMALL | {"training.batch_size": size}
@@ -85,3 +85,22 @@ def test_settings_that_cannot_be_trained(tmp_path: Path) -> None:
     names, written = doctor(tmp_path, config="vp/ddpmpp_cont:digits", values=values)
     assert names == ["the settings cannot be trained"] and written["training"] == {}
     assert "fsdp" in written["findings"][0]["what"]
+
+
+def test_a_network_that_refuses_the_images_is_a_finding(tmp_path: Path) -> None:
+    values = SMALL | {"model.ch_mult": "(1, 1, 1, 1, 1, 1)"}
+    names, _ = doctor(tmp_path, config="vp/ddpmpp_cont:digits", values=values)
+    assert names == ["the settings cannot be trained"]
+
+
+def test_the_numbers_of_capacity(monkeypatch) -> None:
+    """8 devices, 2 parts: (1000 - 100 - 4 x 25) MiB / 4 MiB are 200 images a part of a device."""
+    cost = {"state_bytes": 100 * 2**20, "parameters": 25 * 2**20, "activation_bytes": 2**22}
+    monkeypatch.setattr(capacity.costs, "estimate", lambda *_: cost | {"step_flops": 3e9})
+    monkeypatch.setattr(capacity, "_room", lambda place: 1000 * 2**20)
+    monkeypatch.setattr(capacity, "_rate", lambda dtype: 1e9)
+    values = SMALL | {"training.accumulate": 2, "training.steps": 100}
+    told, found = capacity.capacity(load("vp/ddpmpp_cont:digits", values), (8, 8, 1))
+    assert told["largest batch that fits"] == "3,200; training.batch_size is 64"
+    assert told["a step at that rate"] == "24 s"  # 64 images of 3 s on 8 devices
+    assert told["training.steps=100 at that rate"] == "40.0 minutes" and found == []
