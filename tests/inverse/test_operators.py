@@ -180,6 +180,24 @@ def test_conjugate_gradients_stop_where_nothing_is_left() -> None:
     np.testing.assert_allclose(solved[2], x[2], rtol=1e-8, atol=1)
 
 
+def test_conjugate_gradients_end_when_all_rows_have_stopped() -> None:
+    """Three eigenvalues take three steps, and one to see it; easier rows wait for the hardest."""
+    calls, values = [], jnp.array([[1.0, 2.0, 5.0, 5.0]])
+
+    def apply(v):
+        if not isinstance(v, jax.core.Tracer):
+            calls.append(1)
+        return values * v
+
+    rows = jnp.array([[0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    with jax.disable_jit():
+        for count, most in ((1, 1), (2, 2), (3, 4)):
+            calls.clear()
+            found = conjugate_gradients(apply, rows[:count], steps=50)
+            np.testing.assert_allclose(found, rows[:count] / values)
+            assert len(calls) == most
+
+
 def test_steps_are_what_conjugate_gradients_take() -> None:
     full = inverse.blur((5, 6, 1), np.ones((2, 2)), "valid")
     y = jnp.asarray(np.random.default_rng(6).normal(size=(1, 4, 5, 1)))
