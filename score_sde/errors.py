@@ -1,8 +1,10 @@
 """The exceptions that the command line answers with a message, and what messages call it."""
 
+import importlib
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 
 class UserError(ValueError):
@@ -35,3 +37,18 @@ def command(flags: str) -> str:
 def quoted(path: Path | str) -> str:
     """A path as a shell takes it: in quotes where it has blanks."""
     return shlex.quote(str(path))
+
+
+def optional(package: str, extra: str, who: str, instead: str = "") -> ModuleType:
+    """A package of one of the library's extras, which `who` needs.
+
+    Raises:
+        UserError: it cannot be imported; `instead` says what else can be done.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{who} needs the package {package}, which cannot be imported ({error}). Install it: "
+            f'pip install "score_sde[{extra}]"{instead}'
+        ) from error

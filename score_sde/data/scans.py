@@ -7,7 +7,6 @@ carries no name, date or path: of the patient there is a hash alone.
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, optional
 from score_sde.files import kind_of
 
 Spacing = tuple[float, float, float]
@@ -80,13 +79,7 @@ def extra(name: str) -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"these files need the package {name}, which cannot be imported ({error}). Install it: "
-            'pip install "score_sde[medical]"'
-        ) from error
+    return optional(name, "medical", "reading these files")
 
 
 def read_nifti(path: Path | str) -> Scan:

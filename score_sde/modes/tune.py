@@ -1,7 +1,6 @@
 """Find the options of a solver of config.inverse with the best reconstructions."""
 
 import dataclasses
-import importlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from score_sde.build.ranges import Choices, Range, tuned_entries, value_of
 from score_sde.build.settings import Settings, depends, to_dict
 from score_sde.devices import leads, say, wait_for_all
-from score_sde.errors import UserError, command, quoted
+from score_sde.errors import UserError, command, optional, quoted
 from score_sde.files import write_json, writing
 from score_sde.modes.table import OBJECTIVES
 from score_sde.workdir import config as configurations
@@ -84,13 +83,7 @@ def main(
 
 
 def _optuna() -> ModuleType:
-    try:
-        optuna = importlib.import_module("optuna")
-    except ImportError as error:
-        raise UserError(
-            f"--mode tune needs optuna, which cannot be imported ({error}). Install it: "
-            'pip install "score_sde[tune]"'
-        ) from error
+    optuna = optional("optuna", "tune", "--mode tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -1,6 +1,5 @@
 """Where the metrics of a run are shown besides `metrics.jsonl`: TensorBoard and others, by name."""
 
-import importlib
 import os
 import re
 import uuid
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from score_sde.errors import UserError
+from score_sde.errors import UserError, optional
 from score_sde.files import write_bytes
 
 
@@ -55,94 +54,87 @@ class TensorBoard:
         self._board.close()
 
 
-class WeightsAndBiases:
+class Service:
+    """A run in a service that keeps runs elsewhere.
+
+    run: of its package, begun. log: takes a step and values by name. picture: what makes a picture
+    a value.
+    """
+
+    def __init__(
+        self,
+        run: Any,
+        log: Callable[[int, Mapping[str, Any]], None],
+        picture: Callable[[np.ndarray], Any],
+    ):
+        self._run, self._log, self._picture = run, log, picture
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Show values of a step."""
+        self._log(step, values)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Show a picture (height, width, 3), uint8."""
+        self._log(step, {name: self._picture(picture)})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+def weights_and_biases(folder: Path, step: int, **options: Any) -> Service:
     """A run of wandb, which its own variables steer: WANDB_PROJECT, WANDB_ENTITY, WANDB_MODE.
 
     A resumed run goes on in the same one. Its axis is `step`, as wandb refuses steps that come
     again. `options` are those of `wandb.init`.
     """
-
-    def __init__(self, folder: Path, step: int, **options: Any):
-        self._package = package("wandb")
-        self._run = _begun(
-            "wandb",
-            self._package.init,
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=folder.name,
-            id=_identity(folder),
-            resume="allow",
-            dir=str(folder),
-            **options,
-        )
-        self._run.define_metric("*", step_metric="step")
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Show values of a step."""
-        self._run.log({"step": step, **values})
-
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Show a picture (height, width, 3), uint8."""
-        self._run.log({"step": step, name: self._package.Image(picture)})
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._run.finish()
+    wandb = package("wandb")
+    run = _begun(
+        "wandb",
+        wandb.init,
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        name=folder.resolve().name,
+        id=_identity(folder),
+        resume="allow",
+        dir=str(folder),
+        **options,
+    )
+    run.define_metric("*", step_metric="step")
+    return Service(run, lambda step, values: run.log({"step": step, **values}), wandb.Image)
 
 
-class Trackio:
+def trackio(folder: Path, step: int, **options: Any) -> Service:
     """A run of trackio, whose database TRACKIO_DIR names; it needs no network.
 
     The project is TRACKIO_PROJECT, or score_sde. `options` are those of `trackio.init`.
     """
-
-    def __init__(self, folder: Path, step: int, **options: Any):
-        self._package = package("trackio")
-        self._run = _begun(
-            "trackio",
-            self._package.init,
-            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
-            name=f"{folder.name}-{_identity(folder)[:8]}",
-            resume="allow",
-            embed=False,
-            **options,
-        )
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Show values of a step."""
-        self._run.log(dict(values), step=step)
-
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Show a picture (height, width, 3), uint8."""
-        self._run.log({name: self._package.Image(picture)}, step=step)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._run.finish()
+    module = package("trackio")
+    run = _begun(
+        "trackio",
+        module.init,
+        project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+        name=f"{folder.resolve().name}-{_identity(folder)[:8]}",
+        resume="allow",
+        embed=False,
+        **options,
+    )
+    return Service(run, lambda step, values: run.log(dict(values), step=step), module.Image)
 
 
 PROJECT = "score_sde"
 """Where no variable names a project."""
 TRACKERS: dict[str, Callable[..., Tracker]] = {
     "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
-    "trackio": Trackio,
+    "wandb": weights_and_biases,
+    "trackio": trackio,
 }
 """By the name in config.training.tracker."""
 
 
 def package(name: str) -> ModuleType:
-    """An optional package.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"config.training.tracker={name} needs the package {name}, which cannot be imported "
-            f'({error}). Install it: pip install "score_sde[{name}]", or leave the entry out.'
-        ) from error
+    """The package of a tracker; raises UserError where it cannot be imported."""
+    instead = ", or leave the entry out"
+    return optional(name, name, f"config.training.tracker={name}", instead)
 
 
 def _begun(tracker: str, init: Callable[..., Any], **options: Any) -> Any:
