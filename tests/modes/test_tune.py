@@ -116,7 +116,8 @@ def test_refusals(trained: Path, flags: dict, values: dict, message: str) -> Non
 
 def test_optuna_is_missing(trained: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    refused(r"needs the package optuna.*pip install .score_sde\[tune\]", "tune", trained, values=CASE)
+    message = r"needs the package optuna.*pip install .score_sde\[tune\]"
+    refused(message, "tune", trained, values=CASE)
 
 
 def test_the_corrector_is_tuned_where_it_is_used(trained: Path) -> None:
