@@ -2,14 +2,23 @@
 
 import os
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-# Before jax is imported, here or in a subprocess that a test starts.
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+# Before jax is imported, here or in a subprocess that a test starts. Most of the time of a test is
+# compilation, which takes a third without LLVM's optimizations and MLIR's fusion emitters. What
+# users' programs compute differs by rounding alone; `make smoke` runs those.
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    "--xla_backend_optimization_level": "0",
+}
+if version("jaxlib") < "0.11":  # later versions have the emitters alone, and no such flag
+    _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
+for _flag, _value in _FLAGS.items():
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Compiled programs are kept from one run to the next. A half-written entry (two workers, a killed
