@@ -100,6 +100,9 @@ def override(settings: Settings, assignments: Iterable[tuple[str, str]]) -> Sett
     Raises:
         UserError: an unknown name, another type, or a value out of range.
     """
+    assignments = list(assignments)
+    if not assignments:
+        return settings
     values = settings.to_dict()
     for name, text in assignments:
         *sections, key = name.split(".")
