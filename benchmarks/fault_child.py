@@ -40,7 +40,7 @@ def act(fault: str) -> None:
 
 
 def arm(moment: str, fault: str) -> None:
-    """Make it happen, once, in the process that is named by FAULT_PROCESS where there are several."""
+    """Make it happen, once; of several processes in the one that FAULT_PROCESS names."""
     if os.environ.get("FAULT_PROCESS", "0") != os.environ.get("JAX_PROCESS_ID", "0"):
         return
     if moment == "compile":

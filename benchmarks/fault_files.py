@@ -5,6 +5,7 @@ file. A flip that a command does not believe leaves the results bit for bit.
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from faults import Command, Tally
 
 CHECKPOINT = "checkpoints/4/**/*"
-ARRAYS = ("d/", "ocdbt", "manifest")
+ARRAYS = ("/d/", "ocdbt")
 """Parts of names of a checkpoint's files that hold arrays."""
 
 
@@ -40,7 +41,8 @@ class Target:
         found = sorted(p for pattern in self.files for p in run.glob(pattern) if p.is_file())
         if self.arrays is None:
             return found
-        return [p for p in found if any(part in p.as_posix() for part in ARRAYS) == self.arrays]
+        names = {p: p.relative_to(run).as_posix() for p in found}
+        return [p for p in found if any(part in names[p] for part in ARRAYS) == self.arrays]
 
 
 SELECT = Command("select", {}, {}, ("eval/selection.json",))
@@ -63,7 +65,7 @@ TARGETS = (
     Target("kept samples", ["eval/samples/*/*/*"], faults.QUALITY),
     Target("reference statistics", ["eval/reference_*.npz"], faults.QUALITY),
     Target("latents", ["flow/encode_step_4/latents.npz"], faults.DECODE),
-    Target("measurements", ["measured.npz"], faults.MEASURED),
+    Target("measurements", ["measured/measurements.npz"], faults.MEASURED),
     Target("reconstruction, its rows", ["samples/*/unfinished_*/*"], faults.RECONSTRUCT),
     Target(
         "reconstruction, finished",
@@ -129,7 +131,9 @@ def retyped(text: str, random: np.random.Generator) -> str:
 
     walk(found)
     where, key = places[random.integers(len(places))]
-    others = [v for v in ([], {}, "x", 1e300, -1, None, True) if not isinstance(v, type(where[key]))]
+    others = [
+        v for v in ([], {}, "x", 1e300, -1, None, True) if not isinstance(v, type(where[key]))
+    ]
     where[key] = others[random.integers(len(others))]
     return json.dumps(found)
 
@@ -172,7 +176,9 @@ class Files:
         end, said = faults.call(target.reader, run)
         found = faults.results(target.reader, run, said)
         outcome = faults.judged(end, said, found, wanted)
-        other = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+        other = [
+            name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+        ]
         return outcome, f"{target.name}: {what}: differ {sorted(other)[:4]}: {said[-700:]}"
 
     def flips(self, tally: Tally, each: int, only: str = "") -> None:
@@ -202,17 +208,19 @@ class Files:
             path = target.paths(start)[-1]
             name = path.relative_to(start)
             for kind, content in whole_damages(path, random):
-
-                def damage(run: Path, kind: str = kind, content: bytes | None = content) -> str:
-                    (run / name).unlink()
-                    if content is None:
-                        (run / name).mkdir()
-                    else:
-                        (run / name).write_bytes(content)
-                    return f"{name}, {kind}"
-
+                damage = functools.partial(replaced, name=name, content=content, kind=kind)
                 outcome = self.trial(target, start, wanted, damage)
                 tally.add(f"damaged small files: {kind}", *outcome)
+
+
+def replaced(run: Path, name: Path, content: bytes | None, kind: str) -> str:
+    """Give a file of a run another content, or make a folder of it; which."""
+    (run / name).unlink()
+    if content is None:
+        (run / name).mkdir()
+    else:
+        (run / name).write_bytes(content)
+    return f"{name}, {kind}"
 
 
 def run(base: Path, place: Path, tally: Tally, each: int, only: str = "") -> None:

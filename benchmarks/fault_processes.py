@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import re
 import shutil
 import signal
@@ -226,8 +225,9 @@ def full_disks(all_of: Processes) -> Iterator[tuple[str, Trial]]:
     for name, command in WRITING.items():
         yield "disk full before", functools.partial(_full, all_of, name, command, ("none", ""))
     for name, (moment, command) in FULL.items():
-        yield "disk full while running", functools.partial(
-            _full, all_of, name, command, (moment, "full")
+        yield (
+            "disk full while running",
+            functools.partial(_full, all_of, name, command, (moment, "full")),
         )
 
 
@@ -279,7 +279,9 @@ def deleted(all_of: Processes) -> Iterator[tuple[str, Trial]]:
         code, said = all_of.go(command, run, (moment, "delete"))
         if code is None or traced(said):
             return ("hang" if code is None else "traceback"), f"{moment}: {said[-1500:]}"
-        return ("told" if code and "error:" in said else "silent"), f"{moment}: {code}: {said[-900:]}"
+        return (
+            "told" if code and "error:" in said else "silent"
+        ), f"{moment}: {code}: {said[-900:]}"
 
     for moment, command in COMMANDS.items():
         yield "folder deleted while running", functools.partial(trial, moment, command)
@@ -359,7 +361,9 @@ def peers(all_of: Processes) -> Iterator[tuple[str, Trial]]:
             port = free.getsockname()[1]
         more = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
         both = [
-            all_of.start(LONG, run, fault, 1, JAX_PROCESS_ID=str(i), FAULT_PROCESS=str(victim), **more)
+            all_of.start(
+                LONG, run, fault, 1, JAX_PROCESS_ID=str(i), FAULT_PROCESS=str(victim), **more
+            )
             for i in range(2)
         ]
         ends = [all_of.ended(process) for process in both]
@@ -373,8 +377,10 @@ def peers(all_of: Processes) -> Iterator[tuple[str, Trial]]:
 
     def close(run: Path, wanted: dict[str, Any]) -> bool:
         """Two devices round otherwise than one."""
-        parts = [text.decode().splitlines() for text in (
-            (run / "metrics.jsonl").read_bytes(), wanted["metrics.jsonl"])]
+        parts = [
+            text.decode().splitlines()
+            for text in ((run / "metrics.jsonl").read_bytes(), wanted["metrics.jsonl"])
+        ]
         rows = [[v for line in part for v in json.loads(line).values()] for part in parts]
         return len(rows[0]) == len(rows[1]) and np.allclose(*rows, rtol=1e-5)
 

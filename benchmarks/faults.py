@@ -121,10 +121,10 @@ RECONSTRUCT = Command(
     {"inverse.solver": "projection"},
     ("samples/reconstruct_step_4/*",),
 )
-MEASURE = Command("measure", {"output": "{run}/measured.npz"}, {}, ("measured.npz",))
+MEASURE = Command("measure", {"output": "{run}/measured"})
 MEASURED = Command(
     "reconstruct",
-    {"input": "{run}/measured.npz", "output": "{run}/of_file", "copies": "1"},
+    {"input": "{run}/measured/measurements.npz", "output": "{run}/of_file", "copies": "1"},
     {"inverse.solver": "projection"},
     ("of_file/reconstruction.npz",),
 )

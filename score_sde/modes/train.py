@@ -46,6 +46,8 @@ def main(run: Run) -> None:
     given = weights_of(settings.training.from_run, run) if fresh else None
     hold(run.folder, advice="choose another --workdir")
     claim(run.folder, settings)
+    if fresh:
+        _tell_of_results(run.folder)
 
     keys = run.keys()
     batches = training_batches(experiment, source)
@@ -79,6 +81,16 @@ def main(run: Run) -> None:
     )
     sample = command(f"--mode sample --workdir {quoted(run.folder)}")
     say(f"trained for {loop.step} steps. Sample: {sample}")
+
+
+def _tell_of_results(folder: Path) -> None:
+    """Says where results of checkpoints lie that are gone: those to come get their names."""
+    there = [name for name in ("eval", "samples", "flow") if any(folder.glob(f"{name}/*step_*"))]
+    if there:
+        say(
+            f"{folder} holds results of weights that are gone ({', '.join(there)}): they are not "
+            "those of the weights trained now. Move them away"
+        )
 
 
 def _begun(state: TrainState, given: TrainState) -> TrainState:

@@ -16,8 +16,7 @@ from score_sde import recipes
 from score_sde.build.experiment import complete
 from score_sde.build.settings import Settings, check_names, read, typed
 from score_sde.errors import UserError
-from score_sde.files import write_json
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 
 
 def load(location: str) -> Settings:
@@ -138,7 +137,7 @@ _RESTORE = "Restore it, or delete it and train again with the same --config: che
 
 def save(settings: Settings, path: Path) -> None:
     """Write the resolved settings as JSON, whole or not at all."""
-    write_json(path, settings.to_dict())
+    write_document(path, settings.to_dict())
 
 
 def load_json(path: Path) -> Settings:

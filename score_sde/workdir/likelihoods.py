@@ -12,9 +12,8 @@ from score_sde.build.settings import Eval
 from score_sde.data import PixelRange, Source
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
-from score_sde.files import write_json
 from score_sde.likelihood.summary import Rows, summarize
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.inputs import show
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.which import Which, by_profile, in_name, of_name, order, record_of
@@ -132,7 +131,7 @@ def save_likelihood(
     summary = summarize_rows(rows, step)
     columns = [name for name in COLUMNS if name in summary]
     if leads():
-        write_json(pieces.folder / "summary.json", summary)
+        write_document(pieces.folder / "summary.json", summary)
         _draw(
             pieces.folder,
             solved_images(rows)[0],
