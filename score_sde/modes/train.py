@@ -46,9 +46,7 @@ def main(run: Run) -> None:
     given = weights_of(settings.training.from_run, run) if fresh else None
     hold(run.folder, advice="choose another --workdir")
     claim(run.folder, settings)
-    if fresh:
-        _tell_of_results(run.folder)
-
+    _tell_of_results(run.folder, fresh)
     keys = run.keys()
     batches = training_batches(experiment, source)
     loop = Loop(
@@ -83,10 +81,10 @@ def main(run: Run) -> None:
     say(f"trained for {loop.step} steps. Sample: {sample}")
 
 
-def _tell_of_results(folder: Path) -> None:
+def _tell_of_results(folder: Path, fresh: bool) -> None:
     """Says where results of checkpoints lie that are gone: those to come get their names."""
     there = [name for name in ("eval", "samples", "flow") if any(folder.glob(f"{name}/*step_*"))]
-    if there:
+    if there and fresh:
         say(
             f"{folder} holds results of weights that are gone ({', '.join(there)}): they are not "
             "those of the weights trained now. Move them away"

@@ -13,7 +13,7 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.workdir import lock
 from score_sde.workdir.folder import result_folder
-from score_sde.workdir.lock import hold, released
+from score_sde.workdir.lock import hold, hold_file, released
 
 HOLDS = """
 import sys, time
@@ -168,3 +168,23 @@ def test_all_processes_of_a_job_are_refused(tmp_path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "none").exists()
     monkeypatch.setattr(lock, "any_process", lambda value: True)
     refused(tmp_path, "leading process may not write")
+
+
+def test_a_file_is_locked_without_its_folder(tmp_path: Path, capsys) -> None:
+    path, name = tmp_path / "report.html", ".report.html.lock"
+    with released():
+        hold_file(path)
+        written = json.loads((tmp_path / name).read_text())
+        hold(tmp_path)
+        hold_file(tmp_path / "html")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).write_text(json.dumps(written | ALIVE))
+    with pytest.raises(UserError, match=rf"{path} is being written to by process 1 "), released():
+        hold_file(path)
+    with released():
+        hold(tmp_path)
+        hold_file(tmp_path / "report")
+    (tmp_path / name).write_text(json.dumps(written | {"process": 2**22 + 1}))
+    with released():
+        hold_file(path)
+    assert f"which wrote to {path}, is no more" in capsys.readouterr().out
