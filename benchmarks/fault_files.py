@@ -181,10 +181,10 @@ class Files:
         ]
         return outcome, f"{target.name}: {what}: differ {sorted(other)[:4]}: {said[-700:]}"
 
-    def flips(self, tally: Tally, each: int, only: str = "") -> None:
+    def flips(self, tally: Tally, each: int, only: Sequence[str]) -> None:
         """`each` flips of every target."""
         for target in TARGETS:
-            if only and only not in target.name:
+            if not faults.asked(target.name, only):
                 continue
             random = np.random.default_rng([self.seed, sum(target.name.encode())])
             start, wanted = self.over(target)
@@ -198,10 +198,10 @@ class Files:
             for _ in range(each):
                 tally.add(f"bit flips: {target.name}", *self.trial(target, start, wanted, damage))
 
-    def damages(self, tally: Tally, only: str = "") -> None:
+    def damages(self, tally: Tally, only: Sequence[str]) -> None:
         """Every small file damaged as a whole in several ways."""
         for target in TARGETS:
-            if target.name not in SMALL or (only and only not in target.name):
+            if target.name not in SMALL or not faults.asked(target.name, only):
                 continue
             random = np.random.default_rng([self.seed, 1, sum(target.name.encode())])
             start, wanted = self.over(target)
@@ -223,7 +223,7 @@ def replaced(run: Path, name: Path, content: bytes | None, kind: str) -> str:
     return f"{name}, {kind}"
 
 
-def run(base: Path, place: Path, tally: Tally, each: int, only: str = "") -> None:
+def run(base: Path, place: Path, tally: Tally, each: int, only: Sequence[str]) -> None:
     """All of them."""
     files = Files(base, place)
     with jax.numpy_dtype_promotion("standard"):

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,7 @@ WRITING = {
 """Modes that write, and what they write."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Processes:
     """The faults of processes.
 
@@ -75,6 +76,8 @@ class Processes:
     place: Path
     cache: Path
     workers: int = 2
+    _wanted: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    _one: Any = dataclasses.field(default_factory=threading.Lock)
 
     def start(
         self,
@@ -113,14 +116,17 @@ class Processes:
             shutil.rmtree(run / folder, ignore_errors=True)
         return run
 
-    @functools.cache  # noqa: B019
-    def wanted(self, moment: str, command: Command, without: Sequence[str]) -> dict[str, Any]:
+    def wanted(self, command: Command, without: Sequence[str]) -> dict[str, Any]:
         """What the command makes without a fault."""
-        run = self.fresh(f"wanted {moment}", without)
-        code, said = self.go(command, run)
-        if code:
-            raise SystemExit(f"{command.mode} does not work undamaged: {code}, {said[-2000:]}")
-        return faults.results(command, run)
+        with self._one:
+            name = f"{command} {without}"
+            if name not in self._wanted:
+                run = self.fresh("wanted", without)
+                code, said = self.go(command, run)
+                if code:
+                    raise SystemExit(f"{command.mode} fails undamaged: {code}, {said[-2000:]}")
+                self._wanted[name] = faults.results(command, run)
+            return self._wanted[name]
 
     def judged(
         self, command: Command, run: Path, wanted: dict[str, Any], ends: Sequence[tuple]
@@ -158,7 +164,7 @@ def signals(all_of: Processes) -> Iterator[tuple[str, Trial]]:
                 run = all_of.fresh(f"{moment} {name}", without)
                 number = getattr(signal, f"SIG{name}")
                 code, said = all_of.go(command, run, (moment, name))
-                wanted = all_of.wanted(moment, command, without)
+                wanted = all_of.wanted(command, without)
                 outcome, note = all_of.judged(command, run, wanted, [(code, said)])
                 right = (-number,) if name == "KILL" else (128 + number,)
                 if outcome == "survived" and code not in right:
@@ -177,7 +183,7 @@ def random_kills(all_of: Processes, count: int) -> Iterator[tuple[str, Trial]]:
         part = float(random.uniform(0.3, 1))
 
         def trial(number=number, moment=moment, command=command, without=without, part=part):
-            wanted = all_of.wanted(moment, command, without)
+            wanted = all_of.wanted(command, without)
             run = all_of.fresh(f"random {number}", without)
             begun = time.monotonic()
             process = all_of.start(command, all_of.fresh(f"timed {number}", without))
@@ -233,7 +239,7 @@ def full_disks(all_of: Processes) -> Iterator[tuple[str, Trial]]:
 
 def _full(all_of: Processes, name: str, command: Command, fault: tuple[str, str]):
     without = () if command is LONG or name in ("summarize", "report") else MADE
-    wanted = all_of.wanted(name, command, without)
+    wanted = all_of.wanted(command, without)
     place = all_of.place / f"disk_{name}_{fault[0]}".replace(" ", "_")
     with disk(place, "32m"):
         run = faults.copied(all_of.base, place / "run")
@@ -292,7 +298,7 @@ def double_starts(all_of: Processes) -> Iterator[tuple[str, Trial]]:
 
     def trial(name: str, command: Command):
         without = () if name in ("train", "summarize", "report") else MADE
-        run, wanted = all_of.fresh(f"double {name}", without), all_of.wanted(name, command, without)
+        run, wanted = all_of.fresh(f"double {name}", without), all_of.wanted(command, without)
         both = [all_of.start(command, run) for _ in range(2)]
         ends = [all_of.ended(process) for process in both]
         note = "\n".join(f"{code}: {said[-600:]}" for code, said in ends)
@@ -355,7 +361,7 @@ def peers(all_of: Processes) -> Iterator[tuple[str, Trial]]:
 
     def trial(name: str, fault: tuple[str, str], victim: int, place: Path | None = None):
         run = all_of.fresh(f"peers {name} {victim}")
-        wanted = all_of.wanted("step", LONG, ())
+        wanted = all_of.wanted(LONG, ())
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -389,7 +395,7 @@ def peers(all_of: Processes) -> Iterator[tuple[str, Trial]]:
             yield "peer death", functools.partial(trial, name, fault, victim)
 
 
-def run(all_of: Processes, tally: Tally, kills: int, only: str = "") -> None:
+def run(all_of: Processes, tally: Tally, kills: int, only: Sequence[str]) -> None:
     """All of them, some at a time."""
     kinds = [signals(all_of), random_kills(all_of, kills), deleted(all_of), double_starts(all_of)]
     kinds += [devices(all_of), peers(all_of)]
@@ -397,8 +403,11 @@ def run(all_of: Processes, tally: Tally, kills: int, only: str = "") -> None:
         kinds += [full_disks(all_of), read_only(all_of)]
     else:
         print("disks full and read-only are left out: this user may not mount one")
-    trials = [(kind, trial) for some in kinds for kind, trial in some if only in kind]
+    trials = [(kind, trial) for some in kinds for kind, trial in some if faults.asked(kind, only)]
     with ThreadPoolExecutor(all_of.workers) as pool:
         done = [(kind, pool.submit(trial)) for kind, trial in trials]
-        for kind, waiting in done:
-            tally.add(kind, *waiting.result())
+        try:
+            for kind, waiting in done:
+                tally.add(kind, *waiting.result())
+        finally:
+            pool.shutdown(cancel_futures=True)

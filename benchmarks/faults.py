@@ -248,6 +248,11 @@ def content(path: Path, run: Path) -> Any:
         return f"unreadable: {type(error).__name__}"
 
 
+def asked(name: str, only: Sequence[str]) -> bool:
+    """Whether a part of the name is asked for; without any, all are."""
+    return not only or any(part in name for part in only)
+
+
 def copied(base: Path, place: Path) -> Path:
     """A fresh copy of a run."""
     shutil.rmtree(place, ignore_errors=True)

@@ -25,7 +25,9 @@ from absl import app, flags, logging
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "reliability", "Where the table is written, without an ending.")
-flags.DEFINE_string("only", "", "A part of the names of the kinds or files to try.")
+flags.DEFINE_list("only", [], "Parts of the names of the kinds or files to try; default all.")
+flags.DEFINE_string("run", "", "A run that an earlier call left; by default one is made.")
+flags.DEFINE_string("keep", "", "Where to leave the run that is made.")
 flags.DEFINE_list("parts", ["files", "processes"], "What to try.")
 flags.DEFINE_integer("flips", 14, "Flipped bits of each kind of file.", lower_bound=1)
 flags.DEFINE_integer("kills", 9, "kill -9 at random times.", lower_bound=0)
@@ -60,7 +62,9 @@ def main(argv: list[str]) -> None:
     import jax
 
     try:
-        base = faults.built(work / "base" / "run")
+        base = Path(FLAGS.run) if FLAGS.run else faults.built(work / "base" / "run")
+        if FLAGS.keep:
+            shutil.copytree(base, FLAGS.keep)
         print(f"a run of {sum(p.is_file() for p in base.rglob('*'))} files", flush=True)
         if "files" in FLAGS.parts:
             fault_files.run(base, work / "damaged" / "run", tally, FLAGS.flips, FLAGS.only)

@@ -24,7 +24,6 @@ from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run, restore, state_like
 
-
 LIKE = {"classes?": int, "score_checkpoint?": (int, str), "score_weights?": str}
 """What is needed of settings.json."""
 

@@ -214,7 +214,8 @@ def _release(paths: set[Path]) -> None:
                 place.rmdir()
 
 
-def _release_all(process: int) -> None:
+def release_all(process: int) -> None:
+    """Let go of all locks at the end of this process, whose number is `process`."""
     if os.getpid() == process:  # no fork of it
         _release(set(_held))
 
@@ -226,7 +227,7 @@ def _start_beating() -> None:
     """Touch all locks from now on, in the background of this process."""
     if not _beating.acquire(blocking=False):
         return
-    atexit.register(_release_all, os.getpid())
+    atexit.register(release_all, os.getpid())
     threading.Thread(target=_beat, name="locks", daemon=True).start()
 
 
