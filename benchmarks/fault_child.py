@@ -73,6 +73,8 @@ def arm(moment: str, fault: str) -> None:
 if __name__ == "__main__":
     _moment, _fault = sys.argv[1:3]
     del sys.argv[1:3]
+    # As in a terminal: of what was started in the background SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from score_sde import cli
 
     if _moment != "none":

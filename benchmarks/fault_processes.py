@@ -147,8 +147,13 @@ class Processes:
 
 
 def traced(said: str) -> bool:
-    """Whether a user saw a traceback, or a dump of the runtime."""
-    return "Traceback (most recent" in said or "*** Check failure" in said or "Fatal Python" in said
+    """Whether a user saw a traceback, or a dump of the runtime without a word of ours after it."""
+    dump = said.rfind("*** Check failure")
+    return (
+        "Traceback (most recent" in said
+        or "Fatal Python" in said
+        or said.find("error:", dump) < 0 <= dump
+    )
 
 
 Trial = Callable[[], tuple[str, str]]

@@ -5,7 +5,10 @@ thread of each reads what the others say. Collective operations alone would wait
 """
 
 import atexit
+import contextlib
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +22,10 @@ SILENCE = 60.0
 LEAVE = 15.0
 """Seconds that a failed process waits for the others to have read why."""
 FOLDER = "score_sde"
+AGAIN = (
+    "for the reason above: most likely another process has ended. The same command on all "
+    "processes goes on from what is kept.\n"
+)
 _ending = threading.Lock()
 
 
@@ -37,7 +44,26 @@ class Peers:
         self._heard = {i: ("", time.monotonic()) for i in range(self.count) if i != self.number}
         if self._client is not None:
             atexit.register(self._leave)  # before JAX waits for the others
+            self._answer_aborts()
             threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def _answer_aborts(self) -> None:
+        """A word after JAX's own, where it aborts this process as the first one is gone.
+
+        It does so in a thread of its own, where Python's handlers of signals are not called.
+        """
+
+        def answer(number: int) -> None:
+            if not _ending.acquire(blocking=False):  # this process is ending with its own word
+                time.sleep(LEAVE)
+            os.write(2, f"\nerror: JAX has ended process {self.number} of {self.count}, ".encode())
+            os.write(2, AGAIN.encode())
+            self._let_go()
+            os._exit(1)
+
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(answer)  # kept: C has its address
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
 
     def _leave(self) -> None:
         self._leaving = True
@@ -59,7 +85,7 @@ class Peers:
         time.sleep(3 * BEAT)
         return (
             f"process {self.number} of {self.count} cannot compute with the others any more "
-            f"({str(error).splitlines()[0][:300]}). One of them has ended, or cannot be reached. "
+            f"({_first_line(error)}). One of them has ended, or cannot be reached. "
             "The same command on all processes goes on from what is kept."
         )
 
@@ -78,7 +104,7 @@ class Peers:
             except Exception as error:
                 if self._leaving:
                     return
-                why = f"the service that joins the processes is gone ({error!s:.200})"
+                why = f"the service that joins the processes is gone ({_first_line(error)})"
             if why:
                 self._end(why)
             time.sleep(BEAT)
@@ -118,6 +144,10 @@ class Peers:
         self._let_go()
         sys.stdout.flush()
         os._exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def service() -> tuple[Any, int, int]:

@@ -67,7 +67,7 @@ def main(run: Run) -> None:
         loop.state = _begun(loop.state, given)
         given = None  # its optimizer state would stay in memory
     if leads():
-        configurations.save(settings, run.folder / "config.json")
+        configurations.keep(settings, run.folder / "config.json")
     losses: HeldoutLoss = heldout_loss(run, experiment.task, heldout)
     measure = train_measure(run) if settings.training.quality_every else None
     loop.run(

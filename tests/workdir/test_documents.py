@@ -30,7 +30,7 @@ BITS = {"mean": 2.5, "images": 9, "passes": 2, "standard_error": 0.1, "low": 2.0
 
 def config(folder: Path) -> tuple[Path, Callable[[], Any]]:
     path = folder / "config.json"
-    configurations.save(configurations.load("vp/ddpmpp_cont:digits"), path)
+    configurations.keep(configurations.load("vp/ddpmpp_cont:digits"), path)
     return path, lambda: configurations.load_json(path)
 
 
