@@ -286,13 +286,16 @@ def deleted(all_of: Processes) -> Iterator[tuple[str, Trial]]:
     """The run's folder removed while a command works in it."""
 
     def trial(moment: str, command: Command):
-        run = all_of.fresh(f"deleted {moment}", () if command is LONG else MADE)
+        without = () if command is LONG else MADE
+        run, wanted = all_of.fresh(f"deleted {moment}", without), all_of.wanted(command, without)
         code, said = all_of.go(command, run, (moment, "delete"))
+        note = f"{moment}: {code}: {said[-900:]}"
         if code is None or traced(said):
-            return ("hang" if code is None else "traceback"), f"{moment}: {said[-1500:]}"
-        return (
-            "told" if code and "error:" in said else "silent"
-        ), f"{moment}: {code}: {said[-900:]}"
+            return ("hang" if code is None else "traceback"), note
+        if code:
+            return ("told" if "error:" in said else "silent"), note
+        # what the command makes may be there nevertheless
+        return ("survived" if faults.results(command, run) == wanted else "silent"), note
 
     for moment, command in COMMANDS.items():
         yield "folder deleted while running", functools.partial(trial, moment, command)

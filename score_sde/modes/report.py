@@ -1,6 +1,6 @@
 """Write report.html: samples, losses, measurements, nearest training images, settings, versions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ from score_sde.workdir.lock import hold_file
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Phema, Which, average_of, in_name, step_of, weights_checksum
 
+CALIBRATION: dict[str, Any] = {"noise": float, "curvature": str, "images": int, "weights?": str}
+CALIBRATION |= {"calibration": {"whole": dict, "directions": [dict]}}
+"""What is needed of calibration.json."""
+
 
 def main(run: Run, checkpoint: Which | None = None) -> Path:
     """Make the page of a checkpoint whose samples have been drawn.
@@ -47,8 +51,8 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     samples = read_npz(folder / "samples.npz", ["images"])["images"]
     again = "Draw the samples again."
     how = read_document(folder / "sampling.json", {"evaluations": float, "weights?": str}, again)
-    levels = load_levels(run.folder, step)
-    _check_weights(run, step, {"samples": how, "losses per noise level": levels or {}})
+    levels, uncertain = load_levels(run.folder, step), uncertainties(run, step)
+    _check_weights(run, step, how, levels, [found for found, _ in uncertain])
     about = [f"{len(samples)} samples after {step_of(step)} training steps"]
     page = Report(run.settings.name, ", ".join([*about, *average_of(step).values()]))
     rows, pictures = _rows(run, step), {}
@@ -65,7 +69,7 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     )
     levels_section(page, levels, measure)
     _measurements(page, run, step)
-    uncertainty_section(page, uncertainties(run, step))
+    uncertainty_section(page, uncertain)
     pictures["neighbors.png"] = _memorization(page, run, samples)
     made, new = quoted(run.folder / "config.json"), quoted(f"{run.folder}-again")
     page.heading("How it was made").command(
@@ -82,15 +86,23 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
     return path
 
 
-def _check_weights(run: Run, step: Which, found: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_weights(
+    run: Run,
+    step: Which,
+    samples: Mapping[str, Any],
+    levels: Mapping[str, Any] | None,
+    uncertain: Sequence[Mapping[str, Any]],
+) -> None:
     """Raises UserError where what was made of a checkpoint is of other weights than it has."""
     weights = weights_checksum(run.weights(step)[0])
-    for name, how in found.items():
+    made = {"samples": samples, "losses per noise level": levels or {}}
+    made |= {f"uncertainties of noise {found['noise']:g}": found for found in uncertain}
+    for name, how in made.items():
         if how.get("weights", weights) != weights:  # older versions do not say it
             raise UserError(
                 f"the {name} in {run.folder} are of other weights than those that checkpoint {step}"
-                " has now, since it was trained anew. Make them again by --mode sample, or --mode "
-                "eval with config.eval.metrics=levels"
+                " has now, since it was trained anew. Make them again: --mode sample, uncertainty, "
+                "or eval with config.eval.metrics=levels"
             )
     measurements.check_weights(run.folder, step, weights)
 
@@ -151,7 +163,7 @@ def uncertainties(run: Run, step: Which) -> list[tuple[dict[str, Any], bytes]]:
     again = "Move its folder away; --mode uncertainty makes it again."
     return [
         (
-            read_document(folder / "calibration.json", {}, again),
+            read_document(folder / "calibration.json", CALIBRATION, again),
             (folder / "uncertainty.png").read_bytes(),
         )
         for folder in found

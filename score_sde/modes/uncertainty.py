@@ -39,7 +39,7 @@ from score_sde.workdir.second_order import (
     has_second_order,
     make_second_order,
 )
-from score_sde.workdir.which import Which, in_name, record_in, record_of
+from score_sde.workdir.which import Which, in_name, record_in, record_of, weights_checksum
 
 IMAGES, SHOWN, VECTORS = 64, 16, 5
 """Images unless told otherwise; columns of the picture; principal directions that it shows."""
@@ -88,12 +88,15 @@ def main(
         return folder
     _check_finite(columns, folder, noise)
     how = record_of(step) | {"curvature": source, "noise": noise, "time": time, "alpha": alpha}
-    if second is not None:
-        how["second_order_step"] = second.step
+    how |= {"weights": weights_checksum(params)} | _of_network(second)
     with writing(folder):
         found = _save(folder, columns, given, how, measure)
     _tell(folder, found)
     return folder
+
+
+def _of_network(second: SecondOrder | None) -> dict[str, int]:
+    return {} if second is None else {"second_order_step": second.step}
 
 
 def _time(run: Run, noise: float | None, directions: int) -> tuple[float, float, float]:
