@@ -1,7 +1,9 @@
 """Train, or go on training: steps, held-out losses, sample grids and checkpoints."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
-from score_sde.workdir.lock import hold
+from score_sde.workdir.lock import check_held, hold
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
 from score_sde.workdir.quality import small_sample_settings, train_measure
 from score_sde.workdir.run import Run, restore, state_like
@@ -72,7 +74,7 @@ def main(run: Run) -> None:
     measure = train_measure(run) if settings.training.quality_every else None
     loop.run(
         keys["train"],
-        lambda params: losses(params, keys["eval"]),
+        functools.partial(_heldout, losses, keys["eval"]),
         _picture(run, keys["sample"]),
         measure,
         track,
@@ -89,6 +91,12 @@ def _tell_of_results(folder: Path, fresh: bool) -> None:
             f"{folder} holds results of weights that are gone ({', '.join(there)}): they are not "
             "those of the weights trained now. Move them away"
         )
+
+
+def _heldout(losses: HeldoutLoss, key: jax.Array, params: PyTree) -> Any:
+    """Held-out losses; a good time to see whether the folder is still there."""
+    check_held()
+    return losses(params, key)
 
 
 def _begun(state: TrainState, given: TrainState) -> TrainState:

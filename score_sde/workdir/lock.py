@@ -72,12 +72,28 @@ def _lock(path: Path, others: str, place: Path, advice: str) -> None:
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """Lets go of what is locked within it."""
+    """Lets go of what is locked within it.
+
+    Raises:
+        UserError: some of that is gone meanwhile.
+    """
     before = set(_held)
     try:
         yield
+        check_held()
     finally:
         _release(set(_held) - before)
+
+
+def check_held() -> None:
+    """Raises UserError where a folder that this process has locked was removed meanwhile."""
+    gone = [path for path in _held if not path.exists()]
+    if gone:
+        raise UserError(
+            f"{_locked(gone[0])}, or its lock, was removed while this command wrote to it. What "
+            "was there before is gone, and what was written since is not whole. Restore the folder, or "
+            "move it away; then give the command again"
+        )
 
 
 def _hold(path: Path, others: str) -> None:

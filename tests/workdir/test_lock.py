@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.workdir import lock
 from score_sde.workdir.folder import result_folder
-from score_sde.workdir.lock import hold, hold_file, released
+from score_sde.workdir.lock import check_held, hold, hold_file, released
 
 HOLDS = """
 import sys, time
@@ -188,3 +189,20 @@ def test_a_file_is_locked_without_its_folder(tmp_path: Path, capsys) -> None:
     with released():
         hold_file(path)
     assert f"which wrote to {path}, is no more" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"{folder}, or its lock, was removed while"), released():
+        hold(folder)
+        check_held()
+        shutil.rmtree(folder)
+        folder.mkdir()  # as by the next checkpoint
+        (folder / "samples.npz").touch()
+    assert [path.name for path in folder.iterdir()] == ["samples.npz"]
+    with released():
+        hold(folder)
+    with pytest.raises(ZeroDivisionError), released():  # the first error is told
+        hold(folder)
+        shutil.rmtree(folder)
+        raise ZeroDivisionError
