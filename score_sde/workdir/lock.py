@@ -91,8 +91,8 @@ def check_held() -> None:
     if gone:
         raise UserError(
             f"{_locked(gone[0])}, or its lock, was removed while this command wrote to it. What "
-            "was there before is gone, and what was written since is not whole. Restore the folder, "
-            "or move it away; then give the command again"
+            "was there before is gone, and what was written since is not whole. Restore the "
+            "folder, or move it away; then give the command again"
         )
 
 
