@@ -239,7 +239,9 @@ def content(path: Path, run: Path) -> Any:
             from score_sde.workdir.parquet import read_table
 
             table = read_table(path, "")
-            return {name: table[name].to_numpy().tolist() for name in sorted(table.column_names)}
+            return {
+                n: str(table[n].to_pylist()) for n in sorted(table.column_names)
+            }  # nan is itself
         text = path.read_bytes().replace(str(run).encode(), b"RUN")
         if path.suffix == ".json":
             return {n: v for n, v in json.loads(text).items() if n != "digest"}
@@ -274,10 +276,14 @@ def built(folder: Path, commands: Iterable[Command] = BUILD) -> Path:
 
 @dataclasses.dataclass
 class Tally:
-    """Counts of outcomes by kind of fault, and notes on those that should not be."""
+    """Counts of outcomes by kind of fault, and notes on those that should not be.
+
+    `written` is called after each trial: what ends this process leaves the trials before.
+    """
 
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    written: Callable[["Tally"], None] = lambda _: None
 
     def add(self, kind: str, outcome: str, note: str = "") -> None:
         """Count a trial."""
@@ -286,6 +292,7 @@ class Tally:
         if outcome not in ("survived", "told"):
             self.notes.append(f"{kind}: {outcome}: {note}")
             print(f"  {self.notes[-1][:1500]}", flush=True)
+        self.written(self)
 
     def over(self, kind: str, trials: Iterable[Callable[[], tuple[str, str]]]) -> None:
         """Count the outcomes of trials, each (outcome, note)."""

@@ -50,7 +50,16 @@ def table(tally: faults.Tally) -> str:
 
 def main(argv: list[str]) -> None:
     """Make the run, try the faults, write the table."""
-    begun, tally = time.monotonic(), faults.Tally()
+    begun = time.monotonic()
+
+    def write(tally: faults.Tally) -> None:
+        minutes = round((time.monotonic() - begun) / 60, 1)
+        about = {"minutes": minutes, "flips": FLAGS.flips, "python": platform.python_version()}
+        found = {"about": about, "counts": tally.counts, "notes": tally.notes}
+        Path(f"{FLAGS.output}.json").write_text(json.dumps(found, indent=1) + "\n")
+        Path(f"{FLAGS.output}.md").write_text(table(tally))
+
+    tally = faults.Tally(written=write)
     # In memory where there is such a folder, since runs are copied again and again.
     memory = Path("/dev/shm")
     work = Path(tempfile.mkdtemp(prefix="reliability_", dir=memory if memory.is_dir() else None))
@@ -59,7 +68,6 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells a great deal
     import fault_files  # both import jax
     import fault_processes
-    import jax
 
     try:
         base = Path(FLAGS.run) if FLAGS.run else faults.built(work / "base" / "run")
@@ -73,12 +81,7 @@ def main(argv: list[str]) -> None:
             fault_processes.run(processes, tally, FLAGS.kills, FLAGS.only)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        about = {"jax": jax.__version__, "python": platform.python_version()}
-        about |= {"minutes": round((time.monotonic() - begun) / 60, 1), "flips": FLAGS.flips}
-        found = {"about": about, "counts": tally.counts, "notes": tally.notes}
-        Path(f"{FLAGS.output}.json").write_text(json.dumps(found, indent=1) + "\n")
-        Path(f"{FLAGS.output}.md").write_text(table(tally))
-        print(table(tally), about)
+        print(table(tally))
 
 
 if __name__ == "__main__":
