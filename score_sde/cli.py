@@ -15,8 +15,10 @@ from absl import app, flags, logging
 from score_sde import run_lib
 from score_sde.errors import Stopped, UserError
 from score_sde.modes.table import FLAGS, MODES, flag_lines
+from score_sde.peers import Peers, service
 from score_sde.training.checkpoint import errors_told_once, waiting
 from score_sde.workdir.jobs import split_list
+from score_sde.workdir.lock import release_all
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -118,7 +120,7 @@ def _mendable() -> Iterator[None]:
         raise UserError(f"the name is too long for this system: {error.filename}") from error
 
 
-def _join_processes() -> None:
+def _join_processes() -> Peers:
     """Start jax.distributed: on pods by itself, elsewhere as three environment variables say."""
     number, index = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
@@ -132,6 +134,7 @@ def _join_processes() -> None:
             "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) "
             "for each process."
         )
+    return Peers(lambda: release_all(os.getpid()), service())
 
 
 def _check_devices() -> None:
@@ -157,16 +160,16 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path.home() / ".cache" / "score_sde" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    if flags.FLAGS.distributed:
-        _join_processes()
+    peers = _join_processes() if flags.FLAGS.distributed else None
     mode, given = flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}
-    answered(mode, lambda: run(mode, given, overrides))
+    answered(mode, lambda: run(mode, given, overrides), peers)
 
 
-def answered(mode: str, work: Callable[[], None]) -> None:
+def answered(mode: str, work: Callable[[], None], peers: Peers | None = None) -> None:
     """Do `work`. A signal or an error that the user can mend ends in a message and an exit code.
 
-    That is 1, or 128 and the number of the signal. A second SIGTERM acts at once.
+    That is 1, or 128 and the number of the signal. A second SIGTERM acts at once. `peers` are the
+    other processes of a distributed job; they are told, and end too.
     """
 
     def stop(number: int, frame: Any) -> None:
@@ -180,27 +183,39 @@ def answered(mode: str, work: Callable[[], None]) -> None:
         for error in failed:
             raise error
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), peers)
     except OSError as error:
         place = error.filename or "a file"
         _fail(
             f"{place} cannot be read or written ({error.strerror or error}); {MODES[mode].kept}. "
-            "Make room there or change its permissions first."
+            "Make room there or change its permissions first.",
+            peers,
         )
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         if not stopped.told:
             name = signal.Signals(stopped.number).name
             print(f"\nstopped by {name}: {MODES[mode].kept}.", file=sys.stderr)
+            if peers:
+                peers.failed(f"stopped by {name}")
         sys.exit(128 + stopped.number)
+    except Exception as error:
+        if peers and isinstance(error, jax.errors.JaxRuntimeError):
+            _fail(peers.of_computing(error), peers)
+        if peers:
+            peers.failed(f"{type(error).__name__}: {error}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, peers: Peers | None) -> None:
     """End the process with a message and the exit code 1."""
-    if waiting():  # for a save that has failed
+    if waiting() or peers:  # for a save that has failed, or for the end of the other processes
         print(f"error: {text}", file=sys.stderr, flush=True)
+        if peers:
+            peers.failed(text)
+        release_all(os.getpid())
         sys.stdout.flush()
         os._exit(1)
     sys.exit(f"error: {text}")

@@ -13,7 +13,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +78,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON, whole or not at all; what is not known (nan) becomes null."""
+    write_bytes(path, (json.dumps(_known(values), indent=2, allow_nan=False) + "\n").encode())
 
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: clean(entry) for name, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(entry) for entry in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
 
-    write_bytes(path, (json.dumps(clean(values), indent=2, allow_nan=False) + "\n").encode())
+def as_read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they are read again of what `write_json` writes: tuples become lists."""
+    return json.loads(json.dumps(_known(dict(values)), allow_nan=False))
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _known(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_npz(path: Path, arrays: dict[str, Any], compress: bool = True) -> None:

@@ -15,6 +15,7 @@ from runs import call
 
 from golden import REPOSITORY
 from score_sde.errors import UserError
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.rows import Pieces
 
 RECIPE = "vp/ddpmpp_cont:digits"
@@ -92,7 +93,7 @@ def rows(workdir: Path) -> list[dict[str, Any]]:
 
 def table(folder: Path) -> dict[str, np.ndarray]:
     """The rows of an evaluation of likelihoods."""
-    return Pieces(folder, json.loads((folder / "settings.json").read_text())).read()
+    return Pieces(folder, read_document(folder / "settings.json", {}, "")).read()
 
 
 def refused(message: str, mode: str, *arguments: Any, **flags: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-BASE = {"arrays", "errors", "files", "devices"}
+BASE = {"arrays", "errors", "files", "devices", "peers"}
 FLOORS = (
     BASE,
     {"sde"},

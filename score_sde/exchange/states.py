@@ -27,13 +27,13 @@ from score_sde.convert.published import UNAVERAGED, Published, entries, state_na
 from score_sde.convert.table import Entry, by_path, to_torch
 from score_sde.errors import UserError
 from score_sde.exchange.find import read_json
-from score_sde.files import write_json
 from score_sde.networks import FlowPP
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.dequantizer import Dequantization
 from score_sde.training.ema import Average
 from score_sde.training.state import TrainState
 from score_sde.training.step import Trainer
+from score_sde.workdir.documents import write_document
 
 
 def to_state(published: Published, experiment: Experiment) -> TrainState:
@@ -150,7 +150,7 @@ def write_folder(
         checkpoints.save(state, host)
         checkpoints.close()
         for name, values in documents.items():
-            write_json(temporary / name, dict(values))
+            write_document(temporary / name, values)
 
 
 def to_pytorch(experiment: Experiment, state: TrainState) -> Any:

@@ -11,10 +11,10 @@ from score_sde import viz
 from score_sde.build.inverse import only_own_entries
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
-from score_sde.files import write_json, writing
+from score_sde.files import writing
 from score_sde.workdir import config as configurations
 from score_sde.workdir.compared import interval
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import measured
 from score_sde.workdir.parquet import read_table, write_table
@@ -144,7 +144,7 @@ def _save(
     vary: tuple[str, tuple[str, ...]] | None,
 ) -> None:
     entry = vary[0] if vary else ""
-    write_json(folder / "compare.json", {"vary": entry, "rows": summary})
+    write_document(folder / "compare.json", {"vary": entry, "rows": summary})
     names = [name for name in found[0][1] if all(name in rows for _, rows in found)]
     columns: dict[str, list[Any]] = {"solver": [], "value": []} | {name: [] for name in names}
     for case, rows in found:

@@ -11,9 +11,10 @@ from score_sde import viz
 from score_sde.build.sizes import check_fits
 from score_sde.data.inputs import join
 from score_sde.devices import leads
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.parallel.codec import Codec, Mapped
 from score_sde.parallel.loop import progress
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import SHOWN, read_given, show
 from score_sde.workdir.objects import make_codec, solved_with
@@ -85,7 +86,7 @@ def _save(
         "levels": pixels.levels,
     } | record_in(how)
     write_npz(folder / "samples.npz", arrays)
-    write_json(folder / "decode.json", summary)
+    write_document(folder / "decode.json", summary)
     viz.save_png(folder / "grid.png", viz.image_grid(show(images[:SHOWN], pixels)))
     viz.save_images(folder / "images", show(images, pixels))
     return summary

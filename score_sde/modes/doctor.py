@@ -12,11 +12,12 @@ from score_sde.data import Source, classes, health, take
 from score_sde.data.folders import UnusableImages
 from score_sde.data.health import Finding, Images, Split
 from score_sde.devices import leads, say
-from score_sde.files import write_json, writing
+from score_sde.files import writing
 from score_sde.noise_scales import random_subset
 from score_sde.report.page import Report, environment
 from score_sde.viz import image_grid, png_bytes
 from score_sde.workdir.capacity import capacity
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.health import run_findings
 
@@ -129,6 +130,6 @@ def _tell(
     page.heading("Made with").table(environment())
     rows = [finding._asdict() for finding in found]
     with writing(output):
-        write_json(output / "doctor.json", numbers | {"findings": rows})
+        write_document(output / "doctor.json", numbers | {"findings": rows})
         page.write(output / "doctor.html")
     print(f"doctor: {output / 'doctor.html'}")

@@ -12,16 +12,17 @@ from jaxtyping import PyTree
 from score_sde import viz
 from score_sde.data.inputs import Inputs, join
 from score_sde.devices import leads, wait_for_all
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.parallel.codec import Codec, Mapped
 from score_sde.parallel.loop import progress
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
 from score_sde.workdir.objects import make_codec, solved_with
 from score_sde.workdir.quality import tag
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import RowStore
-from score_sde.workdir.which import Which, in_name, record_in
+from score_sde.workdir.which import Which, in_name, record_in, weights_checksum
 
 PART = 256
 """Images of a part that is kept, or one batch where that is more."""
@@ -43,7 +44,7 @@ def main(
     folder = result_folder(output, run.folder, f"encode_step_{in_name(step)}")
     codec, images, how = make_codec(run), given.values, solved_with(run, step)
     dtype = {"dtype": run.settings.model.dtype}
-    store = _store(folder, codec, images, how | dtype)
+    store = _store(folder, codec, images, how | dtype, weights_checksum(params))
     mapped = _mapped(store, codec, params, given)
     if not leads():
         return folder
@@ -60,11 +61,13 @@ def main(
     return folder
 
 
-def _store(folder: Path, codec: Codec, images: np.ndarray, how: Mapping[str, Any]) -> RowStore:
+def _store(
+    folder: Path, codec: Codec, images: np.ndarray, how: Mapping[str, Any], weights: str
+) -> RowStore:
     """Where parts are kept: a row of it is a number of whole batches."""
     of = {"images": hashlib.sha256(images.tobytes()).hexdigest()[:16], "part": _part(codec)}
     settings = dict(how) | of
-    return RowStore(folder / f"unfinished_{tag(settings)}", settings)
+    return RowStore(folder / f"unfinished_{tag(settings)}", settings | {"weights": weights})
 
 
 def _part(codec: Codec) -> int:
@@ -134,7 +137,7 @@ def _save(
         "levels": pixels.levels,
     } | record_in(how)
     write_npz(folder / "latents.npz", arrays)
-    write_json(folder / "encode.json", summary)
+    write_document(folder / "encode.json", summary)
     some = slice(0, 16)
     latents = np.clip(encoded.values[some] / (5 * prior_std) + 0.5, 0, 1)
     rows = [show(images[some], pixels), latents, show(codec.levels(decoded.values[some]), pixels)]

@@ -8,6 +8,7 @@ from score_sde.errors import UserError
 from score_sde.exchange.publish import write_model
 from score_sde.exchange.states import check_free, to_pytorch
 from score_sde.files import writing
+from score_sde.workdir.lock import hold_file
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Phema, Which
 
@@ -28,6 +29,7 @@ def main(run: Run, checkpoint: Which | None = None, output: Path | None = None) 
         raise UserError(f"{output} exists already; choose another --output")
     if output.suffix != FILE:
         check_free(output, "--output")
+    hold_file(output)
     state = run.restore(checkpoint)
     which = checkpoint if isinstance(checkpoint, Phema) else int(state.step)
     tree = to_pytorch(run.experiment, state) if output.suffix == FILE else None

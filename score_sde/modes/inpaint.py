@@ -19,8 +19,9 @@ from score_sde.data import PixelRange
 from score_sde.data.inputs import Inputs, join, read_mask
 from score_sde.devices import leads
 from score_sde.errors import UserError
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.sde import GaussianSDE
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, show, split_images
 from score_sde.workdir.measured import measured, with_task
@@ -113,7 +114,7 @@ def _save(
     } | record_in(how)
     write_npz(folder / "inpaint.npz", arrays)
     counts = {"images": len(completed), "copies": completed.shape[1]}
-    write_json(folder / "inpaint.json", dict(how) | counts)
+    write_document(folder / "inpaint.json", dict(how) | counts)
     originals, some = show(given.values[:16], pixels), completed[:16, :8]
     hidden = np.where(known, originals, np.float32(0.5))[:, None]
     filled = show(some.reshape(-1, *some.shape[2:]), pixels).reshape(some.shape)

@@ -14,10 +14,11 @@ from score_sde.conditioning import noise_interpolation
 from score_sde.data.inputs import Inputs
 from score_sde.devices import leads
 from score_sde.errors import UserError
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.parallel.codec import Codec, Mapped, interpolate
 from score_sde.parallel.loop import progress
 from score_sde.sde import GaussianSDE
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import SHOWN, read_given, show, split_images
 from score_sde.workdir.objects import check_finite, make_codec, make_generator, solved_with
@@ -99,7 +100,7 @@ def _save(
     } | record_in(how)
     write_npz(folder / "frames.npz", arrays)
     summary = {"pairs": pairs, "frames": frames, "nfe": nfe}
-    write_json(folder / "interpolate.json", dict(how) | summary)
+    write_document(folder / "interpolate.json", dict(how) | summary)
     some, shape = images[: max(1, SHOWN // 4)], z.shape[2:]
     rows = show(some.reshape(-1, *shape), pixels)
     viz.save_png(folder / "grid.png", viz.image_grid(rows, columns=frames))
@@ -134,7 +135,9 @@ def _samples(run: Run, checkpoint: Which | None, output: Path | None, frames: in
         with writing(folder):
             arrays = {"images": rows, "levels": pixels.levels} | record_of(step)
             write_npz(folder / "frames.npz", arrays)
-            write_json(folder / "interpolate.json", how | {"pairs": len(rows), "frames": frames})
+            write_document(
+                folder / "interpolate.json", how | {"pairs": len(rows), "frames": frames}
+            )
             grid = viz.image_grid(show(levels, pixels), columns=frames)
             viz.save_png(folder / "grid.png", grid)
         print(

@@ -1,6 +1,6 @@
 """Write report.html: samples, losses, measurements, nearest training images, settings, versions."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,13 @@ from score_sde.workdir import measurements
 from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import IN_RUN, check_writable
 from score_sde.workdir.levels import load_levels
+from score_sde.workdir.lock import hold_file
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Phema, Which, average_of, in_name, step_of
+from score_sde.workdir.which import Phema, Which, average_of, in_name, step_of, weights_checksum
+
+CALIBRATION: dict[str, Any] = {"noise": float, "curvature": str, "images": int, "weights?": str}
+CALIBRATION |= {"calibration": {"whole": dict, "directions": [dict]}}
+"""What is needed of calibration.json."""
 
 
 def main(run: Run, checkpoint: Which | None = None) -> Path:
@@ -42,9 +47,12 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
         draw = command(f"--mode sample --workdir {quoted(run.folder)}")
         raise UserError(f"{folder} holds no samples; draw them first: {draw}")
     check_writable(run.folder, IN_RUN)
+    hold_file(path, IN_RUN)
     samples = read_npz(folder / "samples.npz", ["images"])["images"]
     again = "Draw the samples again."
-    how = read_document(folder / "sampling.json", {"evaluations": float}, again)
+    how = read_document(folder / "sampling.json", {"evaluations": float, "weights?": str}, again)
+    levels, uncertain = load_levels(run.folder, step), uncertainties(run, step)
+    _check_weights(run, step, how, levels, [found for found, _ in uncertain])
     about = [f"{len(samples)} samples after {step_of(step)} training steps"]
     page = Report(run.settings.name, ", ".join([*about, *average_of(step).values()]))
     rows, pictures = _rows(run, step), {}
@@ -59,9 +67,9 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
         f"--mode eval --workdir {quoted(run.folder)} --checkpoint {step} "
         "--config.eval.metrics=levels"
     )
-    levels_section(page, load_levels(run.folder, step), measure)
+    levels_section(page, levels, measure)
     _measurements(page, run, step)
-    uncertainty_section(page, uncertainties(run, step))
+    uncertainty_section(page, uncertain)
     pictures["neighbors.png"] = _memorization(page, run, samples)
     made, new = quoted(run.folder / "config.json"), quoted(f"{run.folder}-again")
     page.heading("How it was made").command(
@@ -76,6 +84,27 @@ def main(run: Run, checkpoint: Which | None = None) -> Path:
             page.write(path)
         print(f"report: {path}")
     return path
+
+
+def _check_weights(
+    run: Run,
+    step: Which,
+    samples: Mapping[str, Any],
+    levels: Mapping[str, Any] | None,
+    uncertain: Sequence[Mapping[str, Any]],
+) -> None:
+    """Raises UserError where what was made of a checkpoint is of other weights than it has."""
+    weights = weights_checksum(run.weights(step)[0])
+    made = {"samples": samples, "losses per noise level": levels or {}}
+    made |= {f"uncertainties of noise {found['noise']:g}": found for found in uncertain}
+    for name, how in made.items():
+        if how.get("weights", weights) != weights:  # older versions do not say it
+            raise UserError(
+                f"the {name} in {run.folder} are of other weights than those that checkpoint {step}"
+                " has now, since it was trained anew. Make them again: --mode sample, uncertainty, "
+                "or eval with config.eval.metrics=levels"
+            )
+    measurements.check_weights(run.folder, step, weights)
 
 
 def _rows(run: Run, step: Which) -> list[dict[str, Any]]:
@@ -131,9 +160,10 @@ def uncertainties(run: Run, step: Which) -> list[tuple[dict[str, Any], bytes]]:
     """(calibration.json, picture) of every call of --mode uncertainty with a checkpoint."""
     folders = (run.folder / "uncertainty").glob(f"*_step_{in_name(step)}_noise_*")
     found = [folder for folder in sorted(folders) if (folder / "uncertainty.png").exists()]
+    again = "Move its folder away; --mode uncertainty makes it again."
     return [
         (
-            json.loads((folder / "calibration.json").read_text()),
+            read_document(folder / "calibration.json", CALIBRATION, again),
             (folder / "uncertainty.png").read_bytes(),
         )
         for folder in found

@@ -16,15 +16,16 @@ from score_sde.build.settings import to_dict
 from score_sde.build.sizes import check_fits
 from score_sde.devices import leads
 from score_sde.errors import UserError
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.parallel.loop import whole_batches
 from score_sde.parallel.samples import Film
 from score_sde.workdir.classes import Scores, of_classes, with_curvature
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import PREVIEW, make_generator
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Which, average_of, in_name, record_of
+from score_sde.workdir.which import Which, average_of, in_name, record_of, weights_checksum
 
 
 def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | None = None) -> Path:
@@ -62,7 +63,8 @@ def main(run: Run, checkpoint: Which | None = None, classes: tuple[int, ...] | N
             _save(run, folder, images, film.stacked(), arrays)
             mean = int(nfe[0]) if (nfe == nfe[0]).all() else float(nfe.mean())
             how = {"evaluations": mean, "seed": run.settings.seed} | average_of(step)
-            write_json(folder / "sampling.json", to_dict(settings) | how | scores.about)
+            how |= {"weights": weights_checksum(params)}
+            write_document(folder / "sampling.json", to_dict(settings) | how | scores.about)
         print(f"{len(images)} samples of checkpoint {step} ({_each(nfe)}): {folder}")
     if not finite.all():
         raise UserError(

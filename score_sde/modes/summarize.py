@@ -8,9 +8,9 @@ from pathlib import Path
 
 from score_sde.devices import leads
 from score_sde.errors import UserError
-from score_sde.files import write_json, writing
-from score_sde.workdir.documents import read_document
-from score_sde.workdir.folder import check_writable
+from score_sde.files import writing
+from score_sde.workdir.documents import read_document, write_document
+from score_sde.workdir.folder import IN_RUN, check_writable
 from score_sde.workdir.likelihoods import (
     Summary,
     comparison,
@@ -19,6 +19,7 @@ from score_sde.workdir.likelihoods import (
     save_curves,
     save_likelihood,
 )
+from score_sde.workdir.lock import hold, hold_file
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which
@@ -41,6 +42,7 @@ def main(run: Run, output: Path | None = None) -> dict[Which, Summary]:
     name = rows_name(section)
     source, pixels = run.source(train=section.split == "train"), run.experiment.pixel_range
     for step, folder in likelihood_folders(run.folder, name).items():
+        hold(folder, advice=IN_RUN)
         again = "Move the folder away, and evaluate again."
         settings = read_document(folder / "settings.json", {"images": int}, again)
         pieces, expected = Pieces(folder, settings), (settings["images"], section.passes)
@@ -61,8 +63,9 @@ def after(
     if not leads():
         return
     print(comparison(done))
+    hold_file(folder / "comparison.json")
     with writing(folder):
         rows = {name: {str(s): row for s, row in rows.items()} for name, rows in done.items()}
-        write_json(folder / "comparison.json", rows)
+        write_document(folder / "comparison.json", rows)
         save_curves(done, folder, "comparison")
     print(f"compared: {folder}")

@@ -1,7 +1,9 @@
 """Train, or go on training: steps, held-out losses, sample grids and checkpoints."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
 from score_sde.workdir.jobs import exists
-from score_sde.workdir.lock import hold
+from score_sde.workdir.lock import check_held, hold
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
 from score_sde.workdir.quality import small_sample_settings, train_measure
 from score_sde.workdir.run import Run, restore, state_like
@@ -46,7 +48,7 @@ def main(run: Run) -> None:
     given = weights_of(settings.training.from_run, run) if fresh else None
     hold(run.folder, advice="choose another --workdir")
     claim(run.folder, settings)
-
+    _tell_of_results(run.folder, fresh)
     keys = run.keys()
     batches = training_batches(experiment, source)
     loop = Loop(
@@ -67,18 +69,34 @@ def main(run: Run) -> None:
         loop.state = _begun(loop.state, given)
         given = None  # its optimizer state would stay in memory
     if leads():
-        configurations.save(settings, run.folder / "config.json")
+        configurations.keep(settings, run.folder / "config.json")
     losses: HeldoutLoss = heldout_loss(run, experiment.task, heldout)
     measure = train_measure(run) if settings.training.quality_every else None
     loop.run(
         keys["train"],
-        lambda params: losses(params, keys["eval"]),
+        functools.partial(_heldout, losses, keys["eval"]),
         _picture(run, keys["sample"]),
         measure,
         track,
     )
     sample = command(f"--mode sample --workdir {quoted(run.folder)}")
     say(f"trained for {loop.step} steps. Sample: {sample}")
+
+
+def _tell_of_results(folder: Path, fresh: bool) -> None:
+    """Says where results of checkpoints lie that are gone: those to come get their names."""
+    there = [name for name in ("eval", "samples", "flow") if any(folder.glob(f"{name}/*step_*"))]
+    if there and fresh:
+        say(
+            f"{folder} holds results of weights that are gone ({', '.join(there)}): they are not "
+            "those of the weights trained now. Move them away"
+        )
+
+
+def _heldout(losses: HeldoutLoss, key: jax.Array, params: PyTree) -> Any:
+    """Held-out losses; a good time to see whether the folder is still there."""
+    check_held()
+    return losses(params, key)
 
 
 def _begun(state: TrainState, given: TrainState) -> TrainState:

@@ -15,12 +15,13 @@ from score_sde.build.data import heldout_batches
 from score_sde.data import classes
 from score_sde.devices import leads, say
 from score_sde.errors import UserError, command, quoted
-from score_sde.files import write_json, writing
+from score_sde.files import writing
 from score_sde.parallel.accuracy import Accuracy
 from score_sde.parallel.levels import level_times
 from score_sde.sde import Perturbation
 from score_sde.workdir.classifier import classifier_settings
 from score_sde.workdir.companion import train
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.run import Run
 
@@ -63,5 +64,5 @@ def _save(
     error = np.sqrt(share * (1 - share) / len(found))
     columns = {"time": times, "alpha": alpha, "sigma": sigma, "accuracy": share, "error": error}
     rows = [{name: float(v[i]) for name, v in columns.items()} for i in range(len(times))]
-    write_json(folder / "accuracy.json", {"images": len(found), "levels": rows})
+    write_document(folder / "accuracy.json", {"images": len(found), "levels": rows})
     viz.shares(folder / "accuracy.png", sigma / alpha, share, error, "share of right classes")

@@ -9,7 +9,7 @@ from score_sde.errors import command, quoted
 from score_sde.workdir.companion import train
 from score_sde.workdir.dequantizer import dequantizer_settings
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Which
+from score_sde.workdir.which import Which, weights_checksum
 
 
 def main(run: Run, checkpoint: Which | None = None) -> None:
@@ -17,6 +17,7 @@ def main(run: Run, checkpoint: Which | None = None) -> None:
     sources = run.source(train=True), run.source(train=False)
     params, step = run.weights(checkpoint)
     fit, mine = build_dequantizer(run.experiment, params), dequantizer_settings(run.settings, step)
+    mine |= {"score_weights": weights_checksum(params)}
     advice = "with --checkpoint {score_checkpoint} and its settings"
     state = train(run, "dequantizer", fit, sources, mine, advice)
     use = command(

@@ -9,7 +9,7 @@ from score_sde.errors import command, quoted
 from score_sde.workdir.companion import train
 from score_sde.workdir.run import Run
 from score_sde.workdir.second_order import FOLDER, second_order_settings
-from score_sde.workdir.which import Which
+from score_sde.workdir.which import Which, weights_checksum
 
 
 def main(run: Run, checkpoint: Which | None = None) -> None:
@@ -21,7 +21,7 @@ def main(run: Run, checkpoint: Which | None = None) -> None:
     params, step = run.weights(checkpoint)
     fit, mine = (
         build_second_order(run.experiment, params),
-        second_order_settings(run.settings, step),
+        second_order_settings(run.settings, step) | {"score_weights": weights_checksum(params)},
     )
     advice = "with --checkpoint {score_checkpoint} and its settings"
     state = train(run, FOLDER, fit, sources, mine, advice)

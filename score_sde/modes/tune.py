@@ -11,11 +11,11 @@ from score_sde.build.ranges import Choices, Range, tuned_entries, value_of
 from score_sde.build.settings import Settings, depends, to_dict
 from score_sde.devices import leads, say, wait_for_all
 from score_sde.errors import UserError, command, optional, quoted
-from score_sde.files import write_json, writing
+from score_sde.files import writing
 from score_sde.modes.table import OBJECTIVES
 from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import claim
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import Measured, measured
 from score_sde.workdir.reconstruct import NotFinite, Wanted, reconstruct
@@ -188,7 +188,7 @@ def _keep(folder: Path, settings: Settings, done: Sequence[Trial], objective: st
     rows = [{"values": trial.values, objective: trial.found} for trial in done]
     best = _best(done)
     with writing(folder):
-        write_json(folder / "trials.json", {"trials": rows})
+        write_document(folder / "trials.json", {"trials": rows})
         if best is not None:
             configurations.save(_changed(settings, best.values), folder / "config.json")
 

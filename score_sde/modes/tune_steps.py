@@ -16,11 +16,12 @@ from score_sde.build.settings import Sampling, to_dict
 from score_sde.build.solvers import NOISY, SOLVERS
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
-from score_sde.files import write_json, writing
+from score_sde.files import writing
 from score_sde.parallel.loop import progress
 from score_sde.sampling import Sampler
 from score_sde.sde import GaussianSDE
 from score_sde.workdir import config as configurations
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Which, in_name, record_of
@@ -157,4 +158,4 @@ def _keep(run: Run, best: Found, evaluations: int, step: Which) -> None:
     configurations.save(own.change("sampling", **values), path)
     found = {"error": best.error, "errors_of_other_grids": best.starts, "sampling": values}
     record = record_of(step) | {"evaluations": evaluations} | found
-    write_json(run.folder / "eval" / f"solver_{evaluations}_step_{in_name(step)}.json", record)
+    write_document(run.folder / "eval" / f"solver_{evaluations}_step_{in_name(step)}.json", record)

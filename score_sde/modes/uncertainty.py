@@ -18,7 +18,7 @@ from score_sde.data import PixelRange
 from score_sde.data.inputs import Inputs, join
 from score_sde.devices import leads
 from score_sde.errors import UserError
-from score_sde.files import write_json, write_npz, writing
+from score_sde.files import write_npz, writing
 from score_sde.parallel.loop import progress
 from score_sde.parallel.uncertainty import (
     PROBES,
@@ -29,6 +29,7 @@ from score_sde.parallel.uncertainty import (
 )
 from score_sde.sde import noise_range, time_at_noise
 from score_sde.training.second_order import SecondOrderMatching
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.inputs import read_given, split_images
 from score_sde.workdir.run import Run
@@ -38,7 +39,7 @@ from score_sde.workdir.second_order import (
     has_second_order,
     make_second_order,
 )
-from score_sde.workdir.which import Which, in_name, record_in, record_of
+from score_sde.workdir.which import Which, in_name, record_in, record_of, weights_checksum
 
 IMAGES, SHOWN, VECTORS = 64, 16, 5
 """Images unless told otherwise; columns of the picture; principal directions that it shows."""
@@ -72,7 +73,8 @@ def main(
     params, step = run.weights(checkpoint)
     second = None
     if curvature == "network" or (curvature is None and has_second_order(run)):
-        second = fitting(make_second_order(run), step, (noise, noise), "take --curvature=autodiff")
+        instead = "take --curvature=autodiff"
+        second = fitting(make_second_order(run), (step, params), (noise, noise), instead)
     source = "autodiff" if second is None else "network"
     name = f"{source}_step_{in_name(step)}_noise_{noise:g}"
     folder = result_folder(output, run.folder, name, "uncertainty")
@@ -86,12 +88,15 @@ def main(
         return folder
     _check_finite(columns, folder, noise)
     how = record_of(step) | {"curvature": source, "noise": noise, "time": time, "alpha": alpha}
-    if second is not None:
-        how["second_order_step"] = second.step
+    how |= {"weights": weights_checksum(params)} | _of_network(second)
     with writing(folder):
         found = _save(folder, columns, given, how, measure)
     _tell(folder, found)
     return folder
+
+
+def _of_network(second: SecondOrder | None) -> dict[str, int]:
+    return {} if second is None else {"second_order_step": second.step}
 
 
 def _time(run: Run, noise: float | None, directions: int) -> tuple[float, float, float]:
@@ -182,7 +187,7 @@ def _save(
         "alpha": how["alpha"],
     }
     write_npz(folder / "uncertainty.npz", arrays | record_in(how))
-    write_json(folder / "calibration.json", found)
+    write_document(folder / "calibration.json", found)
     viz.save_png(folder / "uncertainty.png", _picture(columns, measure, how["alpha"]))
     return found
 

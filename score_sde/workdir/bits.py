@@ -23,7 +23,7 @@ from score_sde.workdir.likelihoods import (
 from score_sde.workdir.lock import hold
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Which, average_of
+from score_sde.workdir.which import Which, average_of, weights_checksum
 
 
 def evaluate_bits(run: Run, params: PyTree, step: Which, shard: tuple[int, int] = (0, 1)) -> Path:
@@ -47,7 +47,7 @@ def evaluate_bits(run: Run, params: PyTree, step: Which, shard: tuple[int, int] 
     evaluator = Evaluator(score_fn, source, pixels, run.place, size, ode, bound, dequantizer)
     settings = depends(section, "likelihood") | {"dtype": run.settings.model.dtype} | used
     settings |= {"seed": run.settings.seed, "images": images, "source": fingerprint(source)}
-    settings |= average_of(step)
+    settings |= average_of(step) | {"weights": weights_checksum(params)}
     folder = likelihood_folder(run.folder, rows_name(section), step)
     hold(folder, shard, IN_RUN)
     pieces = Pieces(folder, settings)

@@ -110,7 +110,8 @@ def with_curvature(run: Run, scores: Scores, step: Which) -> Scores:
     alpha, sigma = process.marginal(jnp.asarray(times))
     noise = float(jnp.min(sigma / alpha)), float(jnp.max(sigma / alpha))
     instead = "take another config.sampling.corrector, like langevin"
-    second, model = fitting(make_second_order(run), step, noise, instead), run.experiment.model
+    second = fitting(make_second_order(run), (step, scores.params), noise, instead)
+    model = run.experiment.model
 
     def both(params: PyTree, given: PyTree) -> ScoreFn:
         curvature_fn = second.task.curvature_fn(params["second_order"])

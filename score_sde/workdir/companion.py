@@ -14,16 +14,18 @@ from score_sde.build.task import loop_settings
 from score_sde.data import Source
 from score_sde.devices import leads, say
 from score_sde.errors import UserError, command, quoted
-from score_sde.files import write_json
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
 from score_sde.workdir.run import Run, restore, state_like
+
+LIKE = {"classes?": int, "score_checkpoint?": (int, str), "score_weights?": str}
+"""What is needed of settings.json."""
 
 
 def trained_with(settings: Settings, section: Any) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def claim(folder: Path, mine: Mapping[str, Any], advice: str) -> None:
     path = folder / "settings.json"
     if not path.exists():
         if leads():
-            write_json(path, dict(mine))
+            write_document(path, dict(mine))
         return
     there, mine = _read(path), json.loads(json.dumps(dict(mine)))  # tuples: lists
     listed = [
@@ -120,7 +122,7 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """Like the settings that its owner wrote."""
     again = f"Restore it, or move {path.parent} away and train it anew."
-    return read_document(path, {"classes?": int, "score_checkpoint?": (int, str)}, again)
+    return read_document(path, LIKE, again)
 
 
 def state_of(run: Run, name: str, task: Task, trainer: Trainer) -> TrainState:

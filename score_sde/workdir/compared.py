@@ -14,9 +14,10 @@ from scipy.stats import bootstrap
 
 from score_sde import viz
 from score_sde.build.sections import InverseSettings
-from score_sde.files import write_json, write_npz
+from score_sde.files import write_npz
 from score_sde.inverse.posterior import Moments, coverage, moments, rank_histogram, seam
 from score_sde.metrics.image import psnr, ssim
+from score_sde.workdir.documents import write_document
 from score_sde.workdir.measured import Measured
 from score_sde.workdir.parquet import write_table
 
@@ -59,7 +60,7 @@ def save(folder: Path, found: Found, section: InverseSettings, how: Mapping[str,
     write_npz(folder / "reconstruction.npz", arrays | given.arrays(section))
     columns = {name: values.tolist() for name, values in rows.items()}
     write_table(folder / "metrics.parquet", {"name": given.names} | columns)
-    write_json(folder / "summary.json", summary)
+    write_document(folder / "summary.json", summary)
     viz.save_png(folder / "grid.png", _grid(found, samples, stats))
     return _line(folder, section, summary)
 

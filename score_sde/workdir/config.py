@@ -17,7 +17,7 @@ from score_sde.build.experiment import complete
 from score_sde.build.settings import Settings, check_names, read, typed
 from score_sde.errors import UserError
 from score_sde.files import write_json
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 
 
 def load(location: str) -> Settings:
@@ -136,12 +136,20 @@ def _parse(name: str, old: Any, text: str) -> Any:
     return typed(f"config.{name}", old, value)
 
 
-_RESTORE = "Restore it, or delete it and train again with the same --config: checkpoints are kept."
+_RESTORE = (
+    "Restore it, or delete it and train again with the same --config: checkpoints are kept. "
+    "Entries are changed by flags, like --config.sampling.steps=100."
+)
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Write the resolved settings as JSON, whole or not at all."""
+    """Write the resolved settings as JSON that may be edited, whole or not at all."""
     write_json(path, settings.to_dict())
+
+
+def keep(settings: Settings, path: Path) -> None:
+    """The same for the settings of a run, with a digest: to change them there are flags."""
+    write_document(path, settings.to_dict())
 
 
 def load_json(path: Path) -> Settings:

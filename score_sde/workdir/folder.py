@@ -31,7 +31,7 @@ def belongs_to_weights(name: str) -> bool:
 def claim(workdir: Path, settings: Settings) -> None:
     """Make a new working directory these settings'; raises UserError where it belongs to others.
 
-    What may change is saved by `config.save` once training really goes on.
+    What may change is saved by `config.keep` once training really goes on.
     """
     path = workdir / "config.json"
     if path.exists():
@@ -50,7 +50,7 @@ def claim(workdir: Path, settings: Settings) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            configurations.save(settings, path)
+            configurations.keep(settings, path)
     except OSError as error:
         raise UserError(
             f"cannot write to {workdir} ({error.strerror}); choose another --workdir"

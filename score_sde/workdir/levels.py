@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.errors import UserError
-from score_sde.files import write_json
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.which import Which, in_name, record_of
 
 
@@ -24,7 +23,7 @@ def save_levels(
     """
     path = levels_file(workdir, step)
     about = record_of(step) | {"unit": "E|sigma score + z|^2/D"} | dict(how)
-    write_json(path, about | {"levels": [dict(row) for row in rows]})
+    write_document(path, about | {"levels": [dict(row) for row in rows]})
     return path
 
 
@@ -40,7 +39,7 @@ def load_levels(workdir: Path, step: Which) -> dict[str, Any] | None:
     number = (float, type(None))
     row = {"heldout": number} | {f"{name}?": number for name in ("train", "gap", "gap_error")}
     try:
-        found = read_document(path, {"levels": [row], "images?": int}, again)
+        found = read_document(path, {"levels": [row], "images?": int, "weights?": str}, again)
     except UserError as error:
         raise UserError(f"{path} does not hold losses per noise level: {error}") from error
     if not found["levels"]:

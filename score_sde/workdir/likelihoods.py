@@ -12,11 +12,10 @@ from score_sde.build.settings import Eval
 from score_sde.data import PixelRange, Source
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
-from score_sde.files import write_json
 from score_sde.likelihood.summary import Rows, summarize
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.inputs import show
-from score_sde.workdir.rows import Pieces
+from score_sde.workdir.rows import SETTINGS, Pieces
 from score_sde.workdir.which import Which, by_profile, in_name, of_name, order, record_of
 
 COLUMNS = ("bits_per_dim", "bound_bits_per_dim")
@@ -45,8 +44,15 @@ def likelihood_folders(workdir: Path, split: str) -> dict[Which, Path]:
     for path in (workdir / "eval").glob(f"likelihood_{split}_step_*"):
         # One that was moved away has another ending.
         which = of_name(path.name.removeprefix(f"likelihood_{split}_step_"))
-        if which is not None and (path / "settings.json").exists():
+        if which is None:
+            continue
+        if (path / SETTINGS).exists():
             found[which] = path
+        elif any(path.glob("*.parquet")):
+            say(
+                f"{path} is left out: it holds rows but no {SETTINGS}, which says what they are of."
+                " Put it back, or move the folder away and evaluate again"
+            )
     if not found:
         raise UserError(
             f"{workdir} holds no likelihoods of the {split} images; make them with --mode "
@@ -132,7 +138,7 @@ def save_likelihood(
     summary = summarize_rows(rows, step)
     columns = [name for name in COLUMNS if name in summary]
     if leads():
-        write_json(pieces.folder / "summary.json", summary)
+        write_document(pieces.folder / "summary.json", summary)
         _draw(
             pieces.folder,
             solved_images(rows)[0],

@@ -42,31 +42,64 @@ def hold(folder: Path, share: tuple[int, int] = (0, 1), advice: str = "") -> Non
     Raises:
         UserError: another process holds it, or one that overlaps; or nothing can be written.
     """
+    name = NAME if share[1] == 1 else f"{NAME}_{share[0]}_of_{share[1]}"
+    _lock(folder.absolute() / name, f"{NAME}*", folder, advice)
+
+
+def hold_file(path: Path, advice: str = "") -> None:
+    """The same for one file, whatever is done to others of its folder.
+
+    Raises:
+        UserError: another process is writing it; or nothing can be written there.
+    """
+    path = path.absolute()
+    name = f".{path.name}{NAME}"
+    _lock(path.with_name(name), name, path, advice)
+
+
+def _lock(path: Path, others: str, place: Path, advice: str) -> None:
+    """Take the lock `path` among `others`, a pattern; on all processes, which agree on errors."""
     error = None
     if leads():
         try:
-            with writing(folder, advice or "choose another folder with --output"):
-                _hold(folder.absolute(), share)
+            with writing(place, advice or "choose another folder with --output"):
+                _hold(path, others)
         except UserError as found:
             error = found
     if any_process(error is not None):
-        raise error or UserError(f"the leading process may not write to {folder}")
+        raise error or UserError(f"the leading process may not write to {place}")
 
 
 @contextlib.contextmanager
 def released() -> Iterator[None]:
-    """Lets go of what is locked within it."""
+    """Lets go of what is locked within it.
+
+    Raises:
+        UserError: some of that is gone meanwhile.
+    """
     before = set(_held)
     try:
         yield
+        check_held()
     finally:
         _release(set(_held) - before)
 
 
-def _hold(folder: Path, share: tuple[int, int]) -> None:
-    path = folder / (NAME if share[1] == 1 else f"{NAME}_{share[0]}_of_{share[1]}")
+def check_held() -> None:
+    """Raises UserError where a folder that this process has locked was removed meanwhile."""
+    gone = [path for path in _held if not path.exists()]
+    if gone:
+        raise UserError(
+            f"{_locked(gone[0])}, or its lock, was removed while this command wrote to it. What "
+            "was there before is gone, and what was written since is not whole. Restore the "
+            "folder, or move it away; then give the command again"
+        )
+
+
+def _hold(path: Path, others: str) -> None:
     if path in _held:
         return
+    folder = path.parent
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     if not _create(path):
@@ -75,7 +108,7 @@ def _hold(folder: Path, share: tuple[int, int]) -> None:
             _refuse(path, _read(path)[0])
     _held[path] = made
     try:
-        for other in folder.glob(f"{NAME}*"):
+        for other in folder.glob(others):
             if other not in _held and _overlap(path.name, other.name):
                 _check_gone(other)
     except BaseException:
@@ -154,7 +187,7 @@ def _check_gone(path: Path) -> None:
         aside.unlink()
         _refuse(path, _read(path)[0])
     aside.unlink()
-    say(f"{_named(owner)}, which wrote to {path.parent}, {why}: going on without it")
+    say(f"{_named(owner)}, which wrote to {_locked(path)}, {why}: going on without it")
 
 
 def _lives(owner: dict[str, Any]) -> bool:
@@ -174,10 +207,17 @@ def _named(owner: dict[str, Any]) -> str:
     return f"process {owner.get('process', '?')} on host {owner.get('host', '?')}"
 
 
+def _locked(path: Path) -> Path:
+    """The folder or file that a lock is of."""
+    if path.name.startswith(NAME):
+        return path.parent
+    return path.with_name(path.name[1:].removesuffix(NAME))
+
+
 def _refuse(path: Path, owner: dict[str, Any]) -> None:
     raise UserError(
-        f"{path.parent} is being written to by {_named(owner)} since {owner.get('at', '?')}. Wait "
-        f"until it ends, stop it, or choose another folder. If it is no more, remove {path}."
+        f"{_locked(path)} is being written to by {_named(owner)} since {owner.get('at', '?')}. "
+        f"Wait until it ends, stop it, or choose another folder. If it is no more, remove {path}."
     )
 
 
@@ -190,7 +230,8 @@ def _release(paths: set[Path]) -> None:
                 place.rmdir()
 
 
-def _release_all(process: int) -> None:
+def release_all(process: int) -> None:
+    """Let go of all locks at the end of this process, whose number is `process`."""
     if os.getpid() == process:  # no fork of it
         _release(set(_held))
 
@@ -202,7 +243,7 @@ def _start_beating() -> None:
     """Touch all locks from now on, in the background of this process."""
     if not _beating.acquire(blocking=False):
         return
-    atexit.register(_release_all, os.getpid())
+    atexit.register(release_all, os.getpid())
     threading.Thread(target=_beat, name="locks", daemon=True).start()
 
 

@@ -5,6 +5,7 @@ A measure of samples is a row of `metrics.measures.MEASURES`; the others are row
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
@@ -23,7 +24,7 @@ from score_sde.workdir.measurements import Row
 from score_sde.workdir.objects import heldout_loss, level_losses
 from score_sde.workdir.quality import make_quality, measure_samples
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Which, in_name
+from score_sde.workdir.which import Which, in_name, weights_checksum
 
 
 def measure(run: Run, checkpoint: Which | None, names: Sequence[str]) -> list[Row]:
@@ -44,12 +45,13 @@ def measure(run: Run, checkpoint: Which | None, names: Sequence[str]) -> list[Ro
     wanted = [name for name in names if name in MEASURES]
     quality = make_quality(run, wanted) if wanted else None  # may lack files
     rows: list[Row] = []
+    weights = weights_checksum(params)
 
     def keep(found: list[Row]) -> None:  # at once: what comes after may fail
         rows.extend(found)
         if found and leads():
             with writing(folder, IN_RUN):
-                measurements.record(run.folder, step, found)
+                measurements.record(run.folder, step, found, weights)
             for row in found:
                 print(f"checkpoint {step}: {measurements.line(row)}")
 
@@ -84,7 +86,8 @@ def _loss(run: Run, params: PyTree, step: Which) -> list[Row]:
 
 def _levels(run: Run, params: PyTree, step: Which) -> list[Row]:
     found = level_losses(run, params, (run.source(train=True), run.source(train=False)))
-    about = {"images": len(found.train), "seed": run.settings.seed}
+    about: dict[str, Any] = {"images": len(found.train), "seed": run.settings.seed}
+    about |= {"weights": weights_checksum(params)}
     if leads():
         with writing(run.folder / "eval", IN_RUN):
             path = levels.save_levels(run.folder, step, found.rows(), about)

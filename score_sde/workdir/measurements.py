@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from score_sde import viz
+from score_sde.devices import say
 from score_sde.errors import UserError, command, quoted
-from score_sde.files import write_json
 from score_sde.metrics.measures import COLUMNS, Column
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.which import (
     Phema,
     Which,
@@ -53,15 +53,48 @@ ROW |= {f"{name}?": (float, type(None)) for name in ("low", "high", "standard_er
 """What a row on disk must have."""
 
 
-def record(workdir: Path, step: Which, rows: Sequence[Row]) -> None:
+def record(workdir: Path, step: Which, rows: Sequence[Row], weights: str = "") -> None:
     """Add rows to those of a checkpoint.
 
-    One of the same metric, made in the same way, is replaced.
+    One of the same metric, made in the same way, is replaced. Those of other weights are dropped.
+
+    Args:
+        workdir: of the run.
+        step: the checkpoint.
+        rows: what was measured.
+        weights: their checksum, "" where it is not known.
     """
-    mine = [_identity(row) for row in rows]
-    kept = [row for row in read(workdir).get(step, []) if _identity(row) not in mine]
-    path = workdir / "eval" / f"step_{in_name(step)}.json"
-    write_json(path, record_of(step) | {"rows": [*kept, *rows]})
+    mine, path = [_identity(row) for row in rows], _file(workdir, step)
+    there = _read(path) if path.exists() else {"rows": []}
+    if weights and there.get("weights", weights) != weights:
+        say(f"{path} held measures of other weights, which checkpoint {step} had: they are gone")
+        there = {"rows": []}
+    kept = [row for row in there["rows"] if _identity(row) not in mine]
+    whose = {"weights": weights} if weights else {}
+    write_document(path, record_of(step) | whose | {"rows": [*kept, *rows]})
+
+
+def check_weights(workdir: Path, step: Which, weights: str) -> None:
+    """Raises UserError where the rows of a checkpoint are of other weights.
+
+    Those of older versions do not say of which they are.
+    """
+    path = _file(workdir, step)
+    if path.exists() and _read(path).get("weights", weights) != weights:
+        again = command(f"--mode eval --workdir {quoted(workdir)} --checkpoint {step}")
+        raise UserError(
+            f"{path} holds measures of other weights than those that checkpoint {step} has now. "
+            f"Measure again: {again}, or remove the file"
+        )
+
+
+def _file(workdir: Path, step: Which) -> Path:
+    return workdir / "eval" / f"step_{in_name(step)}.json"
+
+
+def _read(path: Path) -> Row:
+    again = "Remove it; --mode eval makes it again."
+    return read_document(path, {"rows": [ROW], "weights?": str}, again)
 
 
 def read(workdir: Path) -> dict[Which, list[Row]]:
@@ -70,8 +103,7 @@ def read(workdir: Path) -> dict[Which, list[Row]]:
     for path in (workdir / "eval").glob("step_*.json"):
         which = of_name(path.stem.removeprefix("step_"))
         if which is not None:
-            again = "Remove it; --mode eval makes it again."
-            found[which] = read_document(path, {"rows": [ROW]}, again)["rows"]
+            found[which] = _read(path)["rows"]
     return {which: found[which] for which in sorted(found, key=order)}
 
 
@@ -152,7 +184,7 @@ def choose(workdir: Path, rows: Sequence[Row], steps: Sequence[int]) -> None:
     which = best[first["metric"]]
     named = str(which) if isinstance(which, Phema) else which
     chosen = {"best": named, "metric": first["metric"], "how": first["how"]}
-    write_json(workdir / "eval" / "selection.json", chosen)
+    write_document(workdir / "eval" / "selection.json", chosen)
     use = command(f"--mode sample --workdir {quoted(workdir)} --checkpoint best")
     print(f"--checkpoint best is now {chosen['best']}, by {label(chosen['metric'])}. Use it: {use}")
 

@@ -1,7 +1,6 @@
 """Draw images that fit measurements, image by image into a folder that survives a kill."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,22 +15,25 @@ from score_sde.arrays import sample_keys
 from score_sde.build.inverse import Baseline, build_solver
 from score_sde.build.names import blame
 from score_sde.build.settings import depends, to_dict
-from score_sde.devices import leads, say, wait_for_all
+from score_sde.devices import any_process, leads, say, wait_for_all
 from score_sde.errors import UserError
-from score_sde.files import writing
+from score_sde.files import as_read, read_npz, writing
 from score_sde.guidance import Cost
 from score_sde.inverse import Measurement
 from score_sde.parallel.samples import Drawn, Generator
 from score_sde.sde import GaussianSDE
 from score_sde.solvers import PLAIN, Solver
 from score_sde.workdir.compared import Found, save
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import result_folder
 from score_sde.workdir.measured import Measured
 from score_sde.workdir.objects import make_generator
+from score_sde.workdir.parquet import read_table
 from score_sde.workdir.quality import tag
+from score_sde.workdir.rows import ADDED
 from score_sde.workdir.run import Run
 from score_sde.workdir.store import RowStore
-from score_sde.workdir.which import Which, in_name, record_of
+from score_sde.workdir.which import Which, in_name, record_of, weights_checksum
 
 
 class NotFinite(UserError):
@@ -79,10 +81,11 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
     name = f"{wanted.mode}_step_{in_name(step)}"
     folder = result_folder(wanted.output, run.folder, name, "samples", share)
     how = _how(run, given, wanted.copies, step)
-    if _finished(folder, how):
+    unfinished, how = folder / f"unfinished_{tag(how)}", how | {"weights": weights_checksum(params)}
+    if any_process(leads() and _finished(folder, how)):
         say(f"there already, drawn as these settings say: {folder}")
         return folder
-    store = RowStore(folder / f"unfinished_{tag(how)}", how)
+    store = RowStore(unfinished, how)
     rows = _Rows(store, mine, wanted.copies)
     with writing(folder):
         if isinstance(solver, Solver):
@@ -111,14 +114,21 @@ def _how(run: Run, given: Measured, copies: int, step: Which) -> dict[str, Any]:
 
 
 def _finished(folder: Path, how: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds just what these settings would give."""
-    path = folder / "summary.json"
-    try:
-        there = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+    """Whether `folder` holds just what these settings would give, and can be read."""
+    if not (folder / "summary.json").exists():
         return False
-    wanted = json.loads(json.dumps(dict(how)))
-    return isinstance(there, dict) and there | wanted == there and bool(there)
+    again = "It is made anew."
+    try:
+        there = read_document(folder / "summary.json", {}, again)
+        wanted = {n: v for n, v in as_read(how).items() if n in there or n not in ADDED}
+        if there | wanted != there:
+            return False
+        read_npz(folder / "reconstruction.npz")
+        read_table(folder / "metrics.parquet", again)
+    except UserError as error:
+        say(f"{error} What is in {folder} is made anew.".replace(f"{again} ", ""))
+        return False
+    return True
 
 
 class _Rows(NamedTuple):

@@ -1,6 +1,5 @@
 """Per-image results of likelihood evaluation: Parquet pieces that survive a kill."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from score_sde.errors import UserError
-from score_sde.files import write_whole
+from score_sde.files import as_read
 from score_sde.likelihood.summary import Rows
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.parquet import read_table, write_table
+
+SETTINGS = "settings.json"
+ADDED = ("weights",)
+"""Settings that older versions did not keep."""
 
 
 class Pieces:
@@ -39,9 +42,7 @@ class Pieces:
 
     def write(self, rows: Rows) -> None:
         """Add a piece."""
-        settings = self.folder / "settings.json"
-        if not settings.exists():
-            write_whole(settings, lambda path: path.write_text(self._settings))
+        keep_settings(self.folder, self._settings)
         index = rows["index"]
         name = f"pass{rows['pass'][0]}_{index[0]:07d}_{index[-1]:07d}_{len(index)}.parquet"
         write_table(self.folder / name, rows)
@@ -95,28 +96,38 @@ class Pieces:
         return rows
 
 
-def claim_settings(folder: Path, settings: Mapping[str, Any]) -> str:
+def claim_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` as settings.json in `folder` is to have them.
+
+    Folders of older versions have none of `ADDED`; then these are not compared.
 
     Raises UserError where it has others, or results of settings that nobody knows any more.
     """
-    wanted, path = json.dumps(dict(settings), sort_keys=True, indent=1), folder / "settings.json"
+    wanted, path = as_read(settings), folder / SETTINGS
     kept = [p.name for p in folder.glob("*") if p.suffix in (".parquet", ".npz")]
     if kept and not path.exists():
         raise UserError(
             f"{folder} holds results, like {min(kept)}, but no settings.json, which says what they "
             "are of. Put it back, or move the folder away; the same command makes it again."
         )
-    if path.exists() and path.read_bytes() != wanted.encode():
-        again = "Move the folder away; the same command makes it again."
-        old, new = read_document(path, {}, again), json.loads(wanted)
-        listed = [
-            f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
-            for k in new
-            if old.get(k) != new.get(k)
-        ]
+    if not path.exists():
+        return wanted
+    old = read_document(path, {}, "Move the folder away; the same command makes it again.")
+    new = {name: value for name, value in wanted.items() if name in old or name not in ADDED}
+    listed = [
+        f"{k}: {old.get(k)!r} there, {new.get(k)!r} here"
+        for k in new | old
+        if old.get(k) != new.get(k)
+    ]
+    if listed:
         raise UserError(
             f"{folder} holds results of other settings ({'; '.join(listed)}). Move it away, or go "
             "back to its settings."
         )
     return wanted
+
+
+def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write what `claim_settings` gave, where it is not there yet."""
+    if not (folder / SETTINGS).exists():
+        write_document(folder / SETTINGS, settings)

@@ -12,7 +12,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.second_order import SecondOrderMatching
 from score_sde.workdir.companion import settings_of, state_of, trained_with
 from score_sde.workdir.run import Run
-from score_sde.workdir.which import Phema, Which, parse
+from score_sde.workdir.which import Phema, Which, parse, weights_checksum
 
 FOLDER = "second_order"
 
@@ -21,7 +21,8 @@ class SecondOrder(NamedTuple):
     """A trained one: its task, averaged weights, step, and what it was trained for.
 
     score: weights of the score that was trained with it, None where that stayed as it was.
-    checkpoint: of the score model. noise: its least and largest sigma/alpha.
+    checkpoint: of the score model. noise: its least and largest sigma/alpha. weights: checksum of
+    the checkpoint, None where an older version trained it.
     """
 
     task: SecondOrderMatching
@@ -30,6 +31,7 @@ class SecondOrder(NamedTuple):
     checkpoint: int | str
     noise: tuple[float, float]
     score: PyTree | None = None
+    weights: str | None = None
 
 
 def checkpoint_name(step: Which) -> int | str:
@@ -47,19 +49,28 @@ def second_order_settings(settings: Settings, step: Which) -> dict[str, Any]:
 
 
 def fitting(
-    second: SecondOrder, step: Which, noise: tuple[float, float], instead: str
+    second: SecondOrder,
+    score: tuple[Which, PyTree],
+    noise: tuple[float, float],
+    instead: str,
 ) -> SecondOrder:
     """The same, where it was trained for this checkpoint and noise from `noise[0]` to `noise[1]`.
 
-    `instead` is what to do otherwise.
+    `score` is the checkpoint and its weights. `instead` is what to do otherwise.
 
     Raises:
         UserError: it was not.
     """
+    step, params = score
     if second.checkpoint != checkpoint_name(step):
         raise UserError(
             f"the second-order score was trained for checkpoint {second.checkpoint}, not {step}; "
             f"add --checkpoint {second.checkpoint}, or {instead}"
+        )
+    if second.weights not in (None, weights_checksum(params)):  # older versions have None
+        raise UserError(
+            f"the second-order score was trained for other weights than checkpoint {step} has now. "
+            f"Move {FOLDER}/ away and train one anew, or {instead}"
         )
     low, high = second.noise
     if not (low * 0.999 <= noise[0] and noise[1] <= high * 1.001):
@@ -101,4 +112,5 @@ def make_second_order(run: Run) -> SecondOrder:
     params = state.averages[0]
     noise = noise_levels(settings.second_order, experiment.process)
     score = task.score_of(params) if task.joint else None
-    return SecondOrder(task, params, int(state.step), there["score_checkpoint"], noise, score)
+    checkpoint, weights = there["score_checkpoint"], there.get("score_weights")
+    return SecondOrder(task, params, int(state.step), checkpoint, noise, score, weights)

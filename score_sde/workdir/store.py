@@ -10,8 +10,8 @@ from jaxtyping import Int, Integer, UInt8
 
 from score_sde.data.image_sets import to_bytes
 from score_sde.errors import UserError
-from score_sde.files import read_npz, write_npz, write_whole
-from score_sde.workdir.rows import claim_settings
+from score_sde.files import read_npz, write_npz
+from score_sde.workdir.rows import claim_settings, keep_settings
 
 
 class SampleStore:
@@ -39,8 +39,7 @@ class SampleStore:
 
     def write(self, numbers: Int[np.ndarray, "n"], images: Integer[np.ndarray, "n h w c"]) -> None:
         """Add the samples with these ascending numbers."""
-        if not (self.folder / "settings.json").exists():
-            write_whole(self.folder / "settings.json", lambda path: path.write_text(self._settings))
+        keep_settings(self.folder, self._settings)
         for part in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1):
             name = f"samples_{numbers[part[0]]:07d}_{numbers[part[-1]] + 1:07d}.npz"
             write_npz(self.folder / name, {"images": images[part], "levels": self.levels})
@@ -106,8 +105,7 @@ class RowStore:
 
     def write(self, number: int, arrays: Mapping[str, Any]) -> None:
         """Add a row."""
-        if not (self.folder / "settings.json").exists():
-            write_whole(self.folder / "settings.json", lambda path: path.write_text(self._settings))
+        keep_settings(self.folder, self._settings)
         write_npz(self._path(number), dict(arrays))
 
     def read(self, number: int) -> dict[str, np.ndarray]:

@@ -48,6 +48,7 @@ def test_a_sweep_over_runs_does_the_others_and_compares(
     shutil.copytree(evaluated, foreign)
     config = json.loads((foreign / "config.json").read_text())
     config["model"]["nf"] = 16
+    del config["digest"]  # an edit that is meant
     (foreign / "config.json").write_text(json.dumps(config))
     kept = {path: path.read_bytes() for path in foreign.glob("eval/**/*") if path.is_file()}
     runs = f"{foreign},{good},{evaluated}"

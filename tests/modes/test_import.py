@@ -404,6 +404,7 @@ def test_the_other_modes_work_on_an_imported_run(
     config = json.loads(saved.read_text())
     config["data"] |= {"source": "folder", "path": str(images), "test_split": "train"}
     config["training"] |= {"batch_size": 8, "eval_every": 0, "sample_every": 0}
+    del config["digest"]  # an edit that is meant
     saved.write_text(json.dumps(config))
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes types
         runs.call("train", run_folder, values={"training.steps": step + 1})

@@ -15,10 +15,10 @@ from score_sde.training.log import MetricsLog
 from score_sde.viz.curves import read_metrics
 from score_sde.workdir import companion, measurements
 from score_sde.workdir import config as configurations
-from score_sde.workdir.documents import read_document
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.levels import load_levels, save_levels
 from score_sde.workdir.likelihoods import bits_rows
-from score_sde.workdir.rows import claim_settings
+from score_sde.workdir.rows import claim_settings, keep_settings
 
 ROWS = [
     {"metric": "fid", "value": 3.5, "low": 3.0, "high": 4.0, "how": {"samples": 10}},
@@ -30,7 +30,7 @@ BITS = {"mean": 2.5, "images": 9, "passes": 2, "standard_error": 0.1, "low": 2.0
 
 def config(folder: Path) -> tuple[Path, Callable[[], Any]]:
     path = folder / "config.json"
-    configurations.save(configurations.load("vp/ddpmpp_cont:digits"), path)
+    configurations.keep(configurations.load("vp/ddpmpp_cont:digits"), path)
     return path, lambda: configurations.load_json(path)
 
 
@@ -58,7 +58,7 @@ def levels(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 def settings(folder: Path) -> tuple[Path, Callable[[], Any]]:
     path = folder / "settings.json"
-    path.write_text(claim_settings(folder, {"rtol": 1e-5, "images": 9}))
+    keep_settings(folder, claim_settings(folder, {"rtol": 1e-5, "images": 9}))
     return path, lambda: claim_settings(folder, {"rtol": 1e-5, "images": 9})
 
 
@@ -105,7 +105,9 @@ def mutated(found: Any, random: np.random.Generator) -> Any:
 
 
 def texts(whole: str, random: np.random.Generator) -> list[bytes]:
-    made = [json.dumps(mutated(json.loads(whole), random)).encode() for _ in range(40)]
+    """Damaged files, as of older versions or edited by hand: without a digest."""
+    plain = json.dumps({name: v for name, v in json.loads(whole).items() if name != "digest"})
+    made = [json.dumps(mutated(json.loads(plain), random)).encode() for _ in range(40)]
     for _ in range(15):
         data = bytearray(whole.encode())
         data[random.integers(len(data))] ^= 1 << int(random.integers(8))
@@ -143,6 +145,22 @@ def test_damaged_metrics_give_errors_of_ours(tmp_path: Path) -> None:
                 read()
             except UserError as error:
                 assert "metrics.jsonl" in str(error)
+
+
+def test_a_changed_file_is_told_and_an_edit_can_be_meant(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_document(path, {"value": 0.25, "more": (1, float("nan"), "\udc80")})
+    wanted = {"value": 0.25, "more": [1, None, "\udc80"]}
+    assert read_document(path, {"value": float}, "Remove it.") == wanted
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(found.items()))))  # blanks and order mean nothing
+    assert read_document(path, {}, "Remove it.") == wanted
+    path.write_text(json.dumps(found | {"value": 0.5}))
+    with pytest.raises(UserError, match=r"a.json is damaged .*not as it was written.*`digest`"):
+        read_document(path, {}, "Remove it.")
+    del found["digest"]  # as its message says; older files have none
+    path.write_text(json.dumps(found | {"value": 0.5}))
+    assert read_document(path, {}, "Remove it.")["value"] == 0.5
 
 
 def test_the_place_is_named(tmp_path: Path) -> None:

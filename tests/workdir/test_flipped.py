@@ -12,6 +12,7 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.training.log import MetricsLog
 from score_sde.viz.curves import read_metrics
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.parquet import read_table, write_table
 from score_sde.workdir.rows import Pieces
 from score_sde.workdir.store import RowStore, SampleStore
@@ -56,7 +57,14 @@ def metrics(folder: Path) -> Callable[[], Any]:
     return lambda: read_metrics(folder / "metrics.jsonl")
 
 
+def document(folder: Path) -> Callable[[], Any]:
+    path = folder / "step_7.json"
+    write_document(path, {"rows": [{"metric": "fid", "value": 3.25, "how": {"samples": 10}}]})
+    return lambda: read_document(path, {"rows": list}, "Remove it.")["rows"]
+
+
 KINDS = {
+    document: "*.json",
     rows: "*.parquet",
     compared: "*.parquet",
     samples: "*.npz",

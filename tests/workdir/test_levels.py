@@ -1,6 +1,5 @@
 """Losses per noise level of a run, kept as JSON."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from score_sde.errors import UserError
 from score_sde.parallel.levels import Levels
+from score_sde.workdir.documents import read_document
 from score_sde.workdir.levels import levels_file, load_levels, save_levels
 
 
@@ -18,7 +18,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     rows = Levels(times, np.asarray([0.8, 0.6]), np.asarray([0.6, 0.8]), train, heldout).rows()
     path = save_levels(tmp_path, 7, rows, {"images": 2, "seed": 3})
     assert path == levels_file(tmp_path, 7) == tmp_path / "eval" / "levels_step_7.json"
-    written = json.loads(path.read_text())
+    written = read_document(path, {}, "")
     assert written == load_levels(tmp_path, 7) == written | {"step": 7, "images": 2, "seed": 3}
     assert written["unit"] == "E|sigma score + z|^2/D"
     assert [row["train"] for row in written["levels"]] == [2.0, 2.0]

@@ -57,13 +57,17 @@ def test_curves_are_drawn_where_there_is_something_to_compare(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bits_per_dim_test.png"]
 
 
-def test_folders_are_ordered_by_step(tmp_path) -> None:
+def test_folders_are_ordered_by_step(tmp_path, capsys) -> None:
     for step in ("100", "20", "3", "20_old", "20_1", "9.bak"):  # the last three were moved away
         folder = tmp_path / "eval" / f"likelihood_test_step_{step}"
         folder.mkdir(parents=True)
         (folder / "settings.json").write_text("{}")
     (tmp_path / "eval" / "likelihood_test_step_7").mkdir()  # killed before the first row
     assert list(likelihood_folders(tmp_path, "test")) == [3, 20, 100]
+    assert not capsys.readouterr().out
+    (tmp_path / "eval" / "likelihood_test_step_7" / "pass0.parquet").touch()
+    assert list(likelihood_folders(tmp_path, "test")) == [3, 20, 100]
+    assert "likelihood_test_step_7 is left out: it holds rows but no" in capsys.readouterr().out
     with pytest.raises(UserError, match="no likelihoods of the train images"):
         likelihood_folders(tmp_path, "train")
 

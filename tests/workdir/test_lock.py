@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 from score_sde.errors import UserError
 from score_sde.workdir import lock
 from score_sde.workdir.folder import result_folder
-from score_sde.workdir.lock import hold, released
+from score_sde.workdir.lock import check_held, hold, hold_file, released
 
 HOLDS = """
 import sys, time
@@ -168,3 +169,40 @@ def test_all_processes_of_a_job_are_refused(tmp_path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "none").exists()
     monkeypatch.setattr(lock, "any_process", lambda value: True)
     refused(tmp_path, "leading process may not write")
+
+
+def test_a_file_is_locked_without_its_folder(tmp_path: Path, capsys) -> None:
+    path, name = tmp_path / "report.html", ".report.html.lock"
+    with released():
+        hold_file(path)
+        written = json.loads((tmp_path / name).read_text())
+        hold(tmp_path)
+        hold_file(tmp_path / "html")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / name).write_text(json.dumps(written | ALIVE))
+    with pytest.raises(UserError, match=rf"{path} is being written to by process 1 "), released():
+        hold_file(path)
+    with released():
+        hold(tmp_path)
+        hold_file(tmp_path / "report")
+    (tmp_path / name).write_text(json.dumps(written | {"process": 2**22 + 1}))
+    with released():
+        hold_file(path)
+    assert f"which wrote to {path}, is no more" in capsys.readouterr().out
+
+
+def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=rf"{folder}, or its lock, was removed while"), released():
+        hold(folder)
+        check_held()
+        shutil.rmtree(folder)
+        folder.mkdir()  # as by the next checkpoint
+        (folder / "samples.npz").touch()
+    assert [path.name for path in folder.iterdir()] == ["samples.npz"]
+    with released():
+        hold(folder)
+    with pytest.raises(ZeroDivisionError), released():  # the first error is told
+        hold(folder)
+        shutil.rmtree(folder)
+        raise ZeroDivisionError

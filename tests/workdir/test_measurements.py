@@ -3,13 +3,13 @@
 The best checkpoint is the best by the right metric.
 """
 
-import json
 from pathlib import Path
 
 import pytest
 
 from score_sde.errors import UserError
 from score_sde.workdir import measurements
+from score_sde.workdir.documents import read_document
 
 
 def row(metric: str, value: float, how: dict | None = None, **more) -> dict:
@@ -119,7 +119,7 @@ def test_samples_decide_before_likelihoods_and_those_before_losses(tmp_path, dra
     recorded(tmp_path, found)
     measurements.choose(tmp_path, found[10] + found[20], [10, 20])
     assert measurements.best_step(tmp_path) == 20
-    kept = json.loads((tmp_path / "eval" / "selection.json").read_text())
+    kept = read_document(tmp_path / "eval" / "selection.json", {}, "")
     assert kept == {"best": 20, "metric": chosen, "how": {"samples": 40}}
     said = capsys.readouterr().out
     assert f"--checkpoint best is now 20, by {measurements.label(chosen)}. Use it: " in said
