@@ -4,6 +4,7 @@ import hmac
 import ipaddress
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -87,6 +88,7 @@ def _serve(gradio: Any, root: Path, address: tuple[str, int], password: str) -> 
     )
     shown = f"[{host}]" if ":" in host else host
     say(f"runs in {root}: http://{shown}:{port}  (Ctrl-C ends it)")
+    sys.stdout.flush()  # into a file too
     try:
         threading.Event().wait()
     finally:

@@ -275,9 +275,8 @@ def _examine_tab(page: Page) -> None:
     work_tab(page, "examine", "Examine", [image], begin)
 
 
-def _reconstruct_tab(page: Page) -> Any:
-    gr.Markdown("Measure an image incompletely, and draw images that fit the measurement.")
-    image = image_input(page, "reconstruct", _thumb)
+def _measurement() -> tuple[Any, Any, Any]:
+    """(task, value of its option, noise)."""
     with gr.Row():
         task = gr.Dropdown(
             choices.tasks(1), label="Task", elem_id="reconstruct-task", interactive=True
@@ -301,14 +300,6 @@ def _reconstruct_tab(page: Page) -> Any:
             info="standard deviation, for images in [0, 1]",
             elem_id="reconstruct-std",
         )
-    with gr.Accordion("Solver", open=False):
-        solver = gr.Dropdown(
-            [(label, name) for name, label in choices.SOLVERS.items()],
-            value="ddnm",
-            label="Solver",
-            elem_id="reconstruct-solver",
-        )
-        count, copies, seed = _copies("reconstruct", 50)
 
     def asked_for(name: str | None) -> Any:
         option = choices.TASKS[name].option if name in choices.TASKS else None
@@ -318,6 +309,23 @@ def _reconstruct_tab(page: Page) -> Any:
         return gr.update(
             visible=True, minimum=low, maximum=high, value=option.usual, label=option.label
         )
+
+    task.change(asked_for, task, value, **QUIET)
+    return task, value, std
+
+
+def _reconstruct_tab(page: Page) -> Any:
+    gr.Markdown("Measure an image incompletely, and draw images that fit the measurement.")
+    image = image_input(page, "reconstruct", _thumb)
+    task, value, std = _measurement()
+    with gr.Accordion("Solver", open=False):
+        solver = gr.Dropdown(
+            [(label, name) for name, label in choices.SOLVERS.items()],
+            value="ddnm",
+            label="Solver",
+            elem_id="reconstruct-solver",
+        )
+        count, copies, seed = _copies("reconstruct", 50)
 
     def begin(session: str, run: str, step: int | None, *values: Any) -> Iterator[str]:
         image, task, value, std, solver, count, copies, seed = values
@@ -333,7 +341,6 @@ def _reconstruct_tab(page: Page) -> Any:
         runs = page.runs
         return page.follow(session, "reconstruct", title, lambda t: tasks.restore(runs, t, asked))
 
-    task.change(asked_for, task, value, **QUIET)
     inputs = [image, task, value, std, solver, count, copies, seed]
     work_tab(page, "reconstruct", "Reconstruct", inputs, begin)
     return task

@@ -148,7 +148,7 @@ def test_a_painted_mask_is_filled_in(runs: Runs) -> None:
 
 @pytest.mark.parametrize("text", ["", "1" * 64, "0" * 64, "1" * 63, "2" * 64])
 def test_masks_that_say_nothing(text: str) -> None:
-    with pytest.raises(UserError, match="painted|size of the image"):
+    with pytest.raises(UserError, match=r"painted|size of the image"):
         markup.read_mask(text, (8, 8, 1))
 
 
@@ -178,7 +178,7 @@ def test_uploads_go_through_the_reader_of_the_library(runs: Runs, tmp_path: Path
         with pytest.raises(UserError, match=words) as refused:
             tasks.choose_image(run, tmp_path / f"{name}.png")
         assert str(tmp_path) not in str(refused.value)
-    with pytest.raises(UserError, match="Number of the image must be .* 0 to 359"):
+    with pytest.raises(UserError, match=r"Number of the image must be .* 0 to 359"):
         tasks.heldout_image(run, 360)
 
 
