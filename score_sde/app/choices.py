@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from score_sde.build.experiment import Experiment
 from score_sde.build.sampler import with_evaluations
+from score_sde.build.sections import InverseSettings
 from score_sde.build.settings import Sampling, Settings
 from score_sde.errors import UserError
 from score_sde.sde import GaussianSDE
@@ -104,7 +105,7 @@ def with_sampler(
         sampling = own
     else:
         grid = "log_snr" if isinstance(experiment.process, GaussianSDE) else "uniform"
-        kept = {"t_end": own.t_end, "snr": own.snr, "grid": grid}
+        kept: dict[str, Any] = {"t_end": own.t_end, "snr": own.snr, "grid": grid}
         sampling = dataclasses.replace(Sampling(), **(kept | SAMPLERS[name][1]))
     if sampling.grid != "times":  # whose number is fixed
         process, pixels = experiment.process, experiment.pixel_range
@@ -116,8 +117,8 @@ def with_sampler(
 
 def with_solver(settings: Settings, task: str, solver: str, values: Mapping[str, Any]) -> Settings:
     """The settings with a task and a solver of --mode reconstruct, and other values of entries."""
-    section = dataclasses.replace(type(settings.inverse)(), task=task, solver=solver, **values)
-    return dataclasses.replace(settings, inverse=section)
+    chosen: dict[str, Any] = {"task": task, "solver": solver} | dict(values)
+    return dataclasses.replace(settings, inverse=InverseSettings(**chosen))
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:

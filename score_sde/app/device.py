@@ -21,8 +21,8 @@ class Cancelled(Exception):
 class Ticket:
     """A piece of work of one user.
 
-    title: in words. state: where it stands. progress: how far it is, where it says so. look: makes
-    a picture of what there is so far. result: of the work. error: what a user may read. began: when
+    title: in words. state: where it stands. progress: how far it is, where it says so. look: a PNG
+    file of what there is so far. result: of the work. error: what a user may read. began: when
     it was begun, in seconds of `time.monotonic`. ended: set at its end.
     """
 
@@ -30,7 +30,7 @@ class Ticket:
         self.title, self.work = title, work
         self.state: State = "waiting"
         self.progress: Progress | None = None
-        self.look: Callable[[], Any] | None = None
+        self.look: Callable[[], bytes | None] | None = None
         self.result: Any = None
         self.error = ""
         self.began = 0.0

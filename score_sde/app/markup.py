@@ -159,7 +159,7 @@ def under_way(ticket: Ticket, ahead: int) -> str:
 def looked(ticket: Ticket) -> str:
     """The picture of what a piece of work has so far."""
     picture = ticket.look() if ticket.look else None
-    return "" if picture is None else pixels(picture, "on the way from noise to samples")
+    return "" if picture is None else png(picture, "On the way from noise to samples")
 
 
 def entry(made: Entry) -> str:

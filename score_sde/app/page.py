@@ -59,10 +59,14 @@ class Page:
         ticket = self.device.submit(title, work)
         key = (str(session), tab)
         self.tickets[key] = ticket
+        shown = ""
         try:
             while not ticket.ended.wait(LOOK):
                 told = markup.under_way(ticket, self.device.ahead(ticket))
-                yield markup.block(told, markup.looked(ticket))
+                found = markup.block(told, markup.looked(ticket))
+                if found != shown:
+                    yield found
+                shown = found
         finally:  # a closed page leaves its work to the history
             if self.tickets.get(key) is ticket:
                 del self.tickets[key]

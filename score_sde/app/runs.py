@@ -15,7 +15,7 @@ from score_sde.workdir.folder import check_weights
 from score_sde.workdir.listing import find_runs
 from score_sde.workdir.run import Run
 
-WARM = 4
+WARM = 6
 """Runs whose weights and compiled programs are kept."""
 
 

@@ -75,6 +75,7 @@ def _serve(gradio: Any, root: Path, address: tuple[str, int], password: str) -> 
         auth_message=f"Any name, and the password of {PASSWORD}." if password else None,
         allowed_paths=[],
         max_file_size=LARGEST,
+        state_session_capacity=100,
         app_kwargs={"middleware": middleware(host), "docs_url": None, "redoc_url": None},
         prevent_thread_lock=True,
         show_error=False,

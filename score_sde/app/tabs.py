@@ -113,17 +113,19 @@ def _runs_tab(page: Page, blocks: gr.Blocks) -> None:
     table = gr.HTML(elem_id="runs-table")
     shown = gr.HTML(elem_id="runs-live")
 
-    def rows() -> str:
-        return page.lately("runs", EVERY - 1, lambda: all_runs(page))
+    seen = gr.State(("", ""))
 
-    def looked(run: str) -> str:
-        return page.lately(f"live {run}", EVERY - 1, lambda: live(page, run)) if run else ""
+    def look(run: str, before: tuple[str, str]) -> tuple[Any, Any, Any]:
+        """What has changed since this page was told last."""
+        rows = page.lately("runs", EVERY - 1, lambda: all_runs(page))
+        found = page.lately(f"live {run}", EVERY - 1, lambda: live(page, run)) if run else ""
+        told = [gr.skip() if new == old else new for new, old in zip((rows, found), before)]
+        return told[0], told[1], (rows, found)
 
-    timer = gr.Timer(EVERY)
-    blocks.load(rows, None, table, **QUIET)
-    timer.tick(rows, None, table, **QUIET)
-    timer.tick(looked, page.run, shown, **QUIET)
-    page.run.change(looked, page.run, shown, **QUIET)
+    timer, outputs = gr.Timer(EVERY), [table, shown, seen]
+    blocks.load(look, [page.run, seen], outputs, **QUIET)
+    timer.tick(look, [page.run, seen], outputs, **QUIET)
+    page.run.change(look, [page.run, seen], outputs, **QUIET)
 
 
 def _sampler_inputs(tab: str) -> tuple[Any, Any, Any, Any]:

@@ -150,16 +150,25 @@ def _listed(classes: tuple[int, ...]) -> str:
 def _sample(runs: Runs, ticket: Ticket, asked: Sampling, entry: Entry) -> Entry:
     run = _sampling_run(runs, asked)
     film = Film(run.settings.sampling.frames)
-
-    def look() -> np.ndarray | None:
-        return viz.image_grid(np.nan_to_num(film.pictures[-1])) if film.pictures else None
-
-    ticket.look = look
+    ticket.look = _looks(film)
     _, told = draw_samples(run, asked.step, Asked(asked.classes, entry.folder, film))
     pictures = [Picture("grid.png", _title(asked))]
     if (entry.folder / "intermediate.png").exists():
         pictures.append(Picture("intermediate.png", "From noise to samples"))
     return entry.finish([("drawn", told)], pictures)
+
+
+def _looks(film: Film) -> Callable[[], bytes | None]:
+    """The newest picture of a film as a PNG file, made once for each."""
+    made: dict[int, bytes] = {}
+
+    def look() -> bytes | None:
+        count = len(film.pictures)
+        if count and count not in made:
+            made[count] = viz.png_bytes(viz.image_grid(np.nan_to_num(film.pictures[count - 1])))
+        return made.get(count)
+
+    return look
 
 
 def _sampling_run(runs: Runs, asked: Sampling) -> Run:
