@@ -37,6 +37,11 @@ def list_runs(**options: Any) -> Any:
     return _module("list").main(**options)
 
 
+def app(**options: Any) -> Any:
+    """A page in the browser over a folder of runs; see `score_sde.modes.app`."""
+    return _module("app").main(**options)
+
+
 def prepare(**options: Any) -> Any:
     """Scans as a folder of slices; see `score_sde.modes.prepare`."""
     return _module("prepare").main(**options)

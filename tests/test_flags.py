@@ -108,7 +108,7 @@ def test_help_names_every_flag_with_its_modes() -> None:
         assert mode in text and about.does.split()[0] in text
     words = " ".join(text.split())
     assert "[decode, interpolate] Factor of the latents" in words
-    assert "[all modes but fid, prepare, list] Recipe or configuration file" in words
+    assert "[all modes but fid, prepare, list, app] Recipe or configuration file" in words
 
 
 def test_help_of_the_command_lists_them(tmp_path) -> None:

@@ -30,6 +30,7 @@ FLOORS = (
     {"recipes"},
     {"workdir"},
     {"exchange"},
+    {"app"},
     {"modes"},
     {"run_lib"},
     {"cli"},

@@ -41,6 +41,6 @@ def test_the_source_archive_has_what_a_checkout_has() -> None:
 def test_the_extras_are_there_and_have_lower_bounds() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert extras.keys() >= {"ct", "cuda", "dev", "docs", "medical", "tpu", "tune"}
+    assert extras.keys() >= {"app", "ct", "cuda", "dev", "docs", "medical", "tpu", "tune"}
     wanted = [*project["dependencies"], *(one for names in extras.values() for one in names)]
     assert not [one for one in wanted if not re.fullmatch(r"[\w.-]+(\[\w+\])?>=[\d.]+", one)]

@@ -286,3 +286,38 @@ def build_sampler(sampling: Sampling, process: Perturbation, pixels: PixelRange)
         start = (pixels.low, pixels.high) if sampling.start == "uniform" else None
         denoise = "mean" if published else sampling.denoise
         return Sampler(process, stepper, times, denoise, start)
+
+
+def with_evaluations(
+    sampling: Sampling, process: Perturbation, pixels: PixelRange, evaluations: int
+) -> Sampling:
+    """The settings with the most steps that make at most so many evaluations for one sample.
+
+    Raises:
+        UserError: fewer than the least number of steps makes, or what `build_sampler` refuses.
+    """
+
+    # Evaluations depend on the number of times alone, and those of other grids take a while.
+    levels = sampling.grid == "levels"
+    plain = dataclasses.replace(sampling, grid="uniform", exponent=0.0, times=())
+    quick = sampling if levels else plain
+
+    def made(steps: int) -> int:
+        one = dataclasses.replace(quick, steps=steps)
+        return build_sampler(one, process, pixels).evaluations
+
+    chain = isinstance(process, DiscreteChain)
+    least = 2 if chain and sampling.denoise == "tweedie" and sampling.grid == "uniform" else 1
+    if made(least) > evaluations:
+        what = ("one step", "makes") if least == 1 else ("two steps", "make")
+        raise UserError(
+            f"{what[0]} of {sampling.predictor} {what[1]} {made(least)} evaluations of the "
+            f"network; got {evaluations}"
+        )
+    low, high = least, evaluations
+    if isinstance(process, DiscreteChain):  # it has no more steps than noise levels
+        high = min(high, len(process.sigmas))
+    while low < high:  # evaluations grow with the steps
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if made(middle) <= evaluations else (low, middle - 1)
+    return dataclasses.replace(sampling, steps=low)

@@ -43,3 +43,15 @@ def summarize(rows: Rows, column: str = "bits_per_dim") -> dict[str, float]:
         "variance_probe": probe,
         "variance_dequantization": within - probe if passes > 1 else math.nan,
     }
+
+
+def summarize_image(values: np.ndarray) -> dict[str, float]:
+    """The mean over passes (n,) of one image, with the standard error of that mean.
+
+    The passes differ by dequantization and probes, which are independent draws. The error is NaN of
+    a single pass.
+    """
+    values = values.astype(np.float64)
+    passes = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(passes) if passes > 1 else math.nan
+    return {"mean": float(values.mean()), "standard_error": error, "passes": passes}

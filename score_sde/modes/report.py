@@ -9,7 +9,6 @@ import numpy as np
 
 from score_sde import __version__, viz
 from score_sde.build.metrics import extractor_at_hand
-from score_sde.data import Source, take
 from score_sde.devices import leads
 from score_sde.errors import UserError, command, quoted
 from score_sde.files import read_npz, write_bytes, writing
@@ -25,6 +24,7 @@ from score_sde.training import costs
 from score_sde.workdir import measurements
 from score_sde.workdir.documents import read_document
 from score_sde.workdir.folder import IN_RUN, check_writable
+from score_sde.workdir.inputs import some_images
 from score_sde.workdir.levels import load_levels
 from score_sde.workdir.lock import hold_file
 from score_sde.workdir.run import Run
@@ -184,10 +184,3 @@ def _memorization(page: Report, run: Run, samples: np.ndarray) -> bytes:
         f"{part}{len(source):,} training images",
     )
     return memorization_section(page, check, extractor_at_hand(run.settings.quality))
-
-
-def some_images(source: Source, limit: int = 60_000, max_bytes: int = 2**28) -> np.ndarray:
-    """Evenly spaced images, as many as fit."""
-    size = source[0]["image"].nbytes
-    count = min(limit, len(source), max(1, max_bytes // size))
-    return take(source, np.linspace(0, len(source) - 1, count).astype(int))["image"]

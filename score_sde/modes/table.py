@@ -96,6 +96,12 @@ MODES = {
     ),
     "report": Mode("report", "checkpoints", "writes report.html of a run"),
     "list": Mode("list_runs", "nothing", "a table of the runs in a folder"),
+    "app": Mode(
+        "app",
+        "nothing",
+        "a page in the browser over a folder of runs",
+        "what was finished is kept in the folders of the runs, and the same command shows it again",
+    ),
     "doctor": Mode("doctor", "named", "looks for what is wrong with images and with a run"),
     "dry_run": Mode("dry_run", "fresh", "prints settings, costs and devices, and stops"),
 }
@@ -142,6 +148,13 @@ def _number(name: str, least: int, why: str) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _port(text: str) -> int:
+    port = int(text) if text.isdecimal() else 0
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port must be a number from 1 to 65535; got {text!r}")
+    return port
 
 
 def _classes(text: str) -> tuple[int, ...]:
@@ -267,8 +280,18 @@ FLAGS = (
         _path,
     ),
     Flag(
-        "runs", ("list",), "Folder whose runs are listed, itself one or not; default runs.", _path
+        "runs",
+        ("list", "app"),
+        "Folder whose runs are listed or shown, itself one or not; default runs.",
+        _path,
     ),
+    Flag(
+        "host",
+        ("app",),
+        "Address to listen at; default 127.0.0.1, this machine alone. Any other needs a password "
+        "in the environment variable SCORE_SDE_PASSWORD.",
+    ),
+    Flag("port", ("app",), "Port to listen at; default 7860.", _port),
     Flag(
         "source",
         ("import", "prepare"),

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from score_sde import tuning
 from score_sde.arrays import sample_keys
-from score_sde.build.sampler import build_sampler
+from score_sde.build.sampler import build_sampler, with_evaluations
 from score_sde.build.settings import Sampling, to_dict
 from score_sde.build.solvers import NOISY, SOLVERS
 from score_sde.devices import leads, say
@@ -118,16 +118,9 @@ def _with_evaluations(run: Run, plain: Sampling, name: str, evaluations: int) ->
             "--solvers takes solvers without noise that take the steps of a grid: "
             f"{', '.join(TUNABLE)}; got {name!r}"
         )
-    changes: dict[str, Any] = {"predictor": name, "grid": "log_snr"}
-    fits = [
-        steps
-        for steps in range(1, evaluations + 1)
-        if _sampler(run, plain, steps=steps, **changes).evaluations <= evaluations
-    ]
-    if not fits:
-        least = _sampler(run, plain, steps=1, **changes).evaluations
-        raise UserError(f"one step of {name} makes {least} evaluations; got {evaluations}")
-    return dataclasses.replace(plain, steps=fits[-1], **changes)
+    one = dataclasses.replace(plain, predictor=name, grid="log_snr")
+    experiment = run.experiment
+    return with_evaluations(one, experiment.process, experiment.pixel_range, evaluations)
 
 
 def _tune(run: Run, params: PyTree, settings: Sampling, data: tuple[Array, Array]) -> Found:

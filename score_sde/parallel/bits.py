@@ -75,6 +75,12 @@ class Evaluator:
             passes = np.full(count, number_of_pass)
             yield {"index": indices[part], "label": columns.pop("label"), "pass": passes, **columns}
 
+    def reading(self, source: Source) -> "Evaluator":
+        """The same for images of another source; what is compiled is shared."""
+        other = dataclasses.replace(self, source=source)
+        other.__dict__["_columns"] = self._columns
+        return other
+
     @functools.cached_property
     def _columns(self):
         def columns(given, rows):

@@ -1,9 +1,11 @@
 """The one loop of this library: functions of many rows over a device mesh, batch after batch."""
 
+import contextlib
+import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,15 +22,59 @@ def silent(done: int) -> None:
     """A `Tick` that shows nothing."""
 
 
-def progress(total: int, unit: str, title: str = "", done: int = 0) -> tqdm:
-    """A bar that the leading process shows; its `update` is a `Tick`."""
-    return tqdm(
+class Progress(NamedTuple):
+    """How far a piece of work is: `done` of `total` units, and what it is called."""
+
+    done: int
+    total: int
+    unit: str
+    title: str
+
+
+_watch: contextvars.ContextVar[Callable[[Progress], object] | None] = contextvars.ContextVar(
+    "watch", default=None
+)
+
+
+@contextlib.contextmanager
+def watching(watch: Callable[[Progress], object]) -> Iterator[None]:
+    """Tells `watch` of all progress within, shown or not; what it raises ends the work.
+
+    It is told between parts of the work: segments of a sampler, batches of the others.
+    """
+    before = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(before)
+
+
+class Bar(tqdm):
+    """A bar that tells `watching` of its progress, whether it is shown or not."""
+
+    def __init__(self, **named: Any):
+        self._told = named["initial"]
+        self._about = (named["total"], named["unit"], named["desc"] or "")
+        super().__init__(**named)
+        self.update(0)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """`n` more are done."""
+        self._told += int(n or 0)
+        if watch := _watch.get():
+            watch(Progress(self._told, *self._about))
+        return super().update(n)
+
+
+def progress(total: int, unit: str, title: str = "", done: int = 0, hidden: bool = False) -> Bar:
+    """A bar that the leading process shows unless `hidden`; its `update` is a `Tick`."""
+    return Bar(
         total=total,
         unit=unit,
         desc=title or None,
         initial=done,
         dynamic_ncols=True,
-        disable=not leads(),
+        disable=hidden or not leads(),
     )
 
 

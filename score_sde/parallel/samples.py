@@ -11,14 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
-from tqdm import tqdm
 
 from score_sde.arrays import ScoreFn
 from score_sde.conditioning import Condition, unconditional
 from score_sde.data.pixels import PixelRange
-from score_sde.devices import Placement, leads
+from score_sde.devices import Placement
 from score_sde.grids import as_pairs
-from score_sde.parallel.loop import Rows, Tick, batch_size, each_batch, whole_batches
+from score_sde.parallel.loop import (
+    Rows,
+    Tick,
+    batch_size,
+    each_batch,
+    progress,
+    whole_batches,
+)
 from score_sde.sampling import Sampler, State
 
 SEGMENTS = 40
@@ -123,8 +129,7 @@ class Generator:
         """
         rows = Rows.of((keys, given))
         rounds = self.whole(len(keys)) // batch_size(len(keys), self.batch_size, self.place)
-        total, hidden = rounds * self.sampler.steps, not (title and leads())
-        with tqdm(total=total, unit="step", desc=title, dynamic_ncols=True, disable=hidden) as bar:
+        with progress(rounds * self.sampler.steps, "step", title, hidden=not title) as bar:
 
             def draw(params: PyTree, batch: Any) -> Drawn:
                 return self._draw(params, batch, bar.update, film)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Integer
 
-from score_sde.data import PixelRange, take
+from score_sde.data import PixelRange, Source, take
 from score_sde.data import inputs as reader
 from score_sde.devices import say
 from score_sde.workdir.run import Run
@@ -40,3 +40,10 @@ def show(
 ) -> Float[np.ndarray, "n h w c"]:
     """Levels for display: black 0, white 1."""
     return images.astype(np.float32) / np.float32(pixels.levels - 1)
+
+
+def some_images(source: Source, limit: int = 60_000, max_bytes: int = 2**28) -> np.ndarray:
+    """Evenly spaced images, as many as fit."""
+    size = source[0]["image"].nbytes
+    count = min(limit, len(source), max(1, max_bytes // size))
+    return take(source, np.linspace(0, len(source) - 1, count).astype(int))["image"]

@@ -80,6 +80,8 @@ def with_task(run: Run, task: Literal["inpaint", "colorize"]) -> Run:
             f"config.inverse.task={asked.task} is not what this mode does; leave it out, or use "
             "--mode reconstruct"
         )
+    if asked.task == task:
+        return run
     section = dataclasses.replace(asked, task=task)
     return dataclasses.replace(run, settings=dataclasses.replace(run.settings, inverse=section))
 

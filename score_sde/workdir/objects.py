@@ -69,6 +69,10 @@ def check_finite(images: np.ndarray, folder: Path) -> None:
 
 def make_codec(run: Run) -> Codec:
     """The probability-flow ODE, solved as config.eval says, on images as the run was trained on."""
+    return run.once("codec", lambda: _make_codec(run))
+
+
+def _make_codec(run: Run) -> Codec:
     size, experiment = run.settings.eval.batch_size, run.experiment
     run.place.check_divisible("config.eval.batch_size", size)
     return Codec(

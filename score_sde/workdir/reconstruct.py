@@ -191,8 +191,12 @@ def _prepared(
         solver.check(rows)
         sampler = solver.prepare(run.experiment.sampler)
         solver(sampler, run.experiment.model.score_fn(params), rows)
-    draw = make_generator(run, run.settings.sampling.batch_size, solver)
-    return dataclasses.replace(draw, sampler=sampler), rows
+
+    def make() -> Generator:
+        draw = make_generator(run, run.settings.sampling.batch_size, solver)
+        return dataclasses.replace(draw, sampler=sampler)
+
+    return run.once("reconstruct", make), rows
 
 
 def _check_finite(samples: Float[np.ndarray, "k h w c"], name: str, store: RowStore) -> None:

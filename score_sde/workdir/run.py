@@ -1,7 +1,9 @@
 """A run: its settings, its folder, its objects, its random keys and its weights."""
 
 import dataclasses
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,9 @@ from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
 from score_sde.workdir.which import Phema, Which
 
+Made = TypeVar("Made")
+MOST_KEPT = 6
+"""Things that a warm run keeps, weights of checkpoints among them."""
 PURPOSES = ("init", "train", "eval", "sample")
 """What random keys are for."""
 
@@ -33,12 +38,14 @@ class Run:
         folder: its working directory.
         experiment: the objects that the settings describe.
         place: the devices.
+        kept: what `once` has made, the newest last; None keeps nothing.
     """
 
     settings: Settings
     folder: Path
     experiment: Experiment
     place: Placement
+    kept: dict[Hashable, Any] | None = dataclasses.field(default=None, init=False, repr=False)
 
     @classmethod
     def of(cls, settings: Settings, folder: Path) -> "Run":
@@ -50,6 +57,37 @@ class Run:
         shape, data = image_shape(settings.data)
         settings = dataclasses.replace(settings, data=data)
         return cls(settings, Path(folder), build(settings, shape), Placement.of())
+
+    def warm(self) -> "Run":
+        """The same run, which keeps weights and compiled programs from one use to the next."""
+        return self._keeping({})
+
+    def seeded(self, seed: int, number: int = 0) -> "Run":
+        """The same with other random draws, and where given another number of samples.
+
+        No program depends on them, so it shares what is kept.
+        """
+        sampling = self.settings.sampling
+        sampling = dataclasses.replace(sampling, num_samples=number or sampling.num_samples)
+        settings = dataclasses.replace(self.settings, seed=seed, sampling=sampling)
+        return dataclasses.replace(self, settings=settings)._keeping(self.kept)
+
+    def _keeping(self, kept: dict[Hashable, Any] | None) -> "Run":
+        object.__setattr__(self, "kept", kept)
+        return self
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` gives; of a `warm` run what it gave before for this key.
+
+        The key must have all that it depends on, but for the settings.
+        """
+        if self.kept is None:
+            return make()
+        found = self.kept.pop(key) if key in self.kept else make()
+        self.kept[key] = found
+        while len(self.kept) > MOST_KEPT:
+            del self.kept[next(iter(self.kept))]
+        return found
 
     def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
         """The random keys by purpose; those of training a dequantizer and the like are others."""
@@ -103,6 +141,11 @@ class Run:
 
     def weights(self, checkpoint: Which | None = None) -> tuple[PyTree, Which]:
         """(averaged weights, which they are) of a checkpoint, by default the last."""
+        if self.kept is not None and checkpoint is None:  # which is the last changes meanwhile
+            checkpoint = self.checkpoints().choose(None)
+        return self.once(("weights", checkpoint), lambda: self._weights(checkpoint))
+
+    def _weights(self, checkpoint: Which | None) -> tuple[PyTree, Which]:
         state = self.restore(checkpoint)
         found = checkpoint if isinstance(checkpoint, Phema) else int(state.step)
         return state.averages[0], found

@@ -79,7 +79,7 @@ def test_encoding_a_split_does_not_depend_on_the_batch_or_a_kill(
         return encode(self, params, images, names, tick)
 
     monkeypatch.setattr(Codec, "encode", stopped)
-    monkeypatch.setattr("score_sde.modes.encode.PART", 8)
+    monkeypatch.setattr("score_sde.workdir.latents.PART", 8)
     for size in (8, 16):
         values = FLOW | {"eval.num_examples": 11, "eval.batch_size": size}
         if size == 8:

@@ -8,7 +8,7 @@ from PIL import Image
 from runs import call
 
 from score_sde.data.inputs import read_inputs
-from score_sde.modes.sample import _for_files
+from score_sde.workdir.drawing import _for_files
 
 
 def drawn(workdir: Path, step: int) -> dict[str, np.ndarray]:
