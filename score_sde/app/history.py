@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from score_sde.errors import UserError
-from score_sde.files import write_json, writing
-from score_sde.workdir.documents import read_document
+from score_sde.files import writing
+from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import IN_RUN
 
 FOLDER = "app"
@@ -67,7 +67,7 @@ class Entry:
         """Keep what came out, as the last file of all."""
         values = {"told": [list(line) for line in told], "pictures": [list(p) for p in pictures]}
         with writing(self.folder, IN_RUN):
-            write_json(self.folder / "told.json", values)
+            write_document(self.folder / "told.json", values)
         return dataclasses.replace(self, told=told, pictures=pictures, finished=True)
 
     def discard(self) -> None:
@@ -81,7 +81,7 @@ def begin(run: Path, kind: str, title: str, asked: Mapping[str, Any]) -> Entry:
     folder = run / FOLDER / f"{now}_{kind}_{secrets.token_hex(2)}"
     with writing(folder, IN_RUN):
         folder.mkdir(parents=True)
-        write_json(folder / "asked.json", {"kind": kind, "title": title, "asked": dict(asked)})
+        write_document(folder / "asked.json", {"kind": kind, "title": title, "asked": dict(asked)})
     return Entry(folder, kind, title, dict(asked))
 
 
