@@ -47,18 +47,26 @@ def entries(values: Mapping[str, Any]) -> list[str]:
     return [f"--config.{name}={value}" for name, value in values.items()]
 
 
-def environment(**more: str) -> dict[str, str]:
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS of this process, which decide how programs are rounded, for so many devices."""
+    device_count = "--xla_force_host_platform_device_count"
+    flags = os.environ["XLA_FLAGS"].split()
+    kept = [flag for flag in flags if not flag.startswith(device_count)]
+    return " ".join([*kept, f"{device_count}={devices}"])
+
+
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
     """One device, as on a laptop."""
-    return os.environ | {"XLA_FLAGS": "", "PYTHONPATH": "", "COLUMNS": "200"} | more
+    own = {"XLA_FLAGS": xla_flags(devices), "PYTHONPATH": "", "COLUMNS": "200"}
+    return os.environ | own | more
 
 
 def start(*arguments: str | Path, cwd: Path = REPOSITORY, devices: int = 1) -> subprocess.Popen:
     """`python main.py ARGUMENTS`, running."""
-    flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "main.py"), *map(str, arguments)],
         cwd=cwd,
-        env=environment(XLA_FLAGS=flags),
+        env=environment(devices),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -48,3 +48,10 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs() -> Iterator[None]:
+    """A process that keeps the programs of all files grows to 7 GB."""
+    yield
+    jax.clear_caches()

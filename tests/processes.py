@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from commands import xla_flags
+
 from golden import REPOSITORY
 
 JOIN = "from score_sde import cli; cli._join_processes()\n"
@@ -45,7 +47,7 @@ def run_two(
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "PYTHONPATH": "",
         "COLUMNS": "200",
     }
