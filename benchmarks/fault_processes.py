@@ -7,6 +7,7 @@ judged by its exit code and message, and by the same command given once more wit
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -405,13 +406,15 @@ def peers(all_of: Processes) -> Iterator[tuple[str, Trial]]:
 
 def run(all_of: Processes, tally: Tally, kills: int, only: Sequence[str]) -> None:
     """All of them, some at a time."""
+    kinds: list[Iterator[tuple[str, Trial]]]
     kinds = [signals(all_of), random_kills(all_of, kills), deleted(all_of), double_starts(all_of)]
     kinds += [devices(all_of), peers(all_of)]
     if may_mount(all_of.place):
         kinds += [full_disks(all_of), read_only(all_of)]
     else:
         print("disks full and read-only are left out: this user may not mount one")
-    trials = [(kind, trial) for some in kinds for kind, trial in some if faults.asked(kind, only)]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(*kinds))
+    trials = [found for found in in_turn if found and faults.asked(found[0], only)]
     with ThreadPoolExecutor(all_of.workers) as pool:
         done = [(kind, pool.submit(trial)) for kind, trial in trials]
         try:

@@ -239,9 +239,8 @@ def content(path: Path, run: Path) -> Any:
             from score_sde.workdir.parquet import read_table
 
             table = read_table(path, "")
-            return {
-                n: str(table[n].to_pylist()) for n in sorted(table.column_names)
-            }  # nan is itself
+            # As text, where nan is itself.
+            return {name: str(table[name].to_pylist()) for name in sorted(table.column_names)}
         text = path.read_bytes().replace(str(run).encode(), b"RUN")
         if path.suffix == ".json":
             return {n: v for n, v in json.loads(text).items() if n != "digest"}

@@ -379,7 +379,11 @@ def _open(section: str, given: Mapping[str, Any]) -> Section:
     for name, value in given.items():
         _check_number(f"config.{section}.{name}", value)
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    return Section(values)
+    try:
+        return Section(values)
+    except (ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"config.{section} has a value that none can have ({reason})") from error
 
 
 def _section(section: str, given: Mapping[str, Any]) -> Any:

@@ -119,7 +119,7 @@ def _summary(page: Report, run: Run, step: Which, rows: list[dict[str, Any]], nf
     shapes = jax.eval_shape(lambda: experiment.task.init(jax.random.key(0), experiment.shape))
 
     def last(name: str) -> str:
-        values = [row[name] for row in rows if name in row]
+        values = [row[name] for row in rows if row.get(name) is not None]
         return f"{values[-1]:.4g}" if values else "-"
 
     page.summary(

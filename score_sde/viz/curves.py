@@ -32,8 +32,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         The rows.
 
     Raises:
-        UserError: the file is missing, a line is something else than a (torn) JSON object with a
-            step, or a row is not as it was written.
+        UserError: the file is missing, a line is something else than a (torn) JSON object of
+            numbers with a step, or a row is not as it was written.
     """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
@@ -56,6 +56,12 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             continue
         if not isinstance(row.get("step"), int):
             raise UserError(f"line {number} of {path} has no integer 'step': {line[:60]!r}")
+        for name, value in row.items():
+            if not (value is None or type(value) in (int, float)):
+                raise UserError(
+                    f"line {number} of {path} has {name!r}: {str(value)[:60]!r}, which is no "
+                    "number; remove the line"
+                )
         by_step[row["step"]] = by_step.get(row["step"], {}) | row
     return [by_step[step] for step in sorted(by_step)]
 

@@ -51,7 +51,7 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
 
 def loss_findings(rows: list[dict[str, Any]], folder: Path) -> Iterator[Finding]:
     """Spikes of the training loss, and a held-out loss that has been lower."""
-    logged = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    logged = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
     values = np.asarray([value for _, value in logged], float)
     for i in range(4, len(values)):  # the first rows fall from large values
         around = np.concatenate([values[max(i - 4, 0) : i], values[i + 1 : i + 5]])
@@ -63,7 +63,7 @@ def loss_findings(rows: list[dict[str, Any]], folder: Path) -> Iterator[Finding]
                 "broken images",
             )
             break
-    heldout = [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+    heldout = [(r["step"], r["eval_loss"]) for r in rows if r.get("eval_loss") is not None]
     if len(heldout) >= 4:
         step, least = min(heldout, key=lambda pair: pair[1])
         last, value = heldout[-1]

@@ -70,7 +70,7 @@ def _told(folder: Path) -> tuple[str, ...]:
     )
 
     def newest(name: str) -> str:
-        values = [row[name] for row in rows if name in row]
+        values = [row[name] for row in rows if row.get(name) is not None]
         return f"{values[-1]:.4g}" if values else "-"
 
     return (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from score_sde.errors import UserError
-from score_sde.files import write_whole
+from score_sde.files import kind_of, write_whole
 
 KEY = b"score_sde.digest"
 
@@ -31,6 +31,8 @@ def read_table(path: Path, advice: str) -> Any:
     import pyarrow.parquet
 
     try:
+        if kind := kind_of(path):  # of a folder pyarrow reads what lies in it
+            raise ValueError(f"it is {kind}")
         table = pyarrow.parquet.read_table(path)
         written = (table.schema.metadata or {}).get(KEY)
         if written not in (None, _digest(table).encode()):

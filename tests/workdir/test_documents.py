@@ -147,6 +147,24 @@ def test_damaged_metrics_give_errors_of_ours(tmp_path: Path) -> None:
                 assert "metrics.jsonl" in str(error)
 
 
+@pytest.mark.parametrize("value", ['"x"', "[1]", "{}", "true"])
+def test_rows_of_metrics_hold_numbers_alone(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": null}}\n{{"step": 2, "loss": {value}}}\n')
+    with pytest.raises(UserError, match=r"line 2 of .* has 'loss': .* which is no number"):
+        read_metrics(path)
+
+
+def test_lists_of_sections_in_a_configuration_are_named(tmp_path: Path) -> None:
+    path, read = config(tmp_path)
+    found = json.loads(path.read_text())
+    del found["digest"]
+    found["model"]["ch_mult"] = [{}, 1]
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"config\.model has a value that none can have"):
+        read()
+
+
 def test_a_changed_file_is_told_and_an_edit_can_be_meant(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_document(path, {"value": 0.25, "more": (1, float("nan"), "\udc80")})

@@ -57,6 +57,10 @@ def test_other_settings_are_refused_and_damage_is_named(tmp_path):
     (folder / "pass0_broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(UserError, match=r"pass0_broken.parquet is damaged"):
         Pieces(folder, {"rtol": 1e-5}).read()
+    (folder / "pass0_broken.parquet").unlink()
+    (folder / "pass0_broken.parquet").mkdir()
+    with pytest.raises(UserError, match=r"parquet is damaged \(it is a folder"):
+        Pieces(folder, {"rtol": 1e-5}).read()
 
 
 def test_rows_of_unknown_settings_are_refused(tmp_path):
