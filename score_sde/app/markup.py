@@ -39,7 +39,11 @@ STYLE = """
 .sde .tools button {text-decoration: underline; font-size: 14px}
 .sde h1 {font-size: 26px; margin: 0 0 4px}
 .level {align-items: flex-end}
-@media (max-width: 640px) {.sde .later {display: none} .sde th, .sde td {padding-right: 12px}}
+@media (max-width: 640px) {
+  .sde .later {display: none}
+  .sde th, .sde td {padding-right: 12px !important}
+  .sde .wide, .sde figure {max-width: calc(100vw - 90px)}
+}
 """
 SCRIPT = """<script>
 (() => {

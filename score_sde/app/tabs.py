@@ -151,7 +151,7 @@ def _sampler_inputs(tab: str) -> tuple[Any, Any, Any, Any]:
             step=choices.BATCH,
             label="Samples",
             elem_id=f"{tab}-number",
-            min_width=160,
+            min_width=220,
         )
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", min_width=100
@@ -207,7 +207,9 @@ def _copies(tab: str, evaluations: int) -> tuple[Any, Any, Any]:
             elem_id=f"{tab}-evaluations",
             min_width=120,
         )
-        copies = gr.Slider(1, 8, value=4, step=1, label="Samples", elem_id=f"{tab}-copies")
+        copies = gr.Slider(
+            1, 8, value=4, step=1, label="Samples", elem_id=f"{tab}-copies", min_width=220
+        )
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", min_width=100
         )
@@ -281,7 +283,11 @@ def _measurement() -> tuple[Any, Any, Any]:
     """(task, value of its option, noise)."""
     with gr.Row():
         task = gr.Dropdown(
-            choices.tasks(1), label="Task", elem_id="reconstruct-task", interactive=True
+            choices.tasks(1),
+            label="Task",
+            elem_id="reconstruct-task",
+            interactive=True,
+            min_width=220,
         )
         first = next(iter(choices.TASKS.values())).option
         assert first is not None
@@ -292,6 +298,7 @@ def _measurement() -> tuple[Any, Any, Any]:
             step=1,
             label=first.label,
             elem_id="reconstruct-value",
+            min_width=220,
         )
         std = gr.Slider(
             0,
@@ -301,6 +308,7 @@ def _measurement() -> tuple[Any, Any, Any]:
             label="Noise",
             info="standard deviation, for images in [0, 1]",
             elem_id="reconstruct-std",
+            min_width=220,
         )
 
     def asked_for(name: str | None) -> Any:

@@ -138,9 +138,10 @@ def sample(runs: Runs, ticket: Ticket, asked: Sampling) -> Entry:
 def _title(asked: Sampling) -> str:
     label = choices.SAMPLERS.get(asked.sampler, ("?", {}))[0]
     of = "" if asked.classes is None else f", classes {_listed(asked.classes)}"
-    return (
-        f"{asked.number} samples, {label}, {asked.evaluations} evaluations, seed {asked.seed}{of}"
-    )
+    of += f", guidance {asked.guidance:g}" if of else ""
+    at = "" if asked.step is None else f", checkpoint {asked.step:,}"
+    what = f"{asked.number} samples{at}, {label}, {asked.evaluations} evaluations"
+    return f"{what}, seed {asked.seed}{of}"
 
 
 def _listed(classes: tuple[int, ...]) -> str:

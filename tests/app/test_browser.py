@@ -84,11 +84,19 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     with playwright.sync_playwright() as play:
         opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def browser(chromium: Any) -> Iterator[Any]:
+    """Chromium, whose pages are closed after each test."""
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
 
 
 class Tab:
@@ -96,7 +104,7 @@ class Tab:
 
     def __init__(self, browser: Any, server: Server, width: int = 1280):
         self.page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(LONG)
         self.asked: list[str] = []
         self.errors: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -284,7 +292,7 @@ def test_a_password_is_needed_beyond_this_machine(browser: Any, folder: Path) ->
         assert not page.locator("#runs-table").count()
         fields.nth(1).fill(WORD)
         page.get_by_role("button", name="Login").click()
-        page.wait_for_selector("#runs-table table", timeout=60_000)
+        page.wait_for_selector("#runs-table table", timeout=LONG)
     finally:
         server.kill()
 
