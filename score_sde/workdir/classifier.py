@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 from score_sde.build.classifier import build_classifier
 from score_sde.build.settings import Settings
 from score_sde.training.classifier import Classification
-from score_sde.workdir.companion import settings_of, state_of, trained_with
+from score_sde.workdir.companion import own_settings, state_of, trained_with
 from score_sde.workdir.run import Run
 
 
@@ -26,10 +26,7 @@ def make_classifier(run: Run) -> tuple[Classification, PyTree, int]:
     Raises:
         UserError: there is none.
     """
-    there = settings_of(run, "classifier")
-    names = {field.name for field in dataclasses.fields(run.settings.classifier)}
-    own = {name: value for name, value in there.items() if name in names}
-    settings = run.settings.change("classifier", **own)
+    settings, there = own_settings(run, "classifier")
     experiment = dataclasses.replace(run.experiment, settings=settings)
     task, trainer = build_classifier(experiment, there["classes"])
     state = state_of(run, "classifier", task, trainer)

@@ -18,6 +18,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
 from score_sde.training.step import Task, Trainer
+from score_sde.workdir import config as configurations
 from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.lock import hold
@@ -119,10 +120,28 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
     return _read(folder / "settings.json")
 
 
+def own_settings(run: Run, name: str) -> tuple[Settings, dict[str, Any]]:
+    """(the settings of a run with those of its companion `name`, all that it depends on).
+
+    Raises:
+        UserError: there is none, or a value that its section cannot have.
+    """
+    there, whole = settings_of(run, name), run.settings.to_dict()
+    own = {n: tuple(v) if isinstance(v, list) else v for n, v in there.items() if n in whole[name]}
+    try:
+        return configurations.of(whole | {name: whole[name] | own}), there
+    except UserError as error:
+        path = run.folder / name / "settings.json"
+        raise UserError(f"{path} is damaged ({error}). {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return f"Restore it, or move {path.parent} away and train it anew."
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Like the settings that its owner wrote."""
-    again = f"Restore it, or move {path.parent} away and train it anew."
-    return read_document(path, LIKE, again)
+    return read_document(path, LIKE, _again(path))
 
 
 def state_of(run: Run, name: str, task: Task, trainer: Trainer) -> TrainState:

@@ -6,7 +6,7 @@ from typing import Any
 from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.settings import Settings
 from score_sde.likelihood import Dequantizer, Uniform, Variational
-from score_sde.workdir.companion import settings_of, state_of, trained_with
+from score_sde.workdir.companion import own_settings, state_of, trained_with
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Phema, Which
 
@@ -28,12 +28,8 @@ def make_dequantizer(run: Run) -> tuple[Dequantizer, dict[str, Any]]:
     """
     if run.settings.eval.dequantization == "uniform":
         return Uniform(), {}
-    there = settings_of(run, "dequantizer")
-    names = {field.name for field in dataclasses.fields(run.settings.dequantizer)}
-    own = {name: value for name, value in there.items() if name in names}
-    experiment = dataclasses.replace(
-        run.experiment, settings=run.settings.change("dequantizer", **own)
-    )
+    settings, there = own_settings(run, "dequantizer")
+    experiment = dataclasses.replace(run.experiment, settings=settings)
     task, trainer = build_dequantizer(experiment, params=())
     state = state_of(run, "dequantizer", task, trainer)
     used = {"dequantizer": there | {"step": int(state.step)}}

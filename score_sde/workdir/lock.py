@@ -129,10 +129,13 @@ def _create(path: Path) -> bool:
     except FileExistsError:
         return False
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    with os.fdopen(number, "w") as file:
-        json.dump(
-            _place() | {"process": os.getpid(), "begun": _begun(os.getpid()), "at": now}, file
-        )
+    mine = _place() | {"process": os.getpid(), "begun": _begun(os.getpid()), "at": now}
+    try:
+        with os.fdopen(number, "w") as file:
+            json.dump(mine, file)
+    except BaseException:  # a full disk: what is left would be a lock of nobody
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

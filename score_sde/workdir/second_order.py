@@ -10,7 +10,7 @@ from score_sde.build.settings import Settings
 from score_sde.errors import UserError
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.second_order import SecondOrderMatching
-from score_sde.workdir.companion import settings_of, state_of, trained_with
+from score_sde.workdir.companion import own_settings, state_of, trained_with
 from score_sde.workdir.run import Run
 from score_sde.workdir.which import Phema, Which, parse, weights_checksum
 
@@ -95,14 +95,7 @@ def make_second_order(run: Run) -> SecondOrder:
     Raises:
         UserError: there is none.
     """
-    there = settings_of(run, FOLDER)
-    names = {field.name for field in dataclasses.fields(run.settings.second_order)}
-    own = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in there.items()
-        if name in names
-    }
-    settings = run.settings.change(FOLDER, **own)
+    settings, there = own_settings(run, FOLDER)
     experiment = dataclasses.replace(run.experiment, settings=settings)
     began = ()
     if settings.second_order.gamma:  # their shapes are part of the state

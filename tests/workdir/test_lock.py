@@ -206,3 +206,17 @@ def test_a_folder_that_was_removed_meanwhile_is_told(tmp_path: Path) -> None:
         hold(folder)
         shutil.rmtree(folder)
         raise ZeroDivisionError
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one would be that of an unknown process, which nobody takes for minutes."""
+
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.json, "dump", full)
+        refused(tmp_path, "cannot write to .*No space left on device")
+    assert not list(tmp_path.iterdir())
+    with released():
+        hold(tmp_path)
