@@ -7,7 +7,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +125,10 @@ def is_loopback(host: str) -> bool:
 
 
 def allowed(password: str) -> Any:
-    """(name, password) -> whether it may come in; a wrong one is answered slowly."""
+    """(name, password) -> whether it may come in. It does not wait: all requests would wait too."""
 
     def check(name: str, given: str) -> bool:
-        good = hmac.compare_digest(given.encode(), password.encode())
-        if not good:
-            time.sleep(1.0)
-        return good
+        return hmac.compare_digest(given.encode(), password.encode())
 
     return check
 
