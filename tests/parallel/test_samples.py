@@ -15,7 +15,7 @@ from score_sde.arrays import sample_keys
 from score_sde.conditioning import compose, inpainting, noise_interpolation
 from score_sde.data import PixelRange
 from score_sde.devices import Placement
-from score_sde.parallel import samples
+from score_sde.parallel import loop
 from score_sde.parallel.samples import Film, Generator
 from score_sde.sampling import Sampler
 from score_sde.sde import VE, VP, DiscreteChain, Perturbation
@@ -125,23 +125,20 @@ def test_samples_that_a_stepper_couples_are_those_of_whole_batches() -> None:
     assert not np.allclose(draw.all(params(), keys(0, 1, 2, 3, 4))[4], plain[0])
 
 
-class Bar:
-    """Stands in for tqdm's."""
+class Bar(loop.Bar):
+    """Keeps how it was made and what it was told."""
 
     made: list["Bar"]
 
     def __init__(self, **settings: Any):
         self.settings, self.ticks = settings, []
         self.made.append(self)
+        super().__init__(**settings)
 
-    def update(self, steps: int) -> None:
-        self.ticks.append(steps)
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
+    def update(self, n: float | None = 1) -> bool | None:
+        if n:  # the beginning is told as 0
+            self.ticks.append(n)
+        return super().update(n)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +149,7 @@ def test_progress_counts_every_step(
     steps: int, frames: int | None, ticks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Bar.made = []
-    monkeypatch.setattr(samples, "tqdm", Bar)
+    monkeypatch.setattr(loop, "Bar", Bar)
     film = None if frames is None else Film(frames)
     generator(sampler=sampler(steps)).all(params(), keys(), title="some", film=film)
     (bar,) = Bar.made
@@ -167,7 +164,7 @@ def test_bar_counts_all_batches_and_is_hidden_without_a_title(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Bar.made = []
-    monkeypatch.setattr(samples, "tqdm", Bar)
+    monkeypatch.setattr(loop, "Bar", Bar)
     generator(batch_size=3).all(params(), keys(), title="")
     (bar,) = Bar.made
     assert sum(bar.ticks) == bar.settings["total"] == 3 * 6 and bar.settings["disable"]
