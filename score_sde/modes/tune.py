@@ -17,6 +17,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import claim
 from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import result_folder
+from score_sde.workdir.lock import released
 from score_sde.workdir.measured import Measured, measured
 from score_sde.workdir.reconstruct import NotFinite, Wanted, reconstruct
 from score_sde.workdir.run import Run
@@ -160,7 +161,8 @@ def _tried(
     folder = wanted.output
     assert folder is not None
     try:
-        reconstruct(_with(run, settings), given, which, wanted)
+        with released():  # the folder is removed below
+            reconstruct(_with(run, settings), given, which, wanted)
         wait_for_all("the trial is written")
         like = {"means": {name: {"mean": float} for name in OBJECTIVES}}
         means = read_document(folder / "summary.json", like, "Remove its folder.")["means"]
