@@ -184,7 +184,7 @@ class Files:
     def flips(self, tally: Tally, each: int, only: Sequence[str]) -> None:
         """`each` flips of every target."""
         for target in TARGETS:
-            if not faults.asked(target.name, only):
+            if not (each and faults.asked(target.name, only)):
                 continue
             random = np.random.default_rng([self.seed, sum(target.name.encode())])
             start, wanted = self.over(target)

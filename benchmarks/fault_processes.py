@@ -31,7 +31,11 @@ LIMIT = 150
 """Seconds after which a process counts as hanging."""
 KILLED = -signal.SIGKILL
 
-LONG = dataclasses.replace(faults.ON, values={"training.steps": 8})
+LONG = dataclasses.replace(
+    faults.ON,
+    values={"training.steps": 8},
+    results=("metrics.jsonl", "checkpoints/8", "snapshots/*"),
+)
 DRAW = dataclasses.replace(faults.SAMPLE, values={"sampling.batch_size": 2})
 BITS = dataclasses.replace(faults.LIKELIHOOD, values={"eval.batch_size": 2})
 COMMANDS = {

@@ -101,7 +101,8 @@ TRAIN = Command(
     VALUES,
     ("metrics.jsonl", "checkpoints/*", "snapshots/*"),
 )
-ON = Command("train", {}, {"training.steps": 5}, ("metrics.jsonl", "checkpoints/*", "snapshots/*"))
+ON = Command("train", {}, {"training.steps": 5}, ("metrics.jsonl", "checkpoints/5", "snapshots/*"))
+"""Of the checkpoints the last: one that a signal left takes the place of another."""
 SAMPLE = Command("sample", results=("samples/step_4/samples.npz", "samples/step_4/sampling.json"))
 EVAL = Command("eval", {"checkpoint": "all"}, {"eval.metrics": "loss,levels"}, ("eval/*.json",))
 QUALITY = Command("eval", {}, {"eval.metrics": "fid"}, ("eval/step_4.json", "eval/samples/**/*"))

@@ -29,7 +29,7 @@ flags.DEFINE_list("only", [], "Parts of the names of the kinds or files to try; 
 flags.DEFINE_string("run", "", "A run that an earlier call left; by default one is made.")
 flags.DEFINE_string("keep", "", "Where to leave the run that is made.")
 flags.DEFINE_list("parts", ["files", "processes"], "What to try.")
-flags.DEFINE_integer("flips", 14, "Flipped bits of each kind of file.", lower_bound=1)
+flags.DEFINE_integer("flips", 14, "Flipped bits of each kind of file.", lower_bound=0)
 flags.DEFINE_integer("kills", 9, "kill -9 at random times.", lower_bound=0)
 flags.DEFINE_integer("workers", 2, "Processes at a time.", lower_bound=1)
 flags.DEFINE_string("cache", "", "Folder of compiled programs; by default a new one.")
