@@ -177,7 +177,8 @@ def signals(all_of: Processes) -> Iterator[tuple[str, Trial]]:
                 wanted = all_of.wanted(command, without)
                 outcome, note = all_of.judged(command, run, wanted, [(code, said)])
                 right = (-number,) if name == "KILL" else (128 + number,)
-                if outcome == "survived" and code not in right:
+                done = code == 0 and "trained for" in said  # it came with the last step done
+                if outcome == "survived" and code not in right and not done:
                     return "silent", f"{moment}, {name}: exit code {code}: {note}"
                 return outcome, f"{moment}, {name}: {note}"
 
