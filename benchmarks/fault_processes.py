@@ -175,9 +175,10 @@ def signals(all_of: Processes) -> Iterator[tuple[str, Trial]]:
                 number = getattr(signal, f"SIG{name}")
                 code, said = all_of.go(command, run, (moment, name))
                 wanted = all_of.wanted(command, without)
+                # A signal that comes after the last step finds the work done.
+                done = code == 0 and faults.results(command, run) == wanted
                 outcome, note = all_of.judged(command, run, wanted, [(code, said)])
                 right = (-number,) if name == "KILL" else (128 + number,)
-                done = code == 0 and "trained for" in said  # it came with the last step done
                 if outcome == "survived" and code not in right and not done:
                     return "silent", f"{moment}, {name}: exit code {code}: {note}"
                 return outcome, f"{moment}, {name}: {note}"
