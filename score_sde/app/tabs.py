@@ -128,21 +128,29 @@ def _runs_tab(page: Page, blocks: gr.Blocks) -> None:
     page.run.change(look, [page.run, seen], outputs, **QUIET)
 
 
+def _evaluations(tab: str, value: int, info: str) -> Any:
+    return gr.Number(
+        value,
+        label="Evaluations",
+        info=info,
+        precision=0,
+        minimum=1,
+        elem_id=f"{tab}-evaluations",
+        min_width=120,
+    )
+
+
+def _seed(tab: str) -> Any:
+    return gr.Number(0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", min_width=100)
+
+
 def _sampler_inputs(tab: str) -> tuple[Any, Any, Any, Any]:
     """(sampler, evaluations, number, seed)."""
     with gr.Row():
         sampler = gr.Dropdown(
             choices.samplers(True), label="Sampler", elem_id=f"{tab}-sampler", min_width=220
         )
-        count = gr.Number(
-            20,
-            label="Evaluations",
-            info="of the network, for each sample",
-            precision=0,
-            minimum=1,
-            elem_id=f"{tab}-evaluations",
-            min_width=120,
-        )
+        count = _evaluations(tab, 20, "of the network, for each sample")
     with gr.Row():
         number = gr.Slider(
             choices.BATCH,
@@ -153,9 +161,7 @@ def _sampler_inputs(tab: str) -> tuple[Any, Any, Any, Any]:
             elem_id=f"{tab}-number",
             min_width=220,
         )
-        seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", min_width=100
-        )
+        seed = _seed(tab)
     return sampler, count, number, seed
 
 
@@ -198,21 +204,13 @@ def _sample_tab(page: Page) -> list[Any]:
 def _copies(tab: str, evaluations: int) -> tuple[Any, Any, Any]:
     """(evaluations, copies, seed)."""
     with gr.Row():
-        count = gr.Number(
-            evaluations,
-            label="Evaluations",
-            info="for each sample; more follow the measurement better",
-            precision=0,
-            minimum=1,
-            elem_id=f"{tab}-evaluations",
-            min_width=120,
+        count = _evaluations(
+            tab, evaluations, "for each sample; more follow the measurement better"
         )
         copies = gr.Slider(
             1, 8, value=4, step=1, label="Samples", elem_id=f"{tab}-copies", min_width=220
         )
-        seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", min_width=100
-        )
+        seed = _seed(tab)
     return count, copies, seed
 
 

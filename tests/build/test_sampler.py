@@ -1,5 +1,7 @@
 """config.sampling: predictor, corrector, time grid, and the published samplers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from golden import assert_close, cases, load, meta
 from score_sde import grids, steppers
 from score_sde.build.data import build_pixel_range
 from score_sde.build.process import build_process
-from score_sde.build.sampler import build_sampler
+from score_sde.build.sampler import build_sampler, with_evaluations
 from score_sde.errors import UserError
 from score_sde.sampling import Sampler
 from score_sde.sde import EDM, VP, CosineVP, DiscreteChain, PublishedSteps
@@ -221,3 +223,23 @@ def test_start_is_the_prior_or_uniform_in_the_range_of_the_pixels() -> None:
     assert sampler("ve").uniform is None
     assert sampler("ncsnv2").uniform == (0.0, 1.0)
     assert sampler("vp", "sampling.start=uniform").uniform == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("recipe", ["vp", "ve"])
+@pytest.mark.parametrize(
+    ("predictor", "corrector"),
+    [("ddim", "none"), ("heun", "none"), ("unipc", "none"), ("reverse_diffusion", "langevin")],
+)
+@pytest.mark.parametrize("evaluations", [4, 21, 50])
+def test_steps_for_evaluations_are_the_most_that_fit(
+    recipe: str, predictor: str, corrector: str, evaluations: int
+) -> None:
+    own = settings(recipe)
+    process, pixels = build_process(own.sde), build_pixel_range(own.data)
+    plain = dataclasses.replace(own.sampling, predictor=predictor, corrector=corrector)
+    found = with_evaluations(plain, process, pixels, evaluations)
+    more = dataclasses.replace(found, steps=found.steps + 1)
+    fits, too_many = (build_sampler(s, process, pixels).evaluations for s in (found, more))
+    assert fits <= evaluations < too_many
+    with pytest.raises(UserError, match=r"makes? \d evaluations of the network; got 0"):
+        with_evaluations(plain, process, pixels, 0)
