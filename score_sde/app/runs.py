@@ -13,10 +13,10 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import settings_of
 from score_sde.workdir.folder import check_weights
 from score_sde.workdir.listing import find_runs
-from score_sde.workdir.run import Run
+from score_sde.workdir.run import Kept, Run
 
 WARM = 6
-"""Runs whose weights and compiled programs are kept."""
+"""Runs with settings whose compiled programs are kept."""
 
 
 class About(NamedTuple):
@@ -45,6 +45,7 @@ class Runs:
     def __init__(self, root: Path):
         self.root = root
         self._warm: dict[str, Run] = {}
+        self._weights: Kept = {}
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -90,8 +91,8 @@ class Runs:
         check_weights(folder, settings)
         key = json.dumps([str(folder), settings.to_dict()], sort_keys=True, default=str)
         with self._lock:
-            run = self._warm.pop(key) if key in self._warm else Run.of(settings, folder).warm()
-            self._warm[key] = run
+            run = self._warm.pop(key, None)
+            self._warm[key] = run = run or Run.of(settings, folder).warm(self._weights)
             while len(self._warm) > WARM:
                 del self._warm[next(iter(self._warm))]
         return run

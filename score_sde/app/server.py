@@ -1,5 +1,6 @@
 """Serve the page: to this machine alone, or to others with a password; nothing from a network."""
 
+import asyncio
 import hmac
 import ipaddress
 import os
@@ -20,6 +21,8 @@ PASSWORD = "SCORE_SDE_PASSWORD"
 """The environment variable with the password. A flag would show it in the list of processes."""
 LEAST = 8
 """Characters of a password."""
+WAIT = 1.0
+"""Seconds from one password to the next, so that nobody tries many."""
 LARGEST = "100mb"
 """Of an upload."""
 POLICY = (
@@ -157,7 +160,7 @@ def middleware(host: str) -> list[Any]:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    found = [Middleware(Policy)]
+    found = [Middleware(Policy), Middleware(SlowLogin)]
     if is_loopback(host):
         names = ["localhost", "127.0.0.1", "[::1]", host]
         found.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
@@ -184,3 +187,17 @@ class Policy:
             await send(message)
 
         await self.app(scope, receive, policed)
+
+
+class SlowLogin:
+    """ASGI: passwords are looked at one after another, `WAIT` seconds apart, from all browsers."""
+
+    def __init__(self, app: Any):
+        self.app, self.turn = app, asyncio.Lock()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/login"):
+            async with self.turn:
+                await asyncio.sleep(WAIT)
+        await self.app(scope, receive, send)

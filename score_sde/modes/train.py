@@ -22,6 +22,7 @@ from score_sde.errors import UserError, command, quoted
 from score_sde.parallel.heldout import HeldoutLoss
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
+from score_sde.training.step import state_like
 from score_sde.workdir import config as configurations
 from score_sde.workdir.classes import of_network
 from score_sde.workdir.folder import belongs_to_weights, claim
@@ -29,7 +30,7 @@ from score_sde.workdir.jobs import exists
 from score_sde.workdir.lock import check_held, hold
 from score_sde.workdir.objects import PREVIEW, heldout_loss, make_generator
 from score_sde.workdir.quality import small_sample_settings, train_measure
-from score_sde.workdir.run import Run, restore, state_like
+from score_sde.workdir.run import Run, restore
 
 
 def main(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from score_sde.training.ema import Power
 from score_sde.training.interrupt import Interrupt
 from score_sde.training.log import MetricsLog, check_finite
 from score_sde.training.snapshots import save_snapshot
-from score_sde.training.step import Task, Trainer
+from score_sde.training.state import TrainState
+from score_sde.training.step import Task, Trainer, state_like
 from score_sde.training.trackers import TensorBoard, Track
 
 Evaluate = Callable[[PyTree], np.ndarray]
@@ -78,16 +80,7 @@ class Loop:
         Raises:
             UserError: there are checkpoints, and none can be read.
         """
-        like = jax.eval_shape(lambda: self.trainer.init(self.task, key, shape))
-        placed = self.place.weights(like)
-        on_cpu = self.place.mesh.devices.flat[0].platform == "cpu"
-        make = jax.jit(
-            self.trainer.init,
-            static_argnums=2,
-            out_shardings=placed,
-            compiler_options=RUN_ONCE if on_cpu else None,
-        )
-        self.state, self._window = make(self.task, key, shape), {}
+        like = state_like(self.task, self.trainer, shape, self.place)
         set_damaged_aside(self.folder / "checkpoints")
         self._checkpoints = Checkpoints(
             self.folder / "checkpoints",
@@ -96,15 +89,46 @@ class Loop:
             measured=bool(self.settings.get("quality_every")),
             how=how,
         )
-        if self._checkpoints.steps():
-            self.state, host = self._checkpoints.restore(self.state)
+        kept = self._checkpoints.steps()
+        if not kept or kept[-1] < self.settings["steps"]:
+            self._compile(like, key)
+        if kept:
+            self.state, host = self._checkpoints.restore(like)
             self.batches.set_state(host["data"])
             self._window = host["window"]
+        else:
+            self.state, self._window = self._fresh(key, shape, like), {}
         self.step = int(self.state.step)
         if self.step < self.settings["steps"]:
             return True
         self._checkpoints.close()
         return False
+
+    def _compile(self, like: TrainState, key: Key[Array, ""]) -> None:
+        """Begin to compile the step in a thread, while the state is made or read.
+
+        A program that was compiled ahead is found again by its later call.
+        """
+        places = jax.tree.map(lambda leaf: leaf.sharding, like)
+        self._train = jax.jit(self.trainer.steps, donate_argnums=1, out_shardings=(places, None))
+        position = self.batches.get_state()
+        rows = self._rows(min(self.settings["steps_per_call"], self.settings["steps"]))
+        self.batches.set_state(position)
+        thread = ThreadPoolExecutor(1)
+        self._compiled = thread.submit(
+            lambda: self._train.lower(self.task, like, key, rows).compile()
+        )
+        thread.shutdown(wait=False)
+
+    def _fresh(self, key: Key[Array, ""], shape: tuple[int, ...], like: TrainState) -> TrainState:
+        on_cpu = self.place.mesh.devices.flat[0].platform == "cpu"
+        make = jax.jit(
+            self.trainer.init,
+            static_argnums=2,
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
+            compiler_options=RUN_ONCE if on_cpu else None,
+        )
+        return make(self.task, key, shape)
 
     def run(
         self,
@@ -129,13 +153,12 @@ class Loop:
         """
         total = self.settings["steps"]
         log = self._log(track) if leads() else None
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        train = jax.jit(self.trainer.steps, donate_argnums=1, out_shardings=(places, None))
         pending, stop = None, False
         with Interrupt() as interrupt:
             try:
+                self._compiled.result()
                 while self.step < total and not stop:
-                    before, metrics = self.step, self._advance(train, key)
+                    before, metrics = self.step, self._advance(key)
                     _record(log, pending)  # of the call before, while this one runs
                     pending, due = (before, metrics), self._due(before)
                     stop = interrupt.requested(agree="log_every" in due)
@@ -160,15 +183,18 @@ class Loop:
         every, total = self.settings["log_every"], self.settings["steps"]
         return MetricsLog(self.folder, every, total, self.step, self._window, track)
 
-    def _advance(self, train: Callable, key: Key[Array, ""]) -> dict[str, Array]:
+    def _advance(self, key: Key[Array, ""]) -> dict[str, Array]:
         """The steps of one call; their metrics."""
         count = min(self.settings["steps_per_call"], self.settings["steps"] - self.step)
-        batches = [next(self.batches) for _ in range(count)]
-        stacked = jax.tree.map(lambda *rows: np.stack(rows), *batches)
-        placed = self.place.put_part(stacked, axis=1)
-        self.state, metrics = train(self.task, self.state, key, placed)
+        self.state, metrics = self._train(self.task, self.state, key, self._rows(count))
         self.step += count
         return metrics
+
+    def _rows(self, count: int) -> PyTree:
+        """The next `count` batches, stacked and on the devices."""
+        batches = [next(self.batches) for _ in range(count)]
+        stacked = jax.tree.map(lambda *rows: np.stack(rows), *batches)
+        return self.place.put_part(stacked, axis=1)
 
     def _due(self, before: int) -> set[str]:
         """The intervals with a multiple in (before, step]; the last step is one of most of them."""

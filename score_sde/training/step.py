@@ -238,3 +238,15 @@ class Trainer:
             state, metrics = self.step(task, state, key, jax.tree.map(lambda a: a[0], batches))
             return state, {name: value[None] for name, value in metrics.items()}
         return jax.lax.scan(lambda state, batch: self.step(task, state, key, batch), state, batches)
+
+
+def state_like(
+    task: Task, trainer: Trainer, shape: tuple[int, ...], place: Placement
+) -> TrainState:
+    """Shapes, types and places of a train state."""
+    like = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        like,
+        place.weights(like),
+    )

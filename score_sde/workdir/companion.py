@@ -17,13 +17,13 @@ from score_sde.errors import UserError, command, quoted
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
-from score_sde.training.step import Task, Trainer
+from score_sde.training.step import Task, Trainer, state_like
 from score_sde.workdir import config as configurations
 from score_sde.workdir.documents import read_document, write_document
 from score_sde.workdir.folder import IN_RUN
 from score_sde.workdir.lock import hold
 from score_sde.workdir.objects import heldout_loss
-from score_sde.workdir.run import Run, restore, state_like
+from score_sde.workdir.run import Run, restore
 
 LIKE = {"classes?": int, "score_checkpoint?": (int, str), "score_weights?": str}
 """What is needed of settings.json."""

@@ -19,12 +19,13 @@ from score_sde.errors import UserError
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.snapshots import reconstruct
 from score_sde.training.state import TrainState
-from score_sde.training.step import Task, Trainer
+from score_sde.training.step import state_like
 from score_sde.workdir.which import Phema, Which
 
 Made = TypeVar("Made")
+Kept = dict[Hashable, Any]
 MOST_KEPT = 6
-"""Things that a warm run keeps, weights of checkpoints among them."""
+"""Things that a warm run keeps, and weights that warm runs share."""
 PURPOSES = ("init", "train", "eval", "sample")
 """What random keys are for."""
 
@@ -39,13 +40,15 @@ class Run:
         experiment: the objects that the settings describe.
         place: the devices.
         kept: what `once` has made, the newest last; None keeps nothing.
+        weights_kept: weights of checkpoints, the newest last; several warm runs may share them.
     """
 
     settings: Settings
     folder: Path
     experiment: Experiment
     place: Placement
-    kept: dict[Hashable, Any] | None = dataclasses.field(default=None, init=False, repr=False)
+    kept: Kept | None = dataclasses.field(default=None, init=False, repr=False)
+    weights_kept: Kept = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, settings: Settings, folder: Path) -> "Run":
@@ -58,9 +61,13 @@ class Run:
         settings = dataclasses.replace(settings, data=data)
         return cls(settings, Path(folder), build(settings, shape), Placement.of())
 
-    def warm(self) -> "Run":
-        """The same run, which keeps weights and compiled programs from one use to the next."""
-        return self._keeping({})
+    def warm(self, weights: Kept | None = None) -> "Run":
+        """The same run, which keeps weights and compiled programs from one use to the next.
+
+        Args:
+            weights: what keeps the weights; runs that share it have one copy in memory.
+        """
+        return self._keeping({}, {} if weights is None else weights)
 
     def seeded(self, seed: int, number: int = 0) -> "Run":
         """The same with other random draws, and where given another number of samples.
@@ -70,10 +77,12 @@ class Run:
         sampling = self.settings.sampling
         sampling = dataclasses.replace(sampling, num_samples=number or sampling.num_samples)
         settings = dataclasses.replace(self.settings, seed=seed, sampling=sampling)
-        return dataclasses.replace(self, settings=settings)._keeping(self.kept)
+        made = dataclasses.replace(self, settings=settings)
+        return made._keeping(self.kept, self.weights_kept)
 
-    def _keeping(self, kept: dict[Hashable, Any] | None) -> "Run":
+    def _keeping(self, kept: Kept | None, weights: Kept) -> "Run":
         object.__setattr__(self, "kept", kept)
+        object.__setattr__(self, "weights_kept", weights)
         return self
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
@@ -81,13 +90,7 @@ class Run:
 
         The key must have all that it depends on, but for the settings.
         """
-        if self.kept is None:
-            return make()
-        found = self.kept.pop(key) if key in self.kept else make()
-        self.kept[key] = found
-        while len(self.kept) > MOST_KEPT:
-            del self.kept[next(iter(self.kept))]
-        return found
+        return make() if self.kept is None else _once(self.kept, key, make)
 
     def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
         """The random keys by purpose; those of training a dequantizer and the like are others."""
@@ -141,9 +144,22 @@ class Run:
 
     def weights(self, checkpoint: Which | None = None) -> tuple[PyTree, Which]:
         """(averaged weights, which they are) of a checkpoint, by default the last."""
-        if self.kept is not None and checkpoint is None:  # which is the last changes meanwhile
+        if self.kept is None:
+            return self._weights(checkpoint)
+        if checkpoint is None:  # which is the last changes meanwhile
             checkpoint = self.checkpoints().choose(None)
-        return self.once(("weights", checkpoint), lambda: self._weights(checkpoint))
+        key = (str(self.folder), checkpoint, self._written(checkpoint))
+        return _once(self.weights_kept, key, lambda: self._weights(checkpoint))
+
+    def _written(self, checkpoint: Which) -> tuple[int, int]:
+        """Tells files of a checkpoint from those of another training in the same folder."""
+        snapshots = isinstance(checkpoint, Phema)
+        part = "snapshots" if snapshots else f"checkpoints/{checkpoint}"
+        try:
+            found = (self.folder / part).stat()
+        except OSError:
+            return 0, 0  # reading it says what is wrong
+        return found.st_ino, found.st_mtime_ns
 
     def _weights(self, checkpoint: Which | None) -> tuple[PyTree, Which]:
         state = self.restore(checkpoint)
@@ -151,16 +167,12 @@ class Run:
         return state.averages[0], found
 
 
-def state_like(
-    task: Task, trainer: Trainer, shape: tuple[int, int, int], place: Placement
-) -> TrainState:
-    """Shapes, types and places of a train state."""
-    like = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        like,
-        place.weights(like),
-    )
+def _once(kept: Kept, key: Hashable, make: Callable[[], Made]) -> Made:
+    found = kept.pop(key) if key in kept else make()
+    kept[key] = found
+    while len(kept) > MOST_KEPT:
+        del kept[next(iter(kept))]
+    return found
 
 
 def restore(like: TrainState, folder: Path, checkpoint: int | None = None) -> TrainState:

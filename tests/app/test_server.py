@@ -1,7 +1,9 @@
 """Who may connect: addresses, passwords, ports. Without gradio, and what is said where it lacks."""
 
+import asyncio
 import socket
 import sys
+import time
 
 import pytest
 from commands import refused
@@ -28,6 +30,24 @@ def test_other_machines_need_one(host: str, tmp_path, monkeypatch) -> None:
     assert server.password_for(host) == "long enough"
     check = server.allowed("long enough")
     assert check("any", "long enough") and not check("any", "long enougH")
+
+
+def test_passwords_come_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "WAIT", 0.1)
+    order: list[str] = []
+
+    async def answer(scope, receive, send) -> None:
+        order.append(scope["path"])
+
+    async def ask() -> float:
+        app = server.SlowLogin(answer)
+        paths = ("/login", "/gradio_api/login/", "/", "/config")
+        begun = time.monotonic()
+        await asyncio.gather(*(app({"type": "http", "path": p}, None, None) for p in paths))
+        return time.monotonic() - begun
+
+    assert asyncio.run(ask()) > 0.19
+    assert order[:2] == ["/", "/config"] and set(order[2:]) == {"/login", "/gradio_api/login/"}
 
 
 def test_wrong_calls(tmp_path, monkeypatch) -> None:

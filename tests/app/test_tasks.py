@@ -1,13 +1,16 @@
 """What the page does, without the page: samples, masks, uploads, images, checkpoints."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from app.conftest import ENTRIES
 from PIL import Image
-from runs import call
+from runs import call, random_run
 
 from score_sde.app import choices, history, markup, tasks
 from score_sde.app.device import Device, Ticket
@@ -78,6 +81,22 @@ def test_programs_stay_warm_and_seeds_count(runs: Runs) -> None:
     images = [read(entry.folder / "samples.npz")["images"] for entry in (first, other, same)]
     np.testing.assert_array_equal(images[0], images[2])
     assert (images[0] != images[1]).any()
+
+
+def test_weights_are_shared_by_settings_and_follow_their_files(
+    runs: Runs, folder: Path, tmp_path: Path
+) -> None:
+    own, other = runs.get("first"), runs.get("first", choices.with_sampler(*_with(runs)))
+    assert own is not other and own.kept is not other.kept
+    assert own.weights(20)[0] is other.weights(20)[0] is own.weights()[0]
+    assert own.weights(10)[0] is not own.weights(20)[0]
+    shutil.copytree(folder / "first", tmp_path / "first")
+    copied = Runs(tmp_path)
+    before = jax.tree.leaves(copied.get("first").weights(20)[0])
+    shutil.rmtree(tmp_path / "first" / "checkpoints")
+    random_run(tmp_path / "first", "vp/ddpmpp_cont:digits", ENTRIES, steps=(20,), scale=0.05)
+    after = jax.tree.leaves(copied.get("first").weights(20)[0])
+    np.testing.assert_allclose(np.asarray(after[0]), 2.5 * np.asarray(before[0]), rtol=1e-6)
 
 
 def _with(runs: Runs):

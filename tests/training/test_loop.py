@@ -14,6 +14,7 @@ from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.ema import Average
 from score_sde.training.loop import Loop
 from score_sde.training.state import TrainState
+from score_sde.training.step import Trainer
 
 KEY = jax.random.key(1)
 PIXELS = PixelRange(17, -1.0, 1.0)
@@ -107,6 +108,36 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path, steps_per_call: i
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
     losses = [[row for row in rows(tmp_path / n) if "loss" in row] for n in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_the_step_is_traced_once_and_a_resumed_run_makes_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that is compiled ahead is the one that trains, and trains alike."""
+    traced: list[str] = []
+    steps, init = Trainer.steps, Trainer.init
+
+    def count(name, function, *arguments):
+        traced.append(name)
+        return function(*arguments)
+
+    monkeypatch.setattr(Trainer, "steps", lambda *given: count("steps", steps, *given))
+    monkeypatch.setattr(Trainer, "init", lambda *given: count("init", init, *given))
+    run(tmp_path, steps=8)
+    assert traced.count("steps") == 1 and traced.count("init") == 2  # of shapes, and of weights
+    run(tmp_path, steps=12)
+    assert traced.count("steps") == 2 and traced.count("init") == 3
+
+
+def test_an_error_while_the_step_is_compiled_ahead_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given):
+        raise ValueError("the step cannot be traced")
+
+    monkeypatch.setattr(Trainer, "steps", fail)
+    with pytest.raises(ValueError, match="the step cannot be traced"):
+        run(tmp_path)
 
 
 def test_goes_on_from_the_last_sound_checkpoint(tmp_path: Path) -> None:
