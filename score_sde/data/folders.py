@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from score_sde.data import checked
+from score_sde.data.checked import Listed, keep_checked, read_checked
 from score_sde.data.image_files import EXTENSIONS, ScannedFile, check_file, read_image
 from score_sde.data.listing import folders_below
 from score_sde.data.sources import NO_NETWORK, Example, Shape, check_split, threads
@@ -37,8 +39,9 @@ class FolderSource:
     Files of 16 bits a channel are read in full: the values are the levels. Floating-point images
     and other depths are unusable, and so are files of another depth than most.
 
-    All files are checked once before any work (cached while the process lives and the files do not
-    change): PNG files by their checksums, the others by decoding them, JPEG at reduced resolution.
+    All files are checked once before any work: PNG files by their checksums, the others by decoding
+    them, JPEG at reduced resolution. Of 1,000 files or more what was found is kept in
+    ~/.cache/score_sde/folders, and files that have not changed are not checked again.
 
     Where every image lies in a sub-folder, the first of its folders is its class. Labels number
     them in sorted order. Otherwise there are no classes.
@@ -232,16 +235,22 @@ def _progress(title: str, total: int | None = None) -> tqdm:
 
 
 @functools.lru_cache(maxsize=8)
-def _scan(root: Path, listing: tuple[tuple[str, int, int], ...]) -> tuple[ScannedFile, ...]:
+def _scan(root: Path, listing: tuple[Listed, ...]) -> tuple[ScannedFile, ...]:
+    known = read_checked(root) if len(listing) >= checked.FROM else {}
+    new = [listed for listed in listing if listed not in known]
     title = f"checking images of {root}"
-    with ThreadPoolExecutor(threads()) as pool, _progress(title, len(listing)) as bar:
+    with ThreadPoolExecutor(threads()) as pool, _progress(title, len(new)) as bar:
 
-        def check(entry: tuple[str, int, int]) -> ScannedFile:
-            found = check_file(root, entry[0])
+        def check(listed: Listed) -> ScannedFile:
+            found = check_file(root, listed[0])
             bar.update()
             return found
 
-        return tuple(pool.map(check, listing))
+        known |= zip(new, pool.map(check, new), strict=True)
+    found = {listed: known[listed] for listed in listing}
+    if new and len(listing) >= checked.FROM and leads():
+        keep_checked(root, found)
+    return tuple(found.values())
 
 
 def _class_names(files: list[ScannedFile]) -> tuple[str, ...]:
