@@ -1,14 +1,17 @@
 """Faults of files: flipped bits in every kind of file a run has, and small files that are damaged.
 
-All in one process: each trial damages a copy of the run and gives the command that believes the
-file. A flip that a command does not believe leaves the results bit for bit.
+Each trial damages a copy of the run and gives the command that believes the file. A flip that a
+command does not believe leaves the results bit for bit.
 """
 
 import dataclasses
 import functools
 import json
+import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +134,16 @@ def retyped(text: str, random: np.random.Generator) -> str:
 
     walk(found)
     where, key = places[random.integers(len(places))]
-    others = [
-        v for v in ([], {}, "x", 1e300, -1, None, True) if not isinstance(v, type(where[key]))
-    ]
+    number = type(where[key]) in (int, float)
+    same = (int, float) if number else (type(where[key]),)
+    others = [v for v in ([], {}, "x", 1e300, -1, None, True) if type(v) not in same]
     where[key] = others[random.integers(len(others))]
     return json.dumps(found)
 
 
 @dataclasses.dataclass
 class Files:
-    """The faults of files: `flips`, then `damages`.
+    """The faults of files.
 
     base: the run without damage. place: where a copy of it is damaged.
     """
@@ -181,36 +184,26 @@ class Files:
         ]
         return outcome, f"{target.name}: {what}: differ {sorted(other)[:4]}: {said[-700:]}"
 
-    def flips(self, tally: Tally, each: int, only: Sequence[str]) -> None:
-        """`each` flips of every target."""
-        for target in TARGETS:
-            if not (each and faults.asked(target.name, only)):
-                continue
-            random = np.random.default_rng([self.seed, sum(target.name.encode())])
-            start, wanted = self.over(target)
-            print(f"{target.name}: {len(target.paths(start))} files", flush=True)
+    def faults(self, tally: Tally, target: Target, each: int) -> None:
+        """`each` flips of a target; where it is a small one, its last file damaged as a whole."""
+        start, wanted = self.over(target)
+        random = np.random.default_rng([self.seed, sum(target.name.encode())])
 
-            def damage(run: Path, target: Target = target, random: Any = random) -> str:
-                paths = target.paths(run)
-                path = paths[random.integers(len(paths))]
-                return f"{path.relative_to(run)}, {flipped(path, random)}"
+        def flip(run: Path) -> str:
+            paths = target.paths(run)
+            path = paths[random.integers(len(paths))]
+            return f"{path.relative_to(run)}, {flipped(path, random)}"
 
-            for _ in range(each):
-                tally.add(f"bit flips: {target.name}", *self.trial(target, start, wanted, damage))
-
-    def damages(self, tally: Tally, only: Sequence[str]) -> None:
-        """Every small file damaged as a whole in several ways."""
-        for target in TARGETS:
-            if target.name not in SMALL or not faults.asked(target.name, only):
-                continue
-            random = np.random.default_rng([self.seed, 1, sum(target.name.encode())])
-            start, wanted = self.over(target)
-            path = target.paths(start)[-1]
-            name = path.relative_to(start)
-            for kind, content in whole_damages(path, random):
-                damage = functools.partial(replaced, name=name, content=content, kind=kind)
-                outcome = self.trial(target, start, wanted, damage)
-                tally.add(f"damaged small files: {kind}", *outcome)
+        for _ in range(each):
+            tally.add(f"bit flips: {target.name}", *self.trial(target, start, wanted, flip))
+        if target.name not in SMALL:
+            return
+        path = target.paths(start)[-1]
+        name = path.relative_to(start)
+        for kind, content in whole_damages(path, random):
+            damage = functools.partial(replaced, name=name, content=content, kind=kind)
+            outcome = self.trial(target, start, wanted, damage)
+            tally.add(f"damaged small files: {kind}", *outcome)
 
 
 def replaced(run: Path, name: Path, content: bytes | None, kind: str) -> str:
@@ -223,9 +216,22 @@ def replaced(run: Path, name: Path, content: bytes | None, kind: str) -> str:
     return f"{name}, {kind}"
 
 
-def run(base: Path, place: Path, tally: Tally, each: int, only: Sequence[str]) -> None:
-    """All of them."""
-    files = Files(base, place)
+def of_target(base: Path, folder: Path, each: int, name: str) -> tuple[dict, list[str]]:
+    """(counts, notes) of the faults of one target, tried in this process."""
+    tally = Tally()
+    target = next(target for target in TARGETS if target.name == name)
     with jax.numpy_dtype_promotion("standard"):
-        files.flips(tally, each, only)
-        files.damages(tally, only)
+        Files(base, folder / str(os.getpid()) / "run").faults(tally, target, each)
+    return tally.counts, tally.notes
+
+
+def run(
+    base: Path, folder: Path, tally: Tally, each: int, only: Sequence[str], workers: int
+) -> None:
+    """All of them, target after target in each of `workers` processes."""
+    names = [target.name for target in TARGETS if faults.asked(target.name, only)]
+    work = functools.partial(of_target, base, folder, each)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for name, found in zip(names, pool.map(work, names), strict=True):
+            print(f"files: {name}", flush=True)
+            tally.join(*found)

@@ -294,6 +294,15 @@ class Tally:
             print(f"  {self.notes[-1][:1500]}", flush=True)
         self.written(self)
 
+    def join(self, counts: Mapping[str, Mapping[str, int]], notes: Iterable[str]) -> None:
+        """Add what another process has counted."""
+        for kind, found in counts.items():
+            row = self.counts.setdefault(kind, dict.fromkeys(OUTCOMES, 0))
+            for outcome, number in found.items():
+                row[outcome] += number
+        self.notes += notes
+        self.written(self)
+
     def over(self, kind: str, trials: Iterable[Callable[[], tuple[str, str]]]) -> None:
         """Count the outcomes of trials, each (outcome, note)."""
         for trial in trials:

@@ -29,7 +29,7 @@ flags.DEFINE_list("only", [], "Parts of the names of the kinds or files to try; 
 flags.DEFINE_string("run", "", "A run that an earlier call left; by default one is made.")
 flags.DEFINE_string("keep", "", "Where to leave the run that is made.")
 flags.DEFINE_list("parts", ["files", "processes"], "What to try.")
-flags.DEFINE_integer("flips", 14, "Flipped bits of each kind of file.", lower_bound=0)
+flags.DEFINE_integer("flips", 12, "Flipped bits of each kind of file.", lower_bound=0)
 flags.DEFINE_integer("kills", 9, "kill -9 at random times.", lower_bound=0)
 flags.DEFINE_integer("workers", 2, "Processes at a time.", lower_bound=1)
 flags.DEFINE_string("cache", "", "Folder of compiled programs; by default a new one.")
@@ -40,7 +40,9 @@ def table(tally: faults.Tally) -> str:
     heads = ("fault", "tried", *faults.OUTCOMES[:3], "tracebacks", "hangs")
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     total = [0] * len(faults.OUTCOMES)
-    for kind, counts in tally.counts.items():
+    families = list(dict.fromkeys(kind.partition(":")[0] for kind in tally.counts))
+    for kind in sorted(tally.counts, key=lambda kind: families.index(kind.partition(":")[0])):
+        counts = tally.counts[kind]
         found = [counts[name] for name in faults.OUTCOMES]
         total = [a + b for a, b in zip(total, found, strict=True)]
         lines.append(f"| {' | '.join(map(str, (kind, sum(found), *found)))} |")
@@ -75,7 +77,8 @@ def main(argv: list[str]) -> None:
             shutil.copytree(base, FLAGS.keep)
         print(f"a run of {sum(p.is_file() for p in base.rglob('*'))} files", flush=True)
         if "files" in FLAGS.parts:
-            fault_files.run(base, work / "damaged" / "run", tally, FLAGS.flips, FLAGS.only)
+            each, only = FLAGS.flips, FLAGS.only
+            fault_files.run(base, work / "damaged", tally, each, only, FLAGS.workers)
         if "processes" in FLAGS.parts:
             processes = fault_processes.Processes(base, work, cache, FLAGS.workers)
             fault_processes.run(processes, tally, FLAGS.kills, FLAGS.only)
