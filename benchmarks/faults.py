@@ -162,7 +162,7 @@ def call(command: Command, run: Path, limit: int = 120) -> tuple[str, str]:
     """("", "told", "traceback" or "hang"; what was printed) of a command in this process."""
     from absl import flags
 
-    from score_sde import cli
+    from score_sde import cli, program
     from score_sde.errors import UserError
 
     out = io.StringIO()
@@ -180,11 +180,11 @@ def call(command: Command, run: Path, limit: int = 120) -> tuple[str, str]:
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             signal.alarm(limit)
-            cli.run(command.mode, given, overrides)
+            program.run(command.mode, given, overrides)
     except UserError as error:
         end = "told"
         out.write(f"error: {error}")
-    except OSError as error:  # `cli.answered` makes a message of it
+    except OSError as error:  # `program.answered` makes a message of it
         end = "told"
         out.write(f"error: {error}")
     except TimeUp:

@@ -1,72 +1,30 @@
 """Score-based generative modeling with stochastic differential equations.
 
-The mathematics is here by name. Parts with heavier needs are imported where used:
+The mathematics is here by name (`names.py`). Parts with heavier needs are modules of their own:
 `score_sde.networks`, `score_sde.data`, `score_sde.training`, `score_sde.viz`, `score_sde.build`.
+All are imported when they are asked for: the help of the command line needs none of them.
 """
 
-from score_sde import (
-    conditioning,
-    curvature,
-    grids,
-    guidance,
-    inverse,
-    objectives,
-    parameterize,
-    solvers,
-    steppers,
-)
-from score_sde.analytic import GaussianMixture
-from score_sde.arrays import ScoreFn, left_broadcast, sample_keys
-from score_sde.errors import UserError
-from score_sde.sampling import Sampler, Samples
-from score_sde.sde import (
-    EDM,
-    SDE,
-    VE,
-    VP,
-    CosineVP,
-    DiscreteChain,
-    GaussianSDE,
-    MatrixSDE,
-    Perturbation,
-    PublishedSteps,
-    StraightPath,
-    SubVP,
-    probability_flow,
-    simulate,
-)
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from score_sde.names import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "EDM",
-    "SDE",
-    "VE",
-    "VP",
-    "CosineVP",
-    "DiscreteChain",
-    "GaussianMixture",
-    "GaussianSDE",
-    "MatrixSDE",
-    "Perturbation",
-    "PublishedSteps",
-    "Sampler",
-    "Samples",
-    "ScoreFn",
-    "StraightPath",
-    "SubVP",
-    "UserError",
-    "conditioning",
-    "curvature",
-    "grids",
-    "guidance",
-    "inverse",
-    "left_broadcast",
-    "objectives",
-    "parameterize",
-    "probability_flow",
-    "sample_keys",
-    "simulate",
-    "solvers",
-    "steppers",
-]
+
+def __getattr__(name: str) -> Any:
+    if not name.startswith("_"):
+        module = f"{__name__}.{name}"
+        if importlib.util.find_spec(module):
+            return importlib.import_module(module)
+    names = importlib.import_module(f"{__name__}.names")
+    if name == "__all__" or name in names.__all__:
+        return getattr(names, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from golden import REPOSITORY
-from score_sde import cli
+from score_sde import cli, program
 from score_sde.build.settings import Settings
 from score_sde.modes.table import FLAGS as TABLE
 from score_sde.modes.table import MODES
@@ -81,7 +81,7 @@ def parse(command: str) -> Command:
         raise KeyError(mode)
     several = {flag.name for flag in TABLE if flag.several}
     given = {name: v if name in several else v[-1] for name, v in flags.items()}
-    cli.parse(mode, given)
+    program.parse(mode, given)
     return Command(mode, flags, overrides)
 
 

@@ -11,7 +11,7 @@ from commands import xla_flags
 
 from golden import REPOSITORY
 
-JOIN = "from score_sde import cli; cli._join_processes()\n"
+JOIN = "from score_sde import program; program.join_processes()\n"
 """How a program for `python -c` joins the others."""
 
 

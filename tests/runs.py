@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_sde import cli
+from score_sde import program
 from score_sde.build.assemble import build
 from score_sde.build.settings import Settings
 from score_sde.modes.table import FLAGS
@@ -61,4 +61,4 @@ def call(
     given |= {name: None if value is None else str(value) for name, value in flags.items()}
     several = {flag.name for flag in FLAGS if flag.several}
     texts = {n: [v] if n in several else v for n, v in given.items() if v is not None}
-    cli.run(mode, texts, overrides)
+    program.run(mode, texts, overrides)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from golden import REPOSITORY
-from score_sde.cli import answered
 from score_sde.errors import Stopped, UserError
 from score_sde.modes.table import MODES
+from score_sde.program import answered
 
 
 def ended(work: Callable[[], object], mode: str = "likelihood") -> int | str | None:
@@ -100,7 +100,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import jax.numpy as jnp, numpy as np
-from score_sde.cli import answered
+from score_sde.program import answered
 from score_sde.training.checkpoint import Checkpoints
 from score_sde.training.state import TrainState
 

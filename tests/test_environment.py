@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from score_sde import cli
+from score_sde import cli, program
 from score_sde.data.inputs import read_inputs
 from score_sde.errors import UserError
 from score_sde.workdir.jobs import split_list
@@ -31,7 +31,7 @@ def test_devices_that_are_not_there(monkeypatch, error: Exception) -> None:
     monkeypatch.setattr(jax, "devices", none)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with pytest.raises(UserError, match=r"JAX_PLATFORMS='cuda'.*set it to cpu"):
-        cli._check_devices()
+        program._check_devices()
 
 
 def test_long_names_are_refused(tmp_path: Path, monkeypatch) -> None:
@@ -39,7 +39,7 @@ def test_long_names_are_refused(tmp_path: Path, monkeypatch) -> None:
     for name in ("a" * 300, "a" * 300 + ".npz"):
         for given in ({"a": name, "b": name}, {"a": str(tmp_path / name), "b": "x.npz"}):
             with pytest.raises(UserError, match="aaaa"):
-                cli.run("fid", given, ())
+                program.run("fid", given, ())
     names = split_list([",".join(f"{tmp_path}/image_number_{i}.png" for i in range(40))])
     assert len(names) == 40
     with pytest.raises(UserError, match=r"image_number_0\.png does not exist"):
@@ -57,6 +57,6 @@ def test_what_only_the_system_finds_too_long_or_large(monkeypatch, error, messag
     def fail(*_) -> None:
         raise error
 
-    monkeypatch.setattr(cli.run_lib, "run", fail)
+    monkeypatch.setattr(program.run_lib, "run", fail)
     with pytest.raises(UserError, match=message):
-        cli.run("report", {}, ())
+        program.run("report", {}, ())

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 
 from golden import REPOSITORY
-from score_sde import cli
+from score_sde import cli, program
 from score_sde.errors import UserError
 from score_sde.modes.table import FLAGS, MODES
 
@@ -43,36 +43,36 @@ from score_sde.modes.table import FLAGS, MODES
 )
 def test_flags_that_make_no_sense(mode, flag, value, message) -> None:
     with pytest.raises(UserError, match=message):
-        cli.parse(mode, {flag: value})
+        program.parse(mode, {flag: value})
 
 
 def test_flags_become_values() -> None:
     given = {"shard": None, "input": ["a,b"], "output": "c", "temperature": "0.5", "frames": "3"}
-    assert cli.parse("interpolate", given) == {
+    assert program.parse("interpolate", given) == {
         "input": [Path("a"), Path("b")],
         "output": Path("c"),
         "temperature": 0.5,
         "frames": 3,
     }
-    assert cli.parse("fid", {"metrics": "fid, kid,fid"}) == {"metrics": ("fid", "kid")}
-    assert cli.parse("likelihood", {"shard": "1/3"}) == {"shard": (1, 3)}
-    assert cli.parse("sample", {"checkpoint": ["10,20"]}) == {"checkpoint": ["10", "20"]}
-    assert cli.parse("export", {"output": "~/m.pth"}) == {"output": Path.home() / "m.pth"}
+    assert program.parse("fid", {"metrics": "fid, kid,fid"}) == {"metrics": ("fid", "kid")}
+    assert program.parse("likelihood", {"shard": "1/3"}) == {"shard": (1, 3)}
+    assert program.parse("sample", {"checkpoint": ["10,20"]}) == {"checkpoint": ["10", "20"]}
+    assert program.parse("export", {"output": "~/m.pth"}) == {"output": Path.home() / "m.pth"}
 
 
 def test_flags_of_variables_that_are_not_set_are_left_out() -> None:
-    assert cli.parse("train", {"workdir": [""], "config": ["a.py"]}) == {"config": ["a.py"]}
-    assert cli.parse("encode", {"output": "", "input": [""]}) == {}
+    assert program.parse("train", {"workdir": [""], "config": ["a.py"]}) == {"config": ["a.py"]}
+    assert program.parse("encode", {"output": "", "input": [""]}) == {}
 
 
 def test_a_new_run_may_have_commas_in_its_name() -> None:
-    found = cli.parse("train", {"workdir": ["runs/lr=0.1,bs=16"], "config": ["a.py:digits"]})
+    found = program.parse("train", {"workdir": ["runs/lr=0.1,bs=16"], "config": ["a.py:digits"]})
     assert found == {"workdir": ["runs/lr=0.1,bs=16"], "config": ["a.py:digits"]}
 
 
 def test_entries_mean_nothing_without_a_model() -> None:
     with pytest.raises(UserError, match=r"--config\.seed means nothing to --mode fid"):
-        cli.run("fid", {"a": "x"}, [("seed", "1")])
+        program.run("fid", {"a": "x"}, [("seed", "1")])
 
 
 def test_overrides_are_taken_out_of_the_arguments() -> None:

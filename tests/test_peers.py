@@ -67,7 +67,7 @@ def test_a_process_that_died_is_missed(monkeypatch) -> None:
 
 FAILS = """
 import sys, time
-from score_sde import cli
+from score_sde import program
 from score_sde.errors import UserError
 
 def work():
@@ -76,7 +76,7 @@ def work():
         raise UserError("its disk is full")
     time.sleep(200)
 
-cli.answered("train", work, cli._join_processes())
+program.answered("train", work, program.join_processes())
 """
 
 

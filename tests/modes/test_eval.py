@@ -9,7 +9,7 @@ import pytest
 from commands import RECIPE, refused, rows
 from runs import call
 
-from score_sde import cli
+from score_sde import program
 from score_sde.data import digits
 from score_sde.workdir import measurements
 
@@ -59,7 +59,7 @@ def test_a_sweep_over_runs_does_the_others_and_compares(
     assert "checkpoint 60 in" in err and "of another network than the configuration" in err
     assert {path: path.read_bytes() for path in foreign.glob("eval/**/*") if path.is_file()} == kept
     named = {"workdir": [str(good), str(evaluated)], "output": str(tmp_path / "all")}
-    cli.run("summarize", named, [(name, str(value)) for name, value in bits.items()])
+    program.run("summarize", named, [(name, str(value)) for name, value in bits.items()])
     lines = capsys.readouterr().out.splitlines()
     table = [
         line.split() for line in lines if line.startswith((str(good) + " ", str(evaluated) + " "))

@@ -8,7 +8,7 @@ import pytest
 from commands import refused, train_here
 from runs import call
 
-from score_sde import cli
+from score_sde import program
 from score_sde.errors import UserError
 
 SHORT = {
@@ -65,11 +65,11 @@ def test_repeated_flags_name_several_runs_and_checkpoints(
         shutil.copytree(folder, run)
     given = {"workdir": [str(one), str(two)], "checkpoint": ["7", "1"]}
     with pytest.raises(UserError, match="2 of 2 failed"):
-        cli.run("sample", given, overrides)
+        program.run("sample", given, overrides)
     out, err = capsys.readouterr()
     assert out.count("3 samples of checkpoint 1") == 2
     assert err.count("error: checkpoint 7: there is no checkpoint 7") == 2
-    cli.run("sample", {"workdir": [f"{plain},{other}"]}, overrides)
+    program.run("sample", {"workdir": [f"{plain},{other}"]}, overrides)
     drawn = [run / "samples" / "step_1" / "samples.npz" for run in (one, two, plain, other)]
     first, *others = (np.load(path)["images"] for path in drawn)
     assert len(first) == 3 and all(np.array_equal(images, first) for images in others)

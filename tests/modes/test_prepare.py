@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scanfiles import NAME, NUMBER, hdf5, kspace_of, needed, nifti, series
 
-from score_sde import cli
+from score_sde import program
 from score_sde.data import PreparedSource
 from score_sde.data.preparation import SOURCES, brats, brats_scaled, fastmri, ldct, lidc
 from score_sde.data.scans import patient_hash
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 def prepare(source: str, folder: Path, output: Path) -> PreparedSource:
     given = {"source": source, "input": [str(folder)], "output": str(output)}
-    cli.run("prepare", given, [])
+    program.run("prepare", given, [])
     return PreparedSource(output, "all")
 
 
@@ -174,13 +174,13 @@ def test_flags_that_are_needed(tmp_path) -> None:
         ({}, "holds no files"),
     ):
         with pytest.raises(UserError, match=message):
-            cli.run("prepare", given | change, [])
+            program.run("prepare", given | change, [])
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError, match="exists already"):
-        cli.run("prepare", given | {"output": str(tmp_path)}, [])
+        program.run("prepare", given | {"output": str(tmp_path)}, [])
     with pytest.raises(UserError, match=r"holds no files that end in \.nii"):
-        cli.run("prepare", given | {"source": "brats"}, [])
+        program.run("prepare", given | {"source": "brats"}, [])
     needed("pydicom")
     with pytest.raises(UserError, match="no slices were found"):
-        cli.run("prepare", given, [])
+        program.run("prepare", given, [])
     assert not list((tmp_path / "out").iterdir())

@@ -61,10 +61,10 @@ def test_losses_per_level_alone_choose_nothing(fresh: Path, monkeypatch) -> None
 
 PROCESS = """
 import sys
-from score_sde import cli
+from score_sde import program
 values = {"eval.metrics": "bits,fid,kid", "eval.rtol": "1e-2", "eval.atol": "1e-2",
           "eval.num_examples": "8"}
-cli.run("eval", {"workdir": [sys.argv[1]], "checkpoint": ["all"]}, list(values.items()))
+program.run("eval", {"workdir": [sys.argv[1]], "checkpoint": ["all"]}, list(values.items()))
 """
 
 
