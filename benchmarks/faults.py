@@ -313,12 +313,14 @@ def own_environment(cache: Path, devices: int = 1) -> dict[str, str]:
     """Of a child: quick to compile, and nothing of the caller's flags for devices."""
     flags = os.environ.get("FAULT_XLA_FLAGS", QUICK)
     if devices > 1:
-        flags += f" --xla_force_host_platform_device_count={devices}"
+        flags += f" --xla_force_host_platform_device_count={devices} {IN_ORDER}"
     more = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     more |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "MPLBACKEND": "agg"}
     more |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return os.environ | more | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
 
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+"""Collectives one after another: devices that share few threads could wait for ever."""
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 """Compiles in a third of the time (jaxlib 0.10)."""

@@ -13,6 +13,9 @@ import pytest
 _FLAGS = {
     "--xla_force_host_platform_device_count": "8",
     "--xla_backend_optimization_level": "0",
+    # Where two collectives of a program may run at once, 8 devices on 8 threads can wait for ever,
+    # some in the one and some in the other.
+    "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
 if version("jaxlib") < "0.11":  # later versions have the emitters alone, and no such flag
     _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"

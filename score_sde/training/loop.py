@@ -114,10 +114,10 @@ class Loop:
         position = self.batches.get_state()
         rows = self._rows(min(self.settings["steps_per_call"], self.settings["steps"]))
         self.batches.set_state(position)
+        # Traced here: a thread would not see the contexts of JAX that the caller has set.
+        lowered = self._train.lower(self.task, like, key, rows)
         thread = ThreadPoolExecutor(1)
-        self._compiled = thread.submit(
-            lambda: self._train.lower(self.task, like, key, rows).compile()
-        )
+        self._compiled = thread.submit(lowered.compile)
         thread.shutdown(wait=False)
 
     def _fresh(self, key: Key[Array, ""], shape: tuple[int, ...], like: TrainState) -> TrainState:
