@@ -28,6 +28,10 @@ STYLE = """
 .sde figure img {max-width: min(100%, 560px); image-rendering: pixelated; border-radius: 4px;
   display: block}
 .sde figure img.smooth {max-width: min(100%, 700px); image-rendering: auto}
+@media (min-width: 900px) {  /* side by side */
+  .sde figure:not(:has(img.smooth)) {display: inline-block; vertical-align: top;
+    width: calc(50% - 20px); margin-right: 16px}
+}
 .sde figcaption, .sde .soft {color: var(--body-text-color); opacity: 0.75; font-size: 14px}
 .sde progress {width: min(100%, 560px); height: 12px; accent-color: var(--color-accent)}
 .sde .error {border-left: 4px solid #c2410c; padding: 6px 12px; white-space: pre-wrap;
