@@ -8,7 +8,21 @@ import sys
 
 from absl import app, flags, logging
 
+from score_sde.errors import nearest
 from score_sde.modes.table import FLAGS, MODES, flag_lines
+
+
+class _Modes(flags.EnumParser):
+    """Knows the modes, and which a wrong name may have meant."""
+
+    def parse(self, argument: str) -> str:
+        """The mode; raises ValueError where there is none of that name."""
+        if argument not in MODES:
+            raise ValueError(
+                f"there is no mode {argument!r}.{nearest(argument, MODES)} Modes: "
+                f"{', '.join(MODES)}"
+            )
+        return argument
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -17,6 +31,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_enum(
         "mode", None, list(MODES), f"What to do:\n{modes}", required=True, flag_values=values
     )
+    values["mode"].parser = _Modes(list(MODES))
     for flag, (name, text) in zip(FLAGS, flag_lines(), strict=True):
         define = flags.DEFINE_multi_string if flag.several else flags.DEFINE_string
         define(name, None, text, flag_values=values)
@@ -46,6 +61,8 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
         word = words.pop(0)
         name, equals, value = word.lstrip("-").partition("=")
         if not (word.startswith("-") and name.startswith("config.")):
+            if word.startswith("--") and "." in name:
+                sys.exit(f"error: there is no flag --{name}. Is it an entry? --config.{name}=VALUE")
             rest.append(word)
             continue
         if not equals:  # the next word is the value; a flag alone is true
@@ -56,7 +73,10 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}")
+        sys.exit(
+            f"error: {argv[1]!r} belongs to no flag. Entries are set by "
+            "--config.SECTION.NAME=VALUE, flags by --NAME=VALUE; --help lists the flags"
+        )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells a great deal
     from score_sde import program

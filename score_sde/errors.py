@@ -1,8 +1,10 @@
 """The exceptions that the command line answers with a message, and what messages call it."""
 
+import difflib
 import importlib
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -52,3 +54,9 @@ def optional(package: str, extra: str, who: str, instead: str = "") -> ModuleTyp
             f"{who} needs the package {package}, which cannot be imported ({error}). Install it: "
             f'pip install "score_sde[{extra}]"{instead}'
         ) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'X'?" of the known name that is most alike; "" where none is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

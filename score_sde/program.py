@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,22 @@ def start(
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path.home() / ".cache" / "score_sde" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    warnings.formatwarning = _warning
     peers = join_processes() if distributed else None
     answered(mode, lambda: run(mode, given, overrides), peers)
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning of the library as a user reads it; others also say where they come from."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def answered(mode: str, work: Callable[[], None], peers: Peers | None = None) -> None:

@@ -60,3 +60,15 @@ def test_what_only_the_system_finds_too_long_or_large(monkeypatch, error, messag
     monkeypatch.setattr(program.run_lib, "run", fail)
     with pytest.raises(UserError, match=message):
         program.run("report", {}, ())
+
+
+def test_warnings_of_the_library_are_sentences() -> None:
+    ours = Path(program.__file__).parent / "build" / "data.py"
+    assert program._warning("left out 1", UserWarning, str(ours), 3) == "warning: left out 1\n"
+    other = program._warning("old", DeprecationWarning, "/lib/x.py", 3)
+    assert other == "/lib/x.py:3: DeprecationWarning: old\n"
+
+
+def test_a_misspelled_recipe_is_told_the_nearest() -> None:
+    with pytest.raises(UserError, match="no recipe of that name. Did you mean 'vp/ddpmpp_cont'?"):
+        program.run("dry_run", {"config": ["vp/ddpmp_cont:digits"]}, ())

@@ -111,6 +111,21 @@ def test_help_names_every_flag_with_its_modes() -> None:
     assert "[all modes but fid, prepare, list, app] Recipe or configuration file" in words
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mode", "trian"], "there is no mode 'trian'. Did you mean 'train'?"),
+        (["--mode=train", "--training.steps=10"], "Is it an entry? --config.training.steps=VALUE"),
+        (["--mode", "train", "data.skip_bad=True"], "'data.skip_bad=True' belongs to no flag"),
+    ],
+)
+def test_wrong_words_are_told_what_they_may_have_meant(words: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "main.py"), *words], text=True, capture_output=True
+    )
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_of_the_command_lists_them(tmp_path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "score_sde", "--help"],

@@ -13,7 +13,6 @@ fields are the schema.
 """
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,7 @@ from score_sde.build.sections import (
     InverseSettings,
     SecondOrderSettings,
 )
-from score_sde.errors import UserError
+from score_sde.errors import UserError, nearest
 
 Section: TypeAlias = ml_collections.FrozenConfigDict
 """An open section: the name of an object, and its parameters."""
@@ -435,8 +434,7 @@ def check_names(place: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = nearest(str(name), known)
             raise UserError(
                 f"{place}: {name!r} means nothing here.{hint} Known: {', '.join(sorted(known))}"
             )

@@ -130,7 +130,7 @@ class FolderSource:
             warnings.warn(
                 f"the brightest value in {self._root} is {brightest} of {levels - 1}, so the "
                 f"images are dark. If they have fewer bits, say so: "
-                f"data.levels={1 << max(9, brightest.bit_length())}",
+                f"--config.data.levels={1 << max(9, brightest.bit_length())}",
                 stacklevel=2,
             )
         other = copy.copy(self)
@@ -315,11 +315,12 @@ def _usable(
         return good
     advice = "Repair or remove them"
     if good:
-        advice += f", or train on the {len(good)} good ones only with data.skip_bad=True"
+        flag = "--config.data.skip_bad=True"
+        advice += f", or train on the {len(good)} good ones only with {flag}"
     if odd:
         advice += (
-            ". Images of any size can be used by asking for one: data.image_size=64 resizes "
-            "central squares"
+            ". Images of any size can be used by asking for one: "
+            "--config.data.image_size=64 resizes central squares"
         )
     raise UnusableImages(f"{count} cannot be used:{listed}", f"{advice}.")
 

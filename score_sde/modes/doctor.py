@@ -61,7 +61,11 @@ def _without_unusable(data: Data) -> tuple[Data, list[Finding]]:
     try:
         open_source(data, train=True)
     except UnusableImages as error:
-        finding = Finding("images that cannot be used", error.problems, "mend or remove them")
+        advice = (
+            "mend or remove them: training refuses the folder as it is, and leaves them out with "
+            "--config.data.skip_bad=True"
+        )
+        finding = Finding("images that cannot be used", error.problems, advice)
         return dataclasses.replace(data, skip_bad=True), [finding]
     return data, []
 

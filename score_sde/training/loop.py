@@ -1,6 +1,7 @@
 """The training loop: steps, held-out losses, pictures and checkpoints, to the end or a signal."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -152,11 +153,13 @@ class Loop:
             Stopped: by a signal.
         """
         total = self.settings["steps"]
-        log = self._log(track) if leads() else None
         pending, stop = None, False
         with Interrupt() as interrupt:
+            if leads() and not self._compiled.done():
+                print("compiling the step; the program is kept for later", file=sys.stderr)
+            self._compiled.result()
+            log = self._log(track) if leads() else None
             try:
-                self._compiled.result()
                 while self.step < total and not stop:
                     before, metrics = self.step, self._advance(key)
                     _record(log, pending)  # of the call before, while this one runs

@@ -15,7 +15,7 @@ import ml_collections
 from score_sde import recipes
 from score_sde.build.experiment import complete
 from score_sde.build.settings import Settings, check_names, read, typed
-from score_sde.errors import UserError
+from score_sde.errors import UserError, nearest
 from score_sde.files import write_json
 from score_sde.workdir.documents import read_document, write_document
 
@@ -86,8 +86,8 @@ def _from_recipes(path: str) -> Callable[..., ml_collections.ConfigDict]:
     name = "/".join(parts[-2:]) if len(parts) == 2 or parts[-3:-2] == ("configs",) else path
     if name not in recipes.RECIPES:
         raise UserError(
-            f"there is no configuration file {path!r}, and no recipe of that name. Recipes: "
-            f"{', '.join(recipes.RECIPES)}"
+            f"there is no configuration file {path!r}, and no recipe of that name."
+            f"{nearest(name, [*recipes.RECIPES])} Recipes: {', '.join(recipes.RECIPES)}"
         )
     return recipes.RECIPES[name]
 

@@ -179,7 +179,7 @@ def test_folder_names_broken_files_and_skips_them_when_asked(tmp_path):
     for message in (str(error.value), str(warned[0].message)):
         for name in reasons:
             assert f"\n  {name}: " in message
-    assert "train on the 5 good ones only with data.skip_bad=True" in str(error.value)
+    assert "train on the 5 good ones only with --config.data.skip_bad=True" in str(error.value)
     assert [f.name for f in source.files] == [f"good{i}.png" for i in range(5)]
     for example in take(source, range(5))["image"]:
         assert example.shape == (8, 8, 3)
@@ -219,8 +219,8 @@ def test_folder_of_mixed_sizes(tmp_path):
         "1 of 5",
         "odd.png: 8 x 10 pixels",
         "are 8 x 8",
-        "data.image_size=64",
-        "data.skip_bad=True",
+        "--config.data.image_size=64",
+        "--config.data.skip_bad=True",
     ):
         assert part in str(error.value)
     with pytest.warns(UserWarning, match=r"odd\.png: 8 x 10 pixels"):
