@@ -102,5 +102,6 @@ def test_the_numbers_of_capacity(monkeypatch) -> None:
     values = SMALL | {"training.accumulate": 2, "training.steps": 100}
     told, found = capacity.capacity(load("vp/ddpmpp_cont:digits", values), (8, 8, 1))
     assert told["largest batch that fits"] == "3,200; training.batch_size is 64"
-    assert told["a step at that rate"] == "24 s"  # 64 images of 3 s on 8 devices
-    assert told["training.steps=100 at that rate"] == "40.0 minutes" and found == []
+    step = told["a step, at a tenth to a third of that rate"]
+    assert step == "72 s to 2.4e+02 s"  # 64 images of 3 s on 8 devices, at the rate 24 s
+    assert told["training.steps=100"] == "2.0 hours to 6.7 hours" and found == []
