@@ -115,6 +115,7 @@ class Tab:
         if "8 × 8" in self.text("about") and "chain" not in self.run():
             return
         self.choose("run", "first")
+        self.page.wait_for_timeout(2000)  # its choices take the place of those of the other run
 
     def run(self) -> str:
         return self.page.input_value("#run input")
@@ -233,8 +234,10 @@ def test_two_users_at_once_and_stop(browser: Any, server: Server) -> None:
         "document.querySelector('#sample-result').innerText.includes('Stopped')", timeout=LONG
     )
     assert "6 evaluations each" in two.result("sample", "table")
-    two.page.wait_for_selector("#sample-past summary")
-    assert "seed 12" in two.text("sample-past") and "seed 11" not in two.text("sample-past")
+    two.page.wait_for_function(
+        "document.querySelector('#sample-past').innerText.includes('seed 12')", timeout=LONG
+    )
+    assert "seed 11" not in two.text("sample-past")
 
 
 def test_kill_and_restart_lose_nothing(browser: Any, server: Server) -> None:
