@@ -69,6 +69,13 @@ def test_warnings_of_the_library_are_sentences() -> None:
     assert other == "/lib/x.py:3: DeprecationWarning: old\n"
 
 
+def test_a_misspelled_run_is_told_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"frist holds no config.json.* Did you mean 'first'\?"):
+        program.run("sample", {"workdir": [str(tmp_path / "frist")]}, ())
+
+
 def test_a_misspelled_recipe_is_told_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'vp/ddpmpp_cont'"):
         program.run("dry_run", {"config": ["vp/ddpmp_cont:digits"]}, ())

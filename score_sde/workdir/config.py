@@ -155,9 +155,11 @@ def keep(settings: Settings, path: Path) -> None:
 def load_json(path: Path) -> Settings:
     """Read what `save` wrote. Raises UserError where the file is missing or damaged."""
     if not path.is_file():
+        runs = [other.parent.name for other in path.parent.parent.glob(f"*/{path.name}")]
         raise UserError(
-            f"{path.parent} holds no {path.name}: it is not the working directory of a run. Train "
-            "first, or name the run with --workdir."
+            f"{path.parent} holds no {path.name}: it is not the working directory of a run."
+            f"{nearest(path.parent.name, runs)} Name an existing run with --workdir; to train a "
+            "new one, say with --config what it is to be."
         )
     return of(_tuples(read_document(path, {}, _RESTORE)))
 
