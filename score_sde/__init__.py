@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
             return importlib.import_module(module)
     names = importlib.import_module(f"{__name__}.names")
     if name == "__all__" or name in names.__all__:
-        return getattr(names, name)
+        return globals().setdefault(name, getattr(names, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -57,6 +57,6 @@ def optional(package: str, extra: str, who: str, instead: str = "") -> ModuleTyp
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'X'?" of the known name that is most alike; "" where none is."""
+    """The question "Did you mean 'X'?" after a blank, of the known name most alike; else ""."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

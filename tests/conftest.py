@@ -17,8 +17,12 @@ _FLAGS = {
     # some in the one and some in the other.
     "--xla_cpu_enable_concurrency_optimized_scheduler": "false",
 }
-if version("jaxlib") < "0.11":  # later versions have the emitters alone, and no such flag
+if "0.10.1" <= version("jaxlib") < "0.11":  # later versions have no such flag
+    # With both flags jaxlib 0.10.0 gives wrong numbers (the adjoint of a fan), with either not.
     _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
+if version("jaxlib") < "0.10.1":
+    # It complains on standard error of features of the processor when it loads a kept program.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()

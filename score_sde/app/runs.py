@@ -13,10 +13,7 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.companion import settings_of
 from score_sde.workdir.folder import check_weights
 from score_sde.workdir.listing import find_runs
-from score_sde.workdir.run import Kept, Run
-
-WARM = 6
-"""Runs with settings whose compiled programs are kept."""
+from score_sde.workdir.run import Kept, Run, once
 
 
 class About(NamedTuple):
@@ -44,7 +41,7 @@ class Runs:
 
     def __init__(self, root: Path):
         self.root = root
-        self._warm: dict[str, Run] = {}
+        self._warm: Kept = {}
         self._weights: Kept = {}
         self._lock = threading.Lock()
 
@@ -91,11 +88,7 @@ class Runs:
         check_weights(folder, settings)
         key = json.dumps([str(folder), settings.to_dict()], sort_keys=True, default=str)
         with self._lock:
-            run = self._warm.pop(key, None)
-            self._warm[key] = run = run or Run.of(settings, folder).warm(self._weights)
-            while len(self._warm) > WARM:
-                del self._warm[next(iter(self._warm))]
-        return run
+            return once(self._warm, key, lambda: Run.of(settings, folder).warm(self._weights))
 
     def about(self, name: str) -> About:
         """What the page asks of a run; its networks are not built for it."""

@@ -27,8 +27,8 @@ def capacity(
     """What training with these settings takes, in words, and what is wrong with that.
 
     Memory is that of weights, averages, optimizer, gradients and what the forward pass keeps. Times
-    are those of the operations at a tenth to a third of the rate of a product of matrices, which is
-    timed here: `SHARES` of it were seen.
+    are those of the operations at the `SHARES` of the rate of a product of matrices that networks
+    reach. That rate is timed here.
     """
     training = settings.training
     try:

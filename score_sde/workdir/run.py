@@ -25,7 +25,7 @@ from score_sde.workdir.which import Phema, Which
 Made = TypeVar("Made")
 Kept = dict[Hashable, Any]
 MOST_KEPT = 6
-"""Things that a warm run keeps, and weights that warm runs share."""
+"""Things that a warm run keeps, weights that warm runs share, and warm runs of the app."""
 PURPOSES = ("init", "train", "eval", "sample")
 """What random keys are for."""
 
@@ -90,7 +90,7 @@ class Run:
 
         The key must have all that it depends on, but for the settings.
         """
-        return make() if self.kept is None else _once(self.kept, key, make)
+        return make() if self.kept is None else once(self.kept, key, make)
 
     def keys(self, part: str = "model", seed: int | None = None) -> dict[str, jax.Array]:
         """The random keys by purpose; those of training a dequantizer and the like are others."""
@@ -149,7 +149,7 @@ class Run:
         if checkpoint is None:  # which is the last changes meanwhile
             checkpoint = self.checkpoints().choose(None)
         key = (str(self.folder), checkpoint, self._written(checkpoint))
-        return _once(self.weights_kept, key, lambda: self._weights(checkpoint))
+        return once(self.weights_kept, key, lambda: self._weights(checkpoint))
 
     def _written(self, checkpoint: Which) -> tuple[int, int]:
         """Tells files of a checkpoint from those of another training in the same folder."""
@@ -167,7 +167,8 @@ class Run:
         return state.averages[0], found
 
 
-def _once(kept: Kept, key: Hashable, make: Callable[[], Made]) -> Made:
+def once(kept: Kept, key: Hashable, make: Callable[[], Made]) -> Made:
+    """What `kept` has for this key, or what `make` gives, which is kept as the newest."""
     found = kept.pop(key) if key in kept else make()
     kept[key] = found
     while len(kept) > MOST_KEPT:
