@@ -67,7 +67,9 @@ def params() -> Any:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    """To the rounding of float32: an untrained score drives samples to thousands."""
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(found / scale, wanted / scale, rtol=1e-4, atol=1e-5)
 
 
 def test_samples_are_those_of_the_sampler() -> None:
