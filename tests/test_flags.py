@@ -135,5 +135,6 @@ def test_help_of_the_command_lists_them(tmp_path) -> None:
         capture_output=True,
     )
     text = " ".join(done.stdout.split())
+    assert done.returncode == 0
     assert "score-sde --config vp/ddpmpp_cont:digits --mode train" in text
     assert all(f"--{flag.name}: [" in text for flag in FLAGS) and "--mode: <train|sample" in text

@@ -10,7 +10,7 @@ from scipy.stats import kstest
 
 from golden import assert_close, load, meta, names
 from score_sde.analytic import GaussianMixture
-from score_sde.flow import Flow, spherical
+from score_sde.flow import AdamsMoulton, Flow, spherical
 from score_sde.sde import EDM, VE, VP, SubVP
 
 SDES = {"ve": VE(), "vp": VP(), "subvp": SubVP(), "edm": EDM()}
@@ -109,7 +109,14 @@ class TestExactMaps:
             assert kstest(1.2 * values, "norm").pvalue < 1e-3  # the test has the power to see 20%
 
     @pytest.mark.parametrize(
-        "solver, order", [(diffrax.Euler(), 1), (diffrax.Heun(), 2), (diffrax.Tsit5(), 5)]
+        "solver, order",
+        [
+            (diffrax.Euler(), 1),
+            (diffrax.Heun(), 2),
+            (diffrax.Tsit5(), 5),
+            (AdamsMoulton(2), 2),
+            (AdamsMoulton(3), 3),
+        ],
     )
     def test_order_of_fixed_steps(self, solver, order, x64):
         sde, mixture = VP(t_min=0.1), mixture_2d()
@@ -159,6 +166,7 @@ class TestCounts:
             (diffrax.Tsit5(), 61),
             (diffrax.Dopri5(), 61),
             (diffrax.Dopri8(), None),
+            (AdamsMoulton(), 11),
         ],
     )
     def test_fixed_steps(self, solver, expected, x64):
@@ -182,6 +190,63 @@ class TestCounts:
         assert bool(jnp.all(out.success)) and out.nfe.tolist() == [-1, -1]
         truth = jax.jit(lambda x: _tight(sde, variable="t").encode(mixture.score_fn(sde), x))(x)
         np.testing.assert_allclose(out.state, truth.state, atol=1e-4)
+
+
+class TestAdamsMoulton:
+    def test_weights_of_equal_steps(self):
+        """Those of textbooks, once the last four derivatives lie at equal distances."""
+        nodes, correct, predict = AdamsMoulton(4).tables(12)
+        h = nodes[-1] - nodes[-2]
+        np.testing.assert_allclose(nodes[:4] / h, [0, 0.25, 0.75, 1.75], rtol=1e-12)
+        assert nodes[-1] == 1 and not correct[0].any() and not predict[-1].any()
+        np.testing.assert_allclose(correct[7] / h, np.array([9, 19, -5, 1]) / 24, rtol=1e-9)
+        np.testing.assert_allclose(predict[7, :3] / h, np.array([23, -16, 5]) / 12, rtol=1e-9)
+
+    @pytest.mark.parametrize("order", [2, 4, 5])
+    @pytest.mark.parametrize("steps", [1, 2, 3, 9])
+    def test_exact_for_polynomials(self, order, steps):
+        """A rate that depends on the place alone: every correction integrates the polynomial."""
+        nodes, correct, predict = AdamsMoulton(order).tables(steps)
+        for i in range(1, steps + 1):
+            known = nodes[max(i - order + 1, 0) : i + 1][::-1]
+            for power in range(len(known)):
+                wanted = (nodes[i] ** (power + 1) - nodes[i - 1] ** (power + 1)) / (power + 1)
+                found = correct[i, : len(known)] @ known**power
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+                if i < steps and power < min(len(known), order - 1):
+                    known_then = known[: order - 1]
+                    wanted = (nodes[i + 1] ** (power + 1) - nodes[i] ** (power + 1)) / (power + 1)
+                    found = predict[i, : len(known_then)] @ known_then**power
+                    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("name", SDES)
+    def test_fewer_evaluations_than_steps_chosen_by_the_error(self, name, x64):
+        """Latents of a mixture: 33 evaluations err less than 50 or more do."""
+        sde, mixture = SDES[name], mixture_16d()
+        x = mixture.sample_at(jax.random.key(0), sde, jnp.asarray(sde.t_min), 32, jnp.float64)
+        flows = (
+            _tight(sde),
+            Flow(sde, AdamsMoulton(), steps=32, variable="angle"),
+            Flow(sde, rtol=1e-3, atol=1e-3, variable="t"),
+        )
+        truth, adams, chosen = jax.jit(
+            lambda x: [flow.encode(mixture.score_fn(sde), x) for flow in flows]
+        )(x)
+        assert adams.nfe.tolist() == [33] * 32 and float(chosen.nfe.mean()) > 50
+        first, second = (np.abs(f.state - truth.state).max(1) for f in (adams, chosen))
+        assert np.median(first) < np.median(second), (np.median(first), np.median(second))
+
+    def test_round_trip(self, x64):
+        """There and back, through the quarter steps at either end."""
+        sde, mixture = VP(), mixture_16d()
+        x = mixture.sample_at(jax.random.key(0), sde, jnp.asarray(sde.t_min), 8, jnp.float64)
+        flow, score_fn = (
+            Flow(sde, AdamsMoulton(), steps=100, variable="angle"),
+            mixture.score_fn(sde),
+        )
+        back = jax.jit(lambda x: flow.decode(score_fn, flow.encode(score_fn, x).state))(x)
+        assert bool(jnp.all(back.success))
+        np.testing.assert_allclose(back.state, x, rtol=0, atol=1e-3)
 
 
 class TestBatch:
@@ -221,8 +286,10 @@ class TestBatch:
         np.testing.assert_array_equal(out.success, enough)
         np.testing.assert_allclose(out.state[enough], full.state[enough], rtol=1e-9)
 
-    @pytest.mark.parametrize("steps", [0, 20])
-    def test_score_that_is_not_finite(self, steps):
+    @pytest.mark.parametrize(
+        "steps, solver", [(0, diffrax.Dopri5()), (20, diffrax.Dopri5()), (40, AdamsMoulton())]
+    )
+    def test_score_that_is_not_finite(self, steps, solver):
         sde, mixture = VP(), mixture_2d()
         x = jnp.concatenate([mixture.sample(jax.random.key(0), 3), 100 * jnp.ones((1, 2))])
 
@@ -231,7 +298,7 @@ class TestBatch:
                 jnp.max(x, axis=1, keepdims=True) > 50, jnp.nan, mixture.score(sde, x, t)
             )
 
-        flow = Flow(sde, steps=steps, max_steps=200)
+        flow = Flow(sde, solver, steps=steps, max_steps=200)
         out = jax.jit(lambda x: flow.encode(broken, x))(x)
         assert out.success.tolist() == [True, True, True, False]
         sound = jax.jit(lambda x: flow.encode(mixture.score_fn(sde), x))(x[:3])
@@ -255,6 +322,7 @@ def test_the_program_calls_no_python(variable, steps):
         ({"steps": -1}, "steps must be >= 0.*got -1"),
         ({"max_steps": 0}, "max_steps >= 1.*got 0, 0"),
         ({"solver": diffrax.Euler()}, "Euler does not estimate its error.*give steps=N"),
+        ({"solver": AdamsMoulton()}, "AdamsMoulton does not estimate its error.*give steps=N"),
         ({"rtol": 0.0}, "tolerances must be positive; got rtol=0.0"),
         ({"atol": -1.0}, "tolerances must be positive.*atol=-1.0"),
     ],
@@ -264,6 +332,11 @@ def test_refusals(settings, message):
     error = Exception if "variable" in settings else ValueError
     with pytest.raises(error, match=None if "variable" in settings else message):
         Flow(VP(), **settings)
+
+
+def test_order_of_a_correction():
+    with pytest.raises(ValueError, match="order must be 2 or more; got 1"):
+        AdamsMoulton(1)
 
 
 class TestSpherical:

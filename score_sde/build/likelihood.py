@@ -8,11 +8,16 @@ from score_sde import objectives
 from score_sde.build.names import blame, choose
 from score_sde.build.settings import Eval
 from score_sde.errors import UserError
-from score_sde.flow import Flow
+from score_sde.flow import AdamsMoulton, Flow
 from score_sde.likelihood import Bound, ODELikelihood
 from score_sde.sde import GaussianSDE, Perturbation
 
-SOLVERS = {"tsit5": diffrax.Tsit5, "dopri5": diffrax.Dopri5, "dopri8": diffrax.Dopri8}
+SOLVERS = {
+    "tsit5": diffrax.Tsit5,
+    "dopri5": diffrax.Dopri5,
+    "dopri8": diffrax.Dopri8,
+    "adams": AdamsMoulton,
+}
 """By the name in config.eval.solver."""
 EXACT_DIMENSIONS = 1024
 """Largest images whose divergence may be computed exactly."""
@@ -31,7 +36,9 @@ def build_flow(section: Eval, process: Perturbation) -> Flow:
         )
     with blame("eval"):
         solver = choose("eval.solver", SOLVERS, section.solver)()
-        return Flow(process, solver, section.rtol, section.atol, variable=section.variable)
+        return Flow(
+            process, solver, section.rtol, section.atol, section.steps, variable=section.variable
+        )
 
 
 def build_likelihood(

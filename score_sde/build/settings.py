@@ -219,6 +219,13 @@ class Eval:
     atol: float = entry(
         1e-4, "absolute tolerance of the ODE solver", above=0, affects=("likelihood", "flow")
     )
+    steps: int = count(
+        0,
+        "steps of the ODE solver; 0: chosen by the error",
+        0,
+        affects=("likelihood", "flow"),
+        added=True,
+    )
     variable: Literal["t", "angle", "log_snr"] = entry(
         "t", "variable of integration", affects=("likelihood", "flow")
     )

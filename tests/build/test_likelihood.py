@@ -7,6 +7,7 @@ from small import settings
 
 from score_sde.build.likelihood import build_flow, build_likelihood
 from score_sde.errors import UserError
+from score_sde.flow import AdamsMoulton, Flow
 from score_sde.sde import VP, DiscreteChain
 
 
@@ -37,8 +38,12 @@ def test_solvers() -> None:
     flow = build_flow(section, VP())
     assert isinstance(flow.solver, diffrax.Dopri8) and (flow.rtol, flow.atol) == (1e-4, 1e-3)
     with pytest.raises(
-        UserError, match=r"config.eval.solver: unknown name 'euler'; known: tsit5, dopri5, dopri8"
+        UserError, match=r"config.eval.solver: unknown name 'euler'; known: .*dopri8, adams"
     ):
         build_flow(settings("vp", "eval.solver=euler").eval, VP())
+    section = settings("vp", "eval.solver=adams", "eval.steps=24", "eval.variable=angle").eval
+    assert build_flow(section, VP()) == Flow(VP(), AdamsMoulton(), 1e-4, 1e-4, 24, "angle")
+    with pytest.raises(UserError, match=r"config.eval: AdamsMoulton does not .*give steps=N"):
+        build_flow(settings("vp", "eval.solver=adams").eval, VP())
     with pytest.raises(UserError, match=r"need a continuous process.*\*_cont"):
         build_flow(section, DiscreteChain.ddpm())
