@@ -1,7 +1,5 @@
 """All objects of a run from its settings, each of them checked."""
 
-import jax
-
 from score_sde.build.data import build_pixel_range
 from score_sde.build.dequantizer import build_dequantizer
 from score_sde.build.experiment import Experiment
@@ -45,7 +43,7 @@ def build(settings: Settings, shape: tuple[int, int, int] | None = None) -> Expe
     _check_intervals(settings.training)
     metric_names(settings.eval)
     with blame("model"):
-        jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
+        trainer.like(task, shape)
     if isinstance(process, GaussianSDE):
         build_likelihood(settings.eval, process, shape)
         build_dequantizer(experiment, params=())

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-
 from score_sde.build.experiment import Experiment
 from score_sde.build.names import blame
 from score_sde.build.objective import TIMES
@@ -34,5 +32,5 @@ def build_classifier(experiment: Experiment, classes: int) -> tuple[Classificati
         task = Classification(network, process, times, data.std, not data.centered)
         averages = build_averages(settings.training, section.batch_size)[:1]
         trainer = Trainer(build_optimizer(optim), averages)
-        jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
+        trainer.like(task, experiment.shape)
     return task, trainer

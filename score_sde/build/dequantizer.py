@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 from jaxtyping import PyTree
 
 from score_sde import objectives
@@ -48,5 +47,5 @@ def build_dequantizer(experiment: Experiment, params: PyTree) -> tuple[Dequantiz
         )
         averages = build_averages(experiment.settings.training, section.batch_size)[:1]
         trainer = Trainer(build_optimizer(optim), averages)
-        jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
+        trainer.like(task, experiment.shape)
     return task, trainer

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
@@ -79,7 +78,7 @@ def build_second_order(
         )
         averages = build_averages(settings.training, section.batch_size)[:1]
         trainer = Trainer(build_optimizer(optim), averages)
-        jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), experiment.shape))
+        trainer.like(task, experiment.shape)
     return task, trainer
 
 

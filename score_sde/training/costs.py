@@ -36,7 +36,7 @@ def estimate(
         forward_flops: one network evaluation on one image, as XLA counts them before optimizing.
         step_flops: three times that, for the batch.
     """
-    state = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
+    state = trainer.like(task, shape)
 
     def residuals(params, batch):
         keys = sample_keys(jax.random.key(0), jnp.asarray(batch.index))

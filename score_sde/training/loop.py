@@ -123,13 +123,13 @@ class Loop:
 
     def _fresh(self, key: Key[Array, ""], shape: tuple[int, ...], like: TrainState) -> TrainState:
         on_cpu = self.place.mesh.devices.flat[0].platform == "cpu"
-        make = jax.jit(
-            self.trainer.init,
-            static_argnums=2,
+        return self.trainer.compiled_init(
+            self.task,
+            key,
+            shape,
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like),
             compiler_options=RUN_ONCE if on_cpu else None,
         )
-        return make(self.task, key, shape)
 
     def run(
         self,

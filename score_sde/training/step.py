@@ -202,10 +202,20 @@ class Trainer:
 
     def init(self, task: Task, key: Key[Array, ""], shape: tuple[int, ...]) -> TrainState:
         """Fresh state for images of `shape` (height, width, channels)."""
-        params = task.init(key, shape)
-        # Copies, because a buffer may be donated once only.
-        averages = tuple(jax.tree.map(jnp.copy, params) for _ in self.averages)
-        return TrainState(jnp.zeros((), jnp.int32), params, averages, self.optimizer.init(params))
+        return _fresh(task, key, shape, self.optimizer.init, len(self.averages))
+
+    def compiled_init(
+        self, task: Task, key: Key[Array, ""], shape: tuple[int, ...], **options: Any
+    ) -> TrainState:
+        """`init` as one program, with options of `jax.jit`. It shares the trace of `like`."""
+        program = jax.jit(_fresh, static_argnums=(2, 3, 4), **options)
+        return program(task, key, shape, self.optimizer.init, len(self.averages))
+
+    def like(self, task: Task, shape: tuple[int, ...]) -> TrainState:
+        """Shapes and types of `init`; a network is traced once, however often they are asked."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        program = jax.jit(_fresh, static_argnums=(2, 3, 4))
+        return program.eval_shape(task, key, shape, self.optimizer.init, len(self.averages))
 
     def step(
         self, task: Task, state: TrainState, key: Key[Array, ""], batch: Batch
@@ -240,11 +250,24 @@ class Trainer:
         return jax.lax.scan(lambda state, batch: self.step(task, state, key, batch), state, batches)
 
 
+def _fresh(
+    task: Task,
+    key: Key[Array, ""],
+    shape: tuple[int, ...],
+    optimizer_init: Callable[[PyTree], PyTree],
+    averages: int,
+) -> TrainState:
+    params = task.init(key, shape)
+    # Copies, because a buffer may be donated once only.
+    copies = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
+    return TrainState(jnp.zeros((), jnp.int32), params, copies, optimizer_init(params))
+
+
 def state_like(
     task: Task, trainer: Trainer, shape: tuple[int, ...], place: Placement
 ) -> TrainState:
     """Shapes, types and places of a train state."""
-    like = jax.eval_shape(lambda: trainer.init(task, jax.random.key(0), shape))
+    like = trainer.like(task, shape)
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         like,

@@ -63,6 +63,26 @@ def test_fresh_state() -> None:
     assert not same(state.params, two.init(task(), jax.random.key(4), SHAPE).params)
 
 
+def test_shapes_and_weights_share_one_trace(monkeypatch) -> None:
+    """Tracing a network takes seconds; other batches or devices of a trainer do not matter."""
+    traced, init = [], ScoreModel.init
+
+    def counted(self, *arguments):
+        traced.append(self)
+        return init(self, *arguments)
+
+    monkeypatch.setattr(ScoreModel, "init", counted)
+    small, fit = trainer(), task()
+    like = small.like(fit, SHAPE)
+    other = dataclasses.replace(small, accumulate=2)
+    made = other.compiled_init(fit, KEY, SHAPE, compiler_options={})
+    assert len(traced) == 1
+    assert_near(made, fresh(small, fit), atol=1e-6)
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made)
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), like)
+    assert len(small.like(fit, (4, 4, 2)).averages) == 1 and len(traced) == 3
+
+
 def test_no_average_is_refused() -> None:
     with pytest.raises(ValueError, match=r"averages is empty.*Average\(0.0\)"):
         Trainer(optax.sgd(0.1), ())
