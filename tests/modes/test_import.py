@@ -82,7 +82,8 @@ def test_imported_networks_agree_with_the_published_values(folder: str) -> None:
         expected = arrays.get(f"{key}_f64", arrays["output_f64"])  # NCSN has no averaged weights
         score_fn = around.score_fn(functools.partial(compiled(experiment.model.network), params))
         output = score_fn(x, times(settings, labels))
-        assert relative_error(output, expected) < 10 * noise_of(arrays)
+        # Tiles of convolutions round up to 10 times more, which differs between processors.
+        assert relative_error(output, expected) < 20 * noise_of(arrays)
     original = config_of(folder)
     low = -1.0 if original["data"].get("centered") or original["data"].get("rescaled") else 0.0
     assert experiment.pixel_range.low == low
