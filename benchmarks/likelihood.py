@@ -34,7 +34,7 @@ flags.adopt_module_key_flags(common)
 flags.DEFINE_integer("train_steps", 400, "Steps of training before the measurement.", lower_bound=1)
 flags.DEFINE_string("trained", None, "Working directory of a trained model to measure instead.")
 flags.DEFINE_list("ours", ["1e-5", "1e-4", "1e-3"], "Tolerances (rtol = atol) of our solver.")
-flags.DEFINE_list("adams", ["12", "16", "24"], "Steps of the Adams-Moulton solver over the angle.")
+flags.DEFINE_list("adams", ["16", "24", "32"], "Steps of AdamsMoulton over angle_log_snr.")
 flags.DEFINE_list("scipy", ["1e-5", "1e-3"], "Tolerances (rtol = atol) of SciPy's.")
 flags.DEFINE_integer(
     "exact", 8, "Images whose log p is computed in double precision for the errors.", lower_bound=1
@@ -128,7 +128,7 @@ def measure(settings: Settings) -> tuple[list[common.Row], dict[str, Any]]:
 
 def solvers(ode: ODELikelihood, score_fn: ScoreFn, x: jax.Array, v: jax.Array):
     """By name the calls to be timed, and (log p, mean evaluations, most) of each."""
-    fixed = {"solver": AdamsMoulton(), "variable": "angle"}
+    fixed = {"solver": AdamsMoulton(), "variable": "angle_log_snr"}
     flows = {f"ours {float(t):g}": {"rtol": float(t), "atol": float(t)} for t in common.FLAGS.ours}
     flows |= {f"Adams {n}": {**fixed, "steps": int(n)} for n in common.FLAGS.adams}
     conventional, calls, results = Conventional(ode, score_fn, x, v), {}, {}

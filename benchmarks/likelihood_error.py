@@ -8,6 +8,7 @@ against Dopri8 at 1e-9.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -81,16 +82,16 @@ def main() -> None:
             for variable in ("t", "angle")
             for tol in (1e-3, 1e-4, 1e-5)
         }
-        for steps in (16, 24, 32, 48, 64):
-            fixed = {"variable": "angle", "solver": AdamsMoulton(), "steps": steps}
-            runs[f"Adams, {steps} steps"] = ours(sde, score_fn, x, v, 1e-3, **fixed)
+        for variable, steps in itertools.product(("angle", "angle_log_snr"), (16, 24, 32, 48, 64)):
+            fixed = {"variable": variable, "solver": AdamsMoulton(), "steps": steps}
+            runs[f"Adams in {variable}, {steps}"] = ours(sde, score_fn, x, v, 1e-3, **fixed)
         for tol in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
             runs[f"SciPy {tol:g}"] = conventional(sde, score_fn, x, v, tol)
         for run, (logp, nfe) in runs.items():
             error = np.abs(logp - truth)
             values[f"{name}, {run}"] = nfe, float(np.median(error)), float(error.max())
             found = f"{np.median(error):.1e} nats (median), {error.max():.1e} (worst)"
-            print(f"{name:8}{run:20}{nfe:5} evaluations, error {found}")
+            print(f"{name:8}{run:28}{nfe:5} evaluations, error {found}")
     print(json.dumps(values))
 
 

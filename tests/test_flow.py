@@ -75,7 +75,7 @@ class TestExactMaps:
         assert float(jnp.max(jnp.abs(z.state - x))) > 0.1
         np.testing.assert_allclose(back.state, x, rtol=0, atol=10 * tol)
 
-    @pytest.mark.parametrize("variable", ["t", "angle", "log_snr"])
+    @pytest.mark.parametrize("variable", ["t", "angle", "log_snr", "angle_log_snr"])
     @pytest.mark.parametrize("name", SDES)
     def test_gaussian_data(self, name, variable, x64):
         """For N(mu, v I) the flow is the affine map that keeps (x - alpha mu)/std.
@@ -318,7 +318,7 @@ def test_the_program_calls_no_python(variable, steps):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"variable": "sigma"}, "variable must be 't', 'angle' or 'log_snr'; got 'sigma'"),
+        ({"variable": "sigma"}, "variable must be one of 't', .*; got 'sigma'"),
         ({"steps": -1}, "steps must be >= 0.*got -1"),
         ({"max_steps": 0}, "max_steps >= 1.*got 0, 0"),
         ({"solver": diffrax.Euler()}, "Euler does not estimate its error.*give steps=N"),
@@ -332,6 +332,22 @@ def test_refusals(settings, message):
     error = Exception if "variable" in settings else ValueError
     with pytest.raises(error, match=None if "variable" in settings else message):
         Flow(VP(), **settings)
+
+
+@pytest.mark.parametrize("variable", ["angle", "log_snr", "angle_log_snr"])
+@pytest.mark.parametrize("name", SDES)
+def test_variables_run_in_order_and_back_to_their_times(name, variable, x64):
+    flow = Flow(SDES[name], variable=variable)
+    t = jnp.linspace(flow.sde.t_min, flow.sde.t_max, 50)
+    values = jax.vmap(flow._of_time)(t)
+    steps = jnp.diff(values)
+    assert bool(jnp.all(steps > 0) if variable != "log_snr" else jnp.all(steps < 0))
+    np.testing.assert_allclose(jax.vmap(flow._time_at)(values), t, rtol=1e-9)
+    if variable == "angle_log_snr":
+        np.testing.assert_allclose(values[jnp.array([0, -1])], [0, 1], atol=1e-12)
+        inner = [Flow(SDES[name], variable=one)._of_time(t) for one in ("angle", "log_snr")]
+        shares = [(v - v[0]) / (v[-1] - v[0]) for v in inner]
+        np.testing.assert_allclose(values, (shares[0] + shares[1]) / 2, rtol=1e-9, atol=1e-12)
 
 
 def test_order_of_a_correction():

@@ -226,7 +226,7 @@ class Eval:
         affects=("likelihood", "flow"),
         added=True,
     )
-    variable: Literal["t", "angle", "log_snr"] = entry(
+    variable: Literal["t", "angle", "log_snr", "angle_log_snr"] = entry(
         "t", "variable of integration", affects=("likelihood", "flow")
     )
     bits_tol: float = entry(

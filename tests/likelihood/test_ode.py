@@ -13,7 +13,7 @@ from golden import assert_close, load, meta, names
 from score_sde.analytic import GaussianMixture
 from score_sde.arrays import sample_keys
 from score_sde.data.pixels import PixelRange
-from score_sde.flow import Flow
+from score_sde.flow import AdamsMoulton, Flow
 from score_sde.likelihood import ODELikelihood
 from score_sde.sde import EDM, VE, VP, SubVP
 
@@ -84,6 +84,17 @@ class TestExactness:
         mixture, sde = MIXTURES[dimensions](), SDES[name]
         likelihood = ODELikelihood(Flow(sde, SOLVERS[solver], variable=variable), probes=0)
         assert np.abs(_errors(likelihood, mixture, _data(mixture, sde, 32))).max() < 1e-4
+
+    @pytest.mark.parametrize("variable", ["angle", "angle_log_snr"])
+    @pytest.mark.parametrize("name", SDES)
+    def test_fixed_steps_of_one_evaluation(self, name, variable, x64):
+        """33 evaluations: below 0.01 nats in the median; twice the steps: a sixth or less."""
+        mixture, sde, errors = mixture_16d(), SDES[name], []
+        for steps in (32, 64):
+            flow = Flow(sde, AdamsMoulton(), steps=steps, variable=variable)
+            found = _errors(ODELikelihood(flow, probes=0), mixture, _data(mixture, sde, 32))
+            errors.append(float(np.median(np.abs(found))))
+        assert errors[0] < 1e-2 and errors[1] < errors[0] / 6, errors
 
     def test_more_probes_do_not_loosen_the_tolerance(self, x64):
         """The directions are constants of the path and take no part in the error.
