@@ -4,7 +4,7 @@
 
 It makes a small run of the digits, and damages copies of it, or the processes that work on them.
 Afterwards the same command is given. It prints a table of the kinds of faults, and writes it to
-OUTPUT.md and OUTPUT.json. It took 26 minutes on two busy cores. Nothing should stand under silent,
+OUTPUT.md and OUTPUT.json. It took 15 minutes on two cores. Nothing should stand under silent,
 tracebacks and hangs.
 
 survived: the results are those without the fault, bit for bit. told: the command says what is
