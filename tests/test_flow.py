@@ -305,14 +305,16 @@ class TestBatch:
         np.testing.assert_allclose(out.state[:3], sound.state, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [0, 4])
-@pytest.mark.parametrize("variable", ["t", "log_snr"])
-def test_the_program_calls_no_python(variable, steps):
+@pytest.mark.parametrize(
+    "steps, solver", [(0, diffrax.Dopri5()), (4, diffrax.Dopri5()), (4, AdamsMoulton())]
+)
+@pytest.mark.parametrize("variable", ["t", "log_snr", "angle_log_snr"])
+def test_the_program_calls_no_python(variable, steps, solver):
     """A program that does is compiled anew by every process."""
-    flow, z = Flow(VP(), variable=variable, steps=steps), jnp.ones((2, 3))
+    flow, z = Flow(VP(), solver, variable=variable, steps=steps), jnp.ones((2, 3))
     for solve in (flow.encode, flow.decode):
         program = str(jax.make_jaxpr(lambda z, solve=solve: solve(lambda x, t: -x, z))(z))
-        assert "while" in program and "callback" not in program
+        assert ("while" in program or "scan" in program) and "callback" not in program
 
 
 @pytest.mark.parametrize(
@@ -321,6 +323,7 @@ def test_the_program_calls_no_python(variable, steps):
         ({"variable": "sigma"}, "variable must be one of 't', .*; got 'sigma'"),
         ({"steps": -1}, "steps must be >= 0.*got -1"),
         ({"max_steps": 0}, "max_steps >= 1.*got 0, 0"),
+        ({"steps": 10**9}, "steps=1,000,000,000 is more than max_steps=10,000"),
         ({"solver": diffrax.Euler()}, "Euler does not estimate its error.*give steps=N"),
         ({"solver": AdamsMoulton()}, "AdamsMoulton does not estimate its error.*give steps=N"),
         ({"rtol": 0.0}, "tolerances must be positive; got rtol=0.0"),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -51,6 +52,10 @@ from score_sde.workdir import config as configurations
 from score_sde.workdir.dequantizer import make_dequantizer
 from score_sde.workdir.run import Run
 
+# Tiles of convolutions round more than the published ones do. As `conftest.py` compiles for jaxlib
+# 0.10.0, one network is at 10.04 on a processor with AVX-512.
+ROUNDING = 10 if version("jaxlib") >= "0.10.1" else 20
+
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -82,8 +87,7 @@ def test_imported_networks_agree_with_the_published_values(folder: str) -> None:
         expected = arrays.get(f"{key}_f64", arrays["output_f64"])  # NCSN has no averaged weights
         score_fn = around.score_fn(functools.partial(compiled(experiment.model.network), params))
         output = score_fn(x, times(settings, labels))
-        # Tiles of convolutions round up to 10 times more, which differs between processors.
-        assert relative_error(output, expected) < 20 * noise_of(arrays)
+        assert relative_error(output, expected) < ROUNDING * noise_of(arrays)
     original = config_of(folder)
     low = -1.0 if original["data"].get("centered") or original["data"].get("rescaled") else 0.0
     assert experiment.pixel_range.low == low
