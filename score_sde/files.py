@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import struct
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -60,7 +61,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
     Folders are made. Nothing is left where it fails.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Numbers of processes are the same on several hosts, which may share a folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(temporary)

@@ -53,7 +53,7 @@ def capacity(
         "a step, at a tenth to a third of that rate": " to ".join(
             f"{seconds / share:,.2g} s" for share in SHARES
         ),
-        f"training.steps={training.steps:,}": " to ".join(
+        f"training.steps={training.steps:,}, once compiled": " to ".join(
             _duration(seconds * training.steps / share) for share in SHARES
         ),
     }
