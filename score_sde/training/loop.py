@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,14 @@ class Loop:
             how=how,
         )
         kept = self._checkpoints.steps()
-        fresh = None if kept else _in_thread(self._fresh(key, shape, like).compile)
         if not kept or kept[-1] < self.settings["steps"]:
             self._compile(like, key)
-        if fresh:
-            self.state, self._window = fresh.result()(self.task, key), {}
-        else:
+        if kept:
             self.state, host = self._checkpoints.restore(like, compared=True)
             self.batches.set_state(host["data"])
             self._window = host["window"]
+        else:
+            self.state, self._window = self._fresh(key, shape, like), {}
         self.step = int(self.state.step)
         if self.step < self.settings["steps"]:
             return True
@@ -107,7 +106,7 @@ class Loop:
         return False
 
     def _compile(self, like: TrainState, key: Key[Array, ""]) -> None:
-        """Begin to compile the step, while the state is made or read.
+        """Begin to compile the step in a thread, while the state is made or read.
 
         A program that was compiled ahead is found again by its later call.
         """
@@ -117,13 +116,14 @@ class Loop:
         rows = self._rows(min(self.settings["steps_per_call"], self.settings["steps"]))
         self.batches.set_state(position)
         # Traced here: a thread would not see the contexts of JAX that the caller has set.
-        self._compiled = _in_thread(self._train.lower(self.task, like, key, rows).compile)
+        lowered = self._train.lower(self.task, like, key, rows)
+        thread = ThreadPoolExecutor(1)
+        self._compiled = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
 
-    def _fresh(
-        self, key: Key[Array, ""], shape: tuple[int, ...], like: TrainState
-    ) -> jax.stages.Lowered:
+    def _fresh(self, key: Key[Array, ""], shape: tuple[int, ...], like: TrainState) -> TrainState:
         on_cpu = self.place.mesh.devices.flat[0].platform == "cpu"
-        return self.trainer.lowered_init(
+        return self.trainer.compiled_init(
             self.task,
             key,
             shape,
@@ -243,14 +243,6 @@ class Loop:
                 whole = self.place.gather(average)
                 if leads():
                     save_snapshot(self.folder / "snapshots", self.step, profile.std, whole)
-
-
-def _in_thread(compile_: Callable[[], jax.stages.Compiled]) -> Future[jax.stages.Compiled]:
-    """What it gives, later. The compiler lets Python go on, which traces the next program."""
-    thread = ThreadPoolExecutor(1)
-    found = thread.submit(compile_)
-    thread.shutdown(wait=False)
-    return found
 
 
 def _record(log: MetricsLog | None, pending: tuple[int, dict] | None) -> None:

@@ -204,15 +204,12 @@ class Trainer:
         """Fresh state for images of `shape` (height, width, channels)."""
         return _fresh(task, key, shape, self.optimizer.init, len(self.averages))
 
-    def lowered_init(
+    def compiled_init(
         self, task: Task, key: Key[Array, ""], shape: tuple[int, ...], **options: Any
-    ) -> jax.stages.Lowered:
-        """`init` with options of `jax.jit`, to be compiled and called with (task, key).
-
-        It shares the trace of `like`.
-        """
+    ) -> TrainState:
+        """`init` as one program, with options of `jax.jit`. It shares the trace of `like`."""
         program = jax.jit(_fresh, static_argnums=(2, 3, 4), **options)
-        return program.lower(task, key, shape, self.optimizer.init, len(self.averages))
+        return program(task, key, shape, self.optimizer.init, len(self.averages))
 
     def like(self, task: Task, shape: tuple[int, ...]) -> TrainState:
         """Shapes and types of `init`; a network is traced once, however often they are asked."""

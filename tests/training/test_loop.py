@@ -115,7 +115,7 @@ def test_the_step_is_traced_once_and_a_resumed_run_makes_no_weights(
 ) -> None:
     """The program that is compiled ahead is the one that trains, and trains alike."""
     traced: list[str] = []
-    steps, init = Trainer.steps, Trainer.lowered_init
+    steps, init = Trainer.steps, Trainer.compiled_init
 
     def count(name, function, *arguments, **options):
         traced.append(name)
@@ -123,7 +123,7 @@ def test_the_step_is_traced_once_and_a_resumed_run_makes_no_weights(
 
     monkeypatch.setattr(Trainer, "steps", lambda *given: count("steps", steps, *given))
     monkeypatch.setattr(
-        Trainer, "lowered_init", lambda *given, **options: count("init", init, *given, **options)
+        Trainer, "compiled_init", lambda *given, **options: count("init", init, *given, **options)
     )
     run(tmp_path, steps=8)
     assert traced.count("steps") == 1 and traced.count("init") == 1

@@ -75,7 +75,7 @@ def test_shapes_and_weights_share_one_trace(monkeypatch) -> None:
     small, fit = trainer(), task()
     like = small.like(fit, SHAPE)
     other = dataclasses.replace(small, accumulate=2)
-    made = other.lowered_init(fit, KEY, SHAPE, compiler_options={}).compile()(fit, KEY)
+    made = other.compiled_init(fit, KEY, SHAPE, compiler_options={})
     assert len(traced) == 1
     assert_near(made, fresh(small, fit), atol=1e-6)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made)
