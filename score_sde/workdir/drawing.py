@@ -132,9 +132,10 @@ def _save(
     if run.settings.sampling.files == "png":
         viz.save_images(folder / "images", _for_files(arrays["images"], pixels.levels))
     classes = len(np.unique(more.get("label", ())))
-    shown, columns = PREVIEW, None
-    if 1 < classes <= 16:  # they come in turn, so each has its column
-        shown, columns = PREVIEW // classes * classes, classes
+    shown, columns = min(PREVIEW, len(images)), None
+    if 1 < classes <= 16:  # they come in turn, so each has its columns
+        shown = shown // classes * classes or shown
+        columns = classes * max(1, math.isqrt(shown) // classes)
     grid = viz.image_grid(np.nan_to_num(pixels.unit(images[:shown])), columns)
     viz.save_png(folder / "grid.png", grid)
     animation, intermediate = folder / "reverse_diffusion.gif", folder / "intermediate.png"

@@ -100,6 +100,9 @@ def test_a_class_conditional_network_draws_classes(conditional: Path) -> None:
     assert told["label"].tolist() == list(range(7))
     with Image.open(conditional / "samples/step_2/grid.png") as grid:
         assert grid.width > 5 * grid.height  # a column for each class
+    samples(conditional, "3,7", 2, **{"sampling.num_samples": 16})
+    with Image.open(conditional / "samples/step_2/grid.png") as grid:
+        assert grid.width == grid.height  # two columns for each
     assert (told["images"] != plain["images"]).any(axis=(1, 2, 3)).sum() >= 3
     assert (told["evaluations"] == plain["evaluations"]).all()
     three = samples(conditional, "3", 2)
