@@ -51,7 +51,7 @@ def capacity(
         "largest batch that fits": f"{most:,}; training.batch_size is {training.batch_size:,}",
         "rate of a product of matrices": f"{rate / 1e9:,.0f} GFLOP/s, {settings.model.dtype}",
         "a step, at a tenth to a third of that rate": " to ".join(
-            f"{seconds / share:,.2g} s" for share in SHARES
+            _duration(seconds / share) for share in SHARES
         ),
         f"training.steps={training.steps:,}, once compiled": " to ".join(
             _duration(seconds * training.steps / share) for share in SHARES
@@ -97,4 +97,4 @@ def _duration(seconds: float) -> str:
     for name, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {name}"
-    return f"{seconds:,.1f} seconds"
+    return f"{seconds:,.1f} seconds" if seconds >= 1 else f"{1e3 * seconds:,.2g} ms"

@@ -103,5 +103,5 @@ def test_the_numbers_of_capacity(monkeypatch) -> None:
     told, found = capacity.capacity(load("vp/ddpmpp_cont:digits", values), (8, 8, 1))
     assert told["largest batch that fits"] == "3,200; training.batch_size is 64"
     step = told["a step, at a tenth to a third of that rate"]
-    assert step == "72 s to 2.4e+02 s"  # 64 images of 3 s on 8 devices, at the rate 24 s
+    assert step == "72.0 seconds to 4.0 minutes"  # 64 images of 3 s on 8 devices, at the rate 24 s
     assert told["training.steps=100, once compiled"] == "2.0 hours to 6.7 hours" and found == []
