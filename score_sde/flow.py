@@ -61,7 +61,7 @@ class Solution(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdamsMoulton:
-    """A fixed number of steps with one evaluation each, for all samples alike.
+    """A fixed number of steps, for all samples alike: one evaluation each, and one at the start.
 
     The polynomial through the last `order - 1` derivatives predicts the end of a step
     (Adams-Bashforth). There the derivative is evaluated. The polynomial through it and the last
@@ -168,6 +168,10 @@ class Flow:
             trained on digits, in single precision, at 1e-4 246 (5e-2), 289 (4e-2), at 1e-3 150
             (3e-2), 120 (7e-2).
         max_steps: per sample, accepted and rejected together. `steps` may not be more.
+
+    Raises:
+        ValueError: an unknown variable, numbers of steps or tolerances out of range, or a solver
+            without an error estimate and no `steps`.
     """
 
     sde: GaussianSDE

@@ -53,7 +53,7 @@ class Cost(NamedTuple):
 
 
 def cost(method: str, steps: int = 1) -> Cost:
-    """The cost of a function of this module by its name; `steps` is that of `mmps`.
+    """The cost of a function of this module by its name, but of `within`; `steps`: of `mmps`.
 
     `mmps` makes fewer of them where conjugate gradients have converged for all rows.
     `within` costs what its guided part does where all samples are inside the interval, what its

@@ -50,7 +50,7 @@ def exact_directions(operator: LowRank | Dense | Product, k: int) -> Directions:
     Negative eigenvalues are returned as they are. An operator that is not symmetric is made so.
 
     Raises:
-        ValueError: k outside [1, D], or D above 1024.
+        ValueError: k outside [1, D], or D above 1024 where the matrix is not given.
     """
     _check_count(k, math.prod(operator.event))
     values, vectors = decomposed(operator.dense())
@@ -80,6 +80,7 @@ def subspace_directions(
     d = math.prod(operator.event)
     if extra < 0 or steps < 1:
         raise ValueError(f"extra must be >= 0 and steps >= 1; got extra={extra}, steps={steps}")
+    _check_count(k, d)
     _check_count(k + extra, d)
     product = _columns(operator)
     shape, dtype = (len(operator.like), d), operator.like.dtype

@@ -39,6 +39,9 @@ class Bound:
         draws: times per sample and call; the result is their mean.
         kind: "dsm" or "sm".
         offset: include it; without, the bound is on the model at t_min.
+
+    Raises:
+        ValueError: draws < 1, or an unknown kind.
     """
 
     sde: GaussianSDE

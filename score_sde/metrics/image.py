@@ -23,8 +23,8 @@ def psnr(a: Images, b: Images, data_range: float, offset: float = 0.0) -> Float6
         offset: 1e-8 is what the library piq has, so that equal images have 80 dB; with 0 they have
             infinity.
 
-    Raises UserError for values that are not finite, different shapes, or values that do not fit the
-    range.
+    Raises UserError for values that are not finite, different shapes, or images that both spread
+    further than the range.
     """
     a, b = _checked(a, b, data_range)
     error = (((a - b) / data_range) ** 2).mean(axis=(1, 2, 3)) + offset
@@ -60,8 +60,8 @@ def ssim(
             Wang's own code does and the library piq by default.
 
     Returns (n,) values, 1 for equal images.
-    Raises UserError for values that are not finite or do not fit the range, different shapes, or
-    images smaller than the window. Source: Wang et al. 2004, eq. 13.
+    Raises UserError for values that are not finite, images that both spread further than the range,
+    different shapes, an even or small window, or smaller images. Source: Wang et al. 2004, eq. 13.
     """
     a, b = _checked(a, b, data_range)
     if size < 3 or size % 2 == 0:

@@ -101,8 +101,8 @@ class DenoisingScoreMatching:
 
             2 lambda R[score(alpha x_0, t) z/sigma + (z^2 - 1)/(2 sigma^2)],
 
-            with one more evaluation (eq. B.2, where the factor of this term is printed as half of
-            it, which leaves most of the variance). What remains is computed as lambda/sigma^2
+            with one more evaluation (eq. B.2, which prints twice this term beside half the squared
+            error: that leaves all of the variance). What remains is computed as lambda/sigma^2
             R(sigma^2 score^2 + 2 sigma (score - score(alpha x_0, t)) z + 1), whose variance stays
             finite as sigma goes to 0.
     """

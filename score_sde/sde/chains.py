@@ -17,7 +17,7 @@ class DiscreteChain(Perturbation):
 
     i = 0 has the least noise, i = N - 1 the most. Index -1 is the clean image (alpha 1, sigma 0):
     the last reverse step goes there. Steps may skip indices, since `transition` follows from the
-    marginals. A fractional index means the entry below it. Build one with `smld` or `ddpm`.
+    marginals. The fraction of an index is cut off. Build one with `smld` or `ddpm`.
 
     Args:
         alphas, sigmas: (N,) float64 tables, noise increasing with the index.

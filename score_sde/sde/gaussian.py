@@ -47,7 +47,7 @@ class VE(GaussianSDE):
 
     @property
     def prior_std(self) -> float:
-        """sigma_max."""
+        """sigma(t_max): sigma_max at t_max = 1."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** self.t_max
 
 
@@ -88,7 +88,7 @@ class VP(_LinearBeta):
     beta(t) = beta_min + t (beta_max - beta_min). Coefficients: f = -beta/2, g^2 = beta. For data in
     [-1, 1].
 
-    Raises ValueError unless 0 < beta_min <= beta_max.
+    Raises ValueError unless 0 < beta_min <= beta_max and 0 <= t_min < t_max.
 
     Source: dissertation eq. B.14, B.18.
     """
@@ -104,7 +104,7 @@ class SubVP(_LinearBeta):
 
     Coefficients: f = -beta/2, g^2 = beta (1 - exp(-2B)). For data in [-1, 1].
 
-    Raises ValueError unless 0 < beta_min <= beta_max.
+    Raises ValueError unless 0 < beta_min <= beta_max and 0 <= t_min < t_max.
 
     Source: dissertation eq. B.16, B.18.
     """
@@ -120,6 +120,8 @@ class EDM(GaussianSDE):
     """alpha = 1, sigma(t) = t: time is the noise level; f = 0, g^2 = 2t.
 
     t_min and t_max are the smallest and largest noise level.
+
+    Raises ValueError unless 0 <= t_min < t_max.
 
     Source: Karras et al. 2022, table 1.
     """

@@ -35,7 +35,8 @@ Orders = int | tuple[int, ...]
 class Bridge(NamedTuple):
     """The exact part of a step: x' = scale x - gain (e^z - 1) m + std noise where m is constant.
 
-    kappa: with the law of `Exponential`, the noise has the share 1 - e^(-2 kappa) of sigma_s^2.
+    kappa: with the law of `Exponential`, the noise has the share 1 - e^(-2 kappa) of sigma_s^2
+        (noise prediction with law "sde": eta^2 (e^(2h) - 1)).
     """
 
     scale: Time
@@ -58,7 +59,8 @@ class Exponential:
             of k-diffusion's SDE solvers is this eta^2. "ancestral" takes eta times the standard
             deviation of q(x_s | x_t, x_0), for eta <= 1: the eta of [5] and of k-diffusion's
             ancestral solvers. For data prediction both agree at eta = 0 and 1. For noise
-            prediction, "sde" is SDE-DPM-Solver of [2], whose noise is larger than sigma_s.
+            prediction, "sde" is SDE-DPM-Solver of [2], with the noise eta sigma_s sqrt(e^(2h) - 1),
+            which is larger than sigma_s in long steps.
 
     Raises:
         ValueError: an unknown name, or eta out of its range.

@@ -41,11 +41,14 @@ class Langevin(Stepper):
     Args:
         snr: r > 0, the signal-to-noise ratio.
         n_steps: updates per call.
-        norm: "sample" takes sqrt(D) for |z| (its expectation) and each sample's own |score|, so
-            that a sample does not depend on its neighbours; D should not be small, since the score
+        norm: "sample" takes sqrt(D) for |z|, its root mean square, and each sample's own |score|.
+            So a sample does not depend on its neighbours; D should not be small, since the score
             vanishes near a mode. "batch" takes means of both norms over the batch: the published
             rule.
         alpha: factor as a function of time; `step_alpha(chain)` is the published one for VP.
+
+    Raises:
+        ValueError: snr <= 0, n_steps < 1, or an unknown norm.
     """
 
     snr: float
@@ -164,8 +167,12 @@ class InpaintingLangevin(Stepper):
         image: (batch, ...), in the range of the data; what is unknown in it does not matter.
         known: booleans that broadcast with `image`, True where it is known.
         renew: "level" draws the noise of the known pixels once for each call and sets them at its
-            start and after each update (algorithm B.2, the code of NCSN). "update" draws it anew
-            and sets them before each update, which then moves them too (the code of NCSNv2).
+            start and after each update (the code of NCSN; algorithm B.2 has the latter alone).
+            "update" draws it anew and sets them before each update, which then moves them too (the
+            code of NCSNv2).
+
+    Raises:
+        ValueError: an unknown `renew`.
     """
 
     langevin: AnnealedLangevin

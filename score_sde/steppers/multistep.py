@@ -40,7 +40,8 @@ class History(NamedTuple):
 class Multistep(Stepper):
     """A step with the polynomial through this prediction and those of earlier steps.
 
-    The first steps have as many predictions as there are: order 1, then 2, then 3.
+    The first steps have as many predictions as there are: order 1, then 2, then 3. Where steps are
+    very small, the first one bounds the order of the whole: by 2, with the corrector by 3.
 
     | method | declaration |
     |---|---|
@@ -58,8 +59,8 @@ class Multistep(Stepper):
             DPM-Solver's type "dpmsolver", or midpoint, is "bh2", its type "taylor", or heun,
             "exact".
         corrector: correct each step, but the last, by the prediction at its end, which the next
-            step needs in any case. The order is one higher, at no cost.
-        published: repeat the published order 3, which measures as order 2, see
+            step needs in any case. The order is one higher, at no cost, up to that bound.
+        published: repeat the published order 3, whose steps are of order 2, see
             `difference_weights`.
 
     Raises:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 STD_BELOW = 0.29
-"""Widths of power functions are below it: t^0, the plain mean, has 12^(-1/2) = 0.2887."""
+"""Widths of averages are below it: t^0, the plain mean, has 12^(-1/2) = 0.2887."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Average:
     """A rate with the published warm-up: the decay of update n is min(rate, (1 + n)/(10 + n)).
 
     The warm-up keeps the random initial weights out of early averages. The published PyTorch code
-    has it, the published JAX code has not. After 10 rate/(1 - rate) updates they agree.
+    has it, the published JAX code has not. From update (10 rate - 1)/(1 - rate) on they
+    agree.
 
     Args:
         rate: the decay in the end, in [0, 1). 0 is no average: the weights themselves.
@@ -56,7 +57,7 @@ class HalfLife:
     """A half-life in images, ramped up: EDM's average (Karras et al. 2022, appendix F.2).
 
     decay = 0.5^(batch_size/h), h = min(images, rampup seen), `seen` being the images before the
-    update. The first update copies the weights.
+    update. With a ramp-up the first update copies the weights.
 
     Args:
         images: the half-life in the end, positive.

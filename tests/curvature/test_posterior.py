@@ -81,5 +81,8 @@ def test_what_is_refused():
         exact_directions(operator, 4)
     with pytest.raises(ValueError, match="directions"):
         subspace_directions(jax.random.key(0), operator, 2, steps=1)
+    for k in (0, -1):
+        with pytest.raises(ValueError, match=f"directions.*got {k}"):
+            subspace_directions(jax.random.key(0), operator, k, steps=1, extra=2)
     with pytest.raises(ValueError, match="steps"):
         subspace_directions(jax.random.key(0), operator, 1, steps=0, extra=0)
