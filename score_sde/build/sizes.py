@@ -17,15 +17,16 @@ def check_fits(entry: str, number: int, each: float, room: int | None = None) ->
     """Raises UserError where `number` things of `each` bytes are more than there is room for.
 
     Args:
-        entry: the number's name, as sampling.num_samples.
+        entry: the number's name: an entry, as sampling.num_samples, or a flag, as --copies.
         number: how many.
         each: bytes that one takes at the least.
         room: bytes there are; by default this machine's memory.
     """
     have = memory() if room is None else room
+    name = entry if entry.startswith("--") else f"config.{entry}"
     if number * each > have:
         raise UserError(
-            f"config.{entry}={number:,} takes {number * each / 2**30:,.1f} GiB or more, and there "
+            f"{name}={number:,} takes {number * each / 2**30:,.1f} GiB or more, and there "
             f"are {have / 2**30:,.1f} GiB {'of memory' if room is None else 'free on the disk'}. "
             f"Set it to {int(have // each):,} or less"
         )

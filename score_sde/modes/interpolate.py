@@ -1,5 +1,6 @@
 """Interpolations between images in latents; of discrete chains between samples, in the noise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from score_sde import viz
 from score_sde.arrays import sample_keys
 from score_sde.build.settings import to_dict
+from score_sde.build.sizes import check_fits
 from score_sde.conditioning import noise_interpolation
 from score_sde.data.inputs import Inputs
 from score_sde.devices import leads
@@ -41,6 +43,7 @@ def main(
     `input`: images, encoded first, and npz files with latents `z`; by default the first 8 images of
     config.eval.split. A discrete chain has no latents of images; there samples are joined.
     """
+    check_fits("--frames", frames, 8 * math.prod(run.experiment.shape))
     if not isinstance(run.experiment.process, GaussianSDE):
         if input or temperature != 1.0:
             raise UserError(

@@ -3,6 +3,7 @@
 With continuous processes it is `reconstruct` with config.inverse.task=inpaint.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Integer
 from score_sde import viz
 from score_sde.arrays import sample_keys
 from score_sde.build.settings import to_dict
+from score_sde.build.sizes import check_fits
 from score_sde.conditioning import inpainting
 from score_sde.data import PixelRange
 from score_sde.data.inputs import Inputs, join, read_mask
@@ -65,6 +67,7 @@ def _by_langevin(
     known = read_mask(mask, experiment.shape)
     count = run.settings.inverse.images
     given = join(read_given(run, input, ["images"]) if input else split_images(run, count))
+    check_fits("--copies", copies, 8 * len(given.values) * math.prod(experiment.shape))
     params, step = run.weights(checkpoint)
     folder = result_folder(wanted.output, run.folder, f"inpaint_step_{in_name(step)}", "samples")
     pixels = experiment.pixel_range

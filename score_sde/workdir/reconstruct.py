@@ -1,6 +1,7 @@
 """Draw images that fit measurements, image by image into a folder that survives a kill."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from score_sde.arrays import sample_keys
 from score_sde.build.inverse import Baseline, build_solver
 from score_sde.build.names import blame
 from score_sde.build.settings import depends, to_dict
+from score_sde.build.sizes import check_fits
 from score_sde.devices import any_process, leads, say, wait_for_all
 from score_sde.errors import UserError
 from score_sde.files import as_read, read_npz, writing
@@ -77,6 +79,7 @@ def reconstruct(run: Run, given: Measured, checkpoint: Which | None, wanted: Wan
     mine = np.arange(count)[share[0] :: share[1]]
     if not len(mine):
         raise UserError(f"shard {share[0]}/{share[1]} is empty: there are {count} images")
+    check_fits("--copies", wanted.copies, 8 * count * math.prod(run.experiment.shape))
     params, step = run.weights(checkpoint)
     name = f"{wanted.mode}_step_{in_name(step)}"
     folder = result_folder(wanted.output, run.folder, name, "samples", share)

@@ -65,6 +65,8 @@ def test_interpolation_goes_to_the_noise_of_the_next_sample(langevin, tmp_path, 
 
 
 def test_refusals(langevin):
+    refused("--copies=1,000,000,000 takes .* GiB", "inpaint", langevin, copies=10**9)
+    refused("--frames=1,000,000,000 takes .* GiB", "interpolate", langevin, frames=10**9)
     message = "--mask means nothing to --mode sample; it belongs to inpaint"
     refused(message, "sample", langevin, mask="left")
     refused("snr must be below 1", "sample", langevin, values={"sampling.snr": 1.0})

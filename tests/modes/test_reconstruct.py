@@ -236,6 +236,7 @@ def test_inpaint_is_reconstruct_with_known_pixels(trained: Path, tmp_path: Path)
     values = {"inverse.task": "deblur"}
     refused("inverse.task=deblur is not what this mode does", "inpaint", trained, values=values)
     refused("task=deblur is not what this mode does", "colorize", trained, values=values)
+    refused("--copies=1,000,000,000 takes .* GiB", "inpaint", trained, mask="top", copies=10**9)
 
 
 def test_colours_for_grey_images(tmp_path: Path, capsys) -> None:
