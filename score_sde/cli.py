@@ -81,7 +81,14 @@ def _start(overrides: list[tuple[str, str]], argv: list[str]) -> None:
         )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells a great deal
-    from score_sde import program
+    try:
+        from score_sde import program
+    except ValueError as error:  # JAX reads its environment when it is imported
+        names = [name for name in os.environ if name.startswith("JAX_")]
+        wrong = [name for name in names if name.lower() in str(error).lower()]
+        if not wrong:
+            raise
+        sys.exit(f"error: {error}. Change {wrong[0]} in the environment, or unset it")
 
     mode, given = flags.FLAGS.mode, {flag.name: flags.FLAGS[flag.name].value for flag in FLAGS}
     program.start(mode, given, overrides, flags.FLAGS.distributed)

@@ -56,6 +56,12 @@ def kind_of(path: Path) -> str:
     return next((text for test, text in KINDS.items() if test(mode)), "")
 
 
+def expect_file(path: Path) -> None:
+    """Raises UserError where there is no file but a pipe, say: reading it could wait for ever."""
+    if (kind := kind_of(path)) not in ("", "missing"):
+        raise UserError(f"{path} is {kind}; move it away")
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with the name of a file beside `path`, then rename that file.
 

@@ -118,7 +118,20 @@ def start(
         jax.config.update("jax_compilation_cache_dir", str(cache))
     warnings.formatwarning = _warning
     peers = join_processes() if distributed else None
-    answered(mode, lambda: run(mode, given, overrides), peers)
+    try:
+        answered(mode, lambda: run(mode, given, overrides), peers)
+    except SystemExit as end:
+        if not peers and isinstance(end.code, int) and end.code > 128:
+            _leave(end.code)
+        raise
+
+
+def _leave(code: int) -> None:
+    """End the process at once: the compiler and programs at work would crash an orderly end."""
+    release_all(os.getpid())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _warning(
@@ -184,7 +197,5 @@ def _fail(text: str, peers: Peers | None) -> None:
         print(f"error: {text}", file=sys.stderr, flush=True)
         if peers:
             peers.failed(text)
-        release_all(os.getpid())
-        sys.stdout.flush()
-        os._exit(1)
+        _leave(1)
     sys.exit(f"error: {text}")

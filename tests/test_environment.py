@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -32,6 +34,18 @@ def test_devices_that_are_not_there(monkeypatch, error: Exception) -> None:
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with pytest.raises(UserError, match=r"JAX_PLATFORMS='cuda'.*set it to cpu"):
         program._check_devices()
+
+
+@pytest.mark.parametrize("name", ["JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION"])
+def test_what_jax_cannot_read_of_the_environment(name: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "score_sde", "--mode", "list"],
+        env=os.environ | {name: "maybe"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: ") and f"Change {name} in the env" in ended.stderr
 
 
 def test_long_names_are_refused(tmp_path: Path, monkeypatch) -> None:

@@ -38,6 +38,8 @@ def check_sizes(settings: Settings, shape: tuple[int, int, int]) -> None:
     check_fits("data.image_size", max(shape[:2]), 4 * pixels / max(shape[:2]))
     batch = -(-settings.training.batch_size // processes()[1])
     check_fits("training.batch_size", batch, 4 * pixels)
+    check_fits("eval.batch_size", settings.eval.batch_size, 4 * pixels)
+    check_fits("sampling.batch_size", settings.sampling.batch_size, 4 * pixels)
     check_fits("sampling.steps", settings.sampling.steps, STEP_BYTES)
     levels = settings.sde.get("n", 1)
     if isinstance(levels, int | float):
@@ -61,6 +63,6 @@ def _check_network(section: Section) -> None:
     if nf > 0 and widest > 0 and need > have:
         raise UserError(
             f"config.model.nf={nf:,} with ch_mult={tuple(levels)}: one convolution takes "
-            f"{need / 2**30:,.0f} GiB, and there are {have / 2**30:,.1f} GiB of memory. Set nf to "
-            f"much less than {math.isqrt(have // 36) // widest:,}"
+            f"{need / 2**30:,.0f} GiB, and there are {have / 2**30:,.1f} GiB of memory. Set "
+            f"nf times the largest of ch_mult to much less than {math.isqrt(have // 36):,}"
         )

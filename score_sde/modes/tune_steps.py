@@ -13,6 +13,7 @@ from score_sde import tuning
 from score_sde.arrays import sample_keys
 from score_sde.build.sampler import build_sampler, with_evaluations
 from score_sde.build.settings import Sampling, to_dict
+from score_sde.build.sizes import STEP_BYTES, check_fits
 from score_sde.build.solvers import NOISY, SOLVERS
 from score_sde.devices import leads, say
 from score_sde.errors import UserError
@@ -64,6 +65,7 @@ def main(
     experiment = run.experiment
     if not isinstance(experiment.process, GaussianSDE):
         raise UserError("--mode tune_steps needs a continuous process; train a *_cont recipe")
+    check_fits("--evaluations", evaluations, STEP_BYTES)
     plain = dataclasses.replace(Sampling(), t_end=run.settings.sampling.t_end)
     plain = dataclasses.replace(plain, batch_size=run.settings.sampling.batch_size)
     tried = [_with_evaluations(run, plain, name, evaluations) for name in solvers]

@@ -25,7 +25,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from score_sde.devices import any_process, leads, processes, say
 from score_sde.errors import UserError
-from score_sde.training.digests import damaged_file, write_digests
+from score_sde.training.digests import damaged_file, has_digests, write_digests
 from score_sde.training.state import TrainState
 
 QUALITY = "fid"
@@ -157,9 +157,12 @@ class Checkpoints:
                 read into `like`.
         """
         step = self.choose(step)
-        if processes()[1] > 1 and not compared:  # at the end of reading each waits for the others
-            self._check(step)
-            compared = True
+        if leads() and not has_digests(self._directory / str(step)):
+            say(f"checkpoint {step} has no digests, as of an older version: it is not checked")
+        if not compared:
+            # At the end of reading each process waits for the others, so several compare before.
+            self._check(step, content=processes()[1] > 1)
+            compared = processes()[1] > 1
         with ThreadPoolExecutor(1) as thread:
             # Beside reading: one after the other takes half as long again from a disk.
             comparing = None if compared else thread.submit(self._check, step)
@@ -183,9 +186,10 @@ class Checkpoints:
             f"folder {step}: the run then goes on from the one before."
         )
 
-    def _check(self, step: int) -> None:
+    def _check(self, step: int, content: bool = True) -> None:
         """Raises UserError, on all processes, where a checkpoint is not as it was written."""
-        file = damaged_file(self._directory / str(step)) if leads() else None
+        folder = self._directory / str(step)
+        file = damaged_file(folder, content=content) if leads() else None
         if not any_process(file is not None):
             return
         others = (s for s in reversed(self.steps()) if s != step)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from score_sde.files import write_json
+from score_sde.files import kind_of, write_json
 
 NAME = "digests.json"
 CHUNK = 2**18
@@ -30,8 +30,8 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _entry(path: Path) -> list[int | str]:
-    return [path.stat().st_size, digest(path)]
+def _entry(path: Path, content: bool = True) -> list[int | str]:
+    return [path.stat().st_size, *([digest(path)] if content else [])]
 
 
 def write_digests(folder: Path) -> None:
@@ -43,29 +43,40 @@ def write_digests(folder: Path) -> None:
         write_json(folder / NAME, dict(zip(names, entries, strict=True)))
 
 
-def damaged_file(folder: Path, below: str = "") -> Path | None:
+def has_digests(folder: Path) -> bool:
+    """Whether there are digests; older versions wrote none."""
+    return (folder / NAME).exists()
+
+
+def damaged_file(folder: Path, below: str = "", content: bool = True) -> Path | None:
     """The first file that is not as it was written; None where all are, or no digests are there.
 
     Args:
         folder: as `write_digests` got it.
         below: only files whose names below `folder` begin so.
+        content: without, sizes alone are compared, and nothing is read.
     """
     table = folder / NAME
-    if not table.exists():
+    if not has_digests(folder):
         return None
+    if kind_of(table):
+        return table
     try:
         written = json.loads(table.read_bytes())
         names = [name for name in written if name.startswith(below)]
         with ThreadPoolExecutor() as pool:
-            found = list(pool.map(lambda name: _now(folder / name), names))
-    except (ValueError, OSError, RecursionError, AttributeError):
+            found = list(pool.map(lambda name: _now(folder / name, content), names))
+            wanted = [written[name] if content else written[name][:1] for name in names]
+    except (ValueError, OSError, RecursionError, AttributeError, TypeError):
         return table
-    pairs = zip(names, found, strict=True)
-    return next((folder / name for name, now in pairs if now != written[name]), None)
+    rows = zip(names, found, wanted, strict=True)
+    return next((folder / name for name, now, before in rows if now != before), None)
 
 
-def _now(path: Path) -> list[int | str] | None:
+def _now(path: Path, content: bool) -> list[int | str] | None:
+    if kind_of(path):  # a pipe can wait for ever
+        return None
     try:
-        return _entry(path)
+        return _entry(path, content)
     except (OSError, ValueError):
         return None

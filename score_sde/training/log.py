@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from score_sde.errors import UserError
-from score_sde.files import checked_line, checked_lines, write_whole
+from score_sde.files import checked_line, checked_lines, expect_file, write_whole
 from score_sde.training.trackers import TensorBoard, Track
 
 
@@ -101,6 +101,7 @@ def _cut(path: Path, step: int) -> None:
     Raises:
         UserError: a line is not as it was written, or no row.
     """
+    expect_file(path)
     if not path.exists():
         return
     kept = []

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from score_sde.errors import UserError
-from score_sde.files import checked_lines, write_bytes
+from score_sde.files import checked_lines, expect_file, write_bytes
 
 TRAIN_COLOR, HELDOUT_COLOR, INK, RULE = "#2f6fde", "#d9622b", "#333a45", "#dfe3e8"
 LOG_RATIO = 5.0  # a logarithmic axis from this ratio of largest to smallest smoothed loss on
@@ -35,6 +35,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         UserError: the file is missing, a line is something else than a (torn) JSON object of
             numbers with a step, or a row is not as it was written.
     """
+    expect_file(Path(path))
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:

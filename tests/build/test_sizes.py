@@ -19,6 +19,8 @@ from score_sde.errors import UserError
         "model.ch_mult=(1,1000000000)",
         "sampling.steps=1000000000000",
         "training.batch_size=1000000000000",
+        "eval.batch_size=1000000000",
+        "sampling.batch_size=1000000000",
         "data.image_size=1000000000",
         "sde.n=1000000000000",
     ],

@@ -1,6 +1,7 @@
 """Checkpoints: exact, the right ones kept, and nothing foreign or damaged read in silence."""
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,24 @@ def test_a_flipped_bit_is_always_found(tmp_path: Path) -> None:
             checkpoints.restore(blank(state()))
         file.write_bytes(before)
     assert_equal(checkpoints.restore(blank(state()))[0], state(8))
+
+
+@pytest.mark.parametrize("name", ["digests.json", "host/metadata", "state/manifest.ocdbt"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, 3, 8) / "8" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"checkpoint 8 .*damaged: .*--checkpoint 3"):
+        Checkpoints(tmp_path, read_only=True).restore(blank(state()))
+
+
+def test_what_cannot_be_checked_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = written(tmp_path, 3)
+    Checkpoints(folder, read_only=True).restore(blank(state()))
+    assert not capsys.readouterr().out
+    (folder / "3" / "digests.json").unlink()
+    Checkpoints(folder, read_only=True).restore(blank(state()))
+    assert "checkpoint 3 has no digests" in capsys.readouterr().out
 
 
 def test_without_a_sound_one_none_is_offered(tmp_path: Path) -> None:
