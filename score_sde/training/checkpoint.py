@@ -294,8 +294,10 @@ def errors_told_once() -> Iterator[list[BaseException]]:
         return not (record.exc_info and "orbax" in record.pathname)
 
     def late(failed: Any) -> None:
-        # TensorStore ends other writes when the loop that waited for them is gone.
-        if str(failed.exc_value) != "Event loop is closed":
+        # TensorStore ends other reads and writes when the loop that waited for them is gone.
+        code = getattr(failed.object, "cr_code", None)
+        orbax = code is not None and "orbax" in code.co_filename
+        if not orbax and str(failed.exc_value) != "Event loop is closed":
             ignored(failed)
 
     threading.excepthook, sys.unraisablehook = hook, late
