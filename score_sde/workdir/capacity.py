@@ -97,4 +97,4 @@ def _duration(seconds: float) -> str:
     for name, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {name}"
-    return f"{seconds:,.1f} seconds" if seconds >= 1 else f"{1e3 * seconds:,.2g} ms"
+    return f"{seconds:,.1f} seconds" if seconds >= 1 else f"{1e3 * seconds:,.1f} ms"

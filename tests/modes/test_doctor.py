@@ -104,4 +104,5 @@ def test_the_numbers_of_capacity(monkeypatch) -> None:
     assert told["largest batch that fits"] == "3,200; training.batch_size is 64"
     step = told["a step, at a tenth to a third of that rate"]
     assert step == "72.0 seconds to 4.0 minutes"  # 64 images of 3 s on 8 devices, at the rate 24 s
+    assert [capacity._duration(each) for each in (0.0042, 0.45)] == ["4.2 ms", "450.0 ms"]
     assert told["training.steps=100, once compiled"] == "2.0 hours to 6.7 hours" and found == []

@@ -16,6 +16,7 @@ from training.tiny import SHAPE, of, task, trainer
 
 from score_sde.devices import Placement
 from score_sde.errors import UserError
+from score_sde.training import digests
 from score_sde.training.checkpoint import Checkpoints, set_damaged_aside
 from score_sde.training.digests import LATER
 from score_sde.training.ema import Average
@@ -257,6 +258,17 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path, name: s
     os.mkfifo(path)
     with pytest.raises(UserError, match=r"checkpoint 8 .*damaged: .*--checkpoint 3"):
         Checkpoints(tmp_path, read_only=True).restore(blank(state()))
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_files_are_read_for_their_digests_once_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compared: bool
+) -> None:
+    folder, read = written(tmp_path, 3), []
+    digest = digests.digest
+    monkeypatch.setattr(digests, "digest", lambda path: (read.append(path), digest(path))[1])
+    Checkpoints(folder, read_only=True).restore(blank(state()), compared=compared)
+    assert bool(read) is not compared and len(set(read)) == len(read)
 
 
 def test_what_cannot_be_checked_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

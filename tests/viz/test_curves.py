@@ -1,6 +1,7 @@
 """Reading metrics after kills and resumes, and the curve that is drawn from them."""
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from score_sde.viz.curves import limits, loss_curves, read_metrics, smooth, want
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics.jsonl is a named pipe"):
+        read_metrics(tmp_path / "metrics.jsonl")
 
 
 def test_torn_last_line_is_left_out(tmp_path: Path) -> None:
